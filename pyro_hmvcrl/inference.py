@@ -1,0 +1,423 @@
+"""Inference: stochastic variational inference (SVI) in two stages, with restarts.
+
+1. **Restarts.**  Model and coefficient posterior are fitted several times from random starts, with the expansion
+   guide, by the importance-weighted bound (Burda et al. 2016).  The graph is unoriented for the first half of the
+   steps, and then oriented for good.  The restart with the best bound on held-out users is kept.
+2. **Amortisation.**  The two Transformer encoders learn that model's posterior by the ELBO, with the path-derivative
+   gradient (Roeder et al. 2017), whose noise vanishes as the guide nears the posterior.  The model stays as it is:
+   training on with the encoders' bound moved it no nearer to the truth.
+
+Encoders cost far more than the rest, and a model that is fitted together with them waits for them; with this
+order a restart takes seconds, and the model never sees the encoders' approximation error.
+
+Every stage is one call of :func:`optimise`, which checkpoints itself: a killed run goes on where it was, to the
+same numbers on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from pyro import poutine
+from pyro.infer import ELBO
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pyro_hmvcrl.dataset import Dataset, Standardisation
+from pyro_hmvcrl.guide import ExpansionGuide, Guide, Prior, PrecisionNormal, TransformerGuide
+from pyro_hmvcrl.model import HMVCRL, Logs, observe
+
+USER_SITES = ("noise", "search", "exposure", "engagement")
+CHECKPOINT_EVERY = 200  # steps
+EVALUATION_PARTICLES = 64
+EVALUATION_SCORING_STEPS = 15  # of a user whose mode is not yet known
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a fit.
+
+    Attributes
+    ----------
+    platform_factors, preference_factors
+        K_P and K_Q.
+    restarts, steps, batch_size
+        Random starts of the first stage, its steps, and its users a step.
+    encoder_steps, encoder_batch_size
+        The same of the second stage, which has no restarts.
+    device
+        ``"auto"`` (a GPU where there is one), ``"cpu"`` or ``"cuda"``.
+    seed
+        Of everything random; on a CPU it fixes every digit of the result.
+    held_out
+        Share of the users that are kept from training, to choose among restarts and to judge the fit.
+    """
+
+    platform_factors: int
+    preference_factors: int
+    restarts: int = 3
+    steps: int = 1_000
+    batch_size: int = 1_024
+    encoder_steps: int = 2_500
+    encoder_batch_size: int = 128
+    device: str = "auto"
+    seed: int = 0
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("platform_factors", "preference_factors", "restarts", "steps", "batch_size", "encoder_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device is {self.device!r}: choose auto, cpu or cuda")
+
+
+@dataclass(frozen=True)
+class Restart:
+    """One random start, judged at the held-out users."""
+
+    bound: float  # nats a user
+    factors: NDArray[np.float64]  # (N_held_out, K)
+    guide: ExpansionGuide
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What inference found."""
+
+    guide: TransformerGuide
+    standardisation: Standardisation
+    held_out: NDArray[np.bool_]  # (N,)
+    restarts: list[Restart]
+    selected: int
+    history: pd.DataFrame
+    bound: tuple[float, float]  # of the fitted guide at the held-out users: mean and standard error, nats a user
+
+
+# --- The bound -----------------------------------------------------------------------------------------------
+
+
+class UserELBO(ELBO):
+    """The evidence lower bound a user, importance-weighted user by user.
+
+    ``pyro.infer.RenyiELBO`` weighs whole batches against each other, which for independent users is loose; here
+    each user has weights of its own.  `particles` come in antithetic pairs.  Without importance weighting the
+    gradient is the path derivative.
+    """
+
+    def __init__(self, particles: int, importance_weighted: bool) -> None:
+        super().__init__(num_particles=particles)
+        self.importance_weighted = importance_weighted
+
+    def differentiable_loss(self, model: HMVCRL, guide: Guide, logs: Logs) -> Tensor:
+        """Minus the bound, nats a user, as a mean over the batch."""
+        model_trace, guide_trace = self._get_trace(model, guide, (logs,), {})
+        log_weights = self.log_weights(model_trace, guide_trace)
+        bound = _log_mean(log_weights) if self.importance_weighted else log_weights.mean(0)
+        names = guide.coefficients.loc.keys()
+        coefficients = torch.stack([_log_prob(model_trace, n) - _log_prob(guide_trace, n) for n in names])
+        return -(bound.mean() + coefficients.sum() / logs.n_users)
+
+    def _get_trace(
+        self, model: HMVCRL, guide: Guide, args: tuple[Logs], kwargs: dict[str, Any]
+    ) -> tuple[poutine.Trace, poutine.Trace]:
+        """One draw of the coefficients, and `particles` of the noise under it."""
+        guide_trace = poutine.trace(guide).get_trace(*args)
+        posterior: PrecisionNormal = guide_trace.nodes["noise"]["fn"]
+        half = posterior.rsample(torch.Size([self.num_particles // 2]))
+        noise = torch.cat([half, 2 * posterior.mean - half])
+        held = poutine.condition(observe(model, *args), data={"noise": noise})
+        return poutine.trace(poutine.replay(held, guide_trace)).get_trace(*args), guide_trace
+
+    def log_weights(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
+        """Log importance weights ``(particles, B)`` of the users."""
+        posterior: PrecisionNormal = guide_trace.nodes["noise"]["fn"]
+        scored_under = posterior if self.importance_weighted else posterior.detach()
+        joint = torch.stack([_log_prob(model_trace, name) for name in USER_SITES]).sum(0)
+        return joint - scored_under.log_prob(model_trace.nodes["noise"]["value"])
+
+    def loss(self, model: HMVCRL, guide: Guide, logs: Logs) -> float:
+        """The same without a gradient, as ``pyro.infer.SVI.evaluate_loss`` asks for it."""
+        with torch.no_grad():
+            return float(self.differentiable_loss(model, guide, logs))
+
+
+def _log_prob(trace: poutine.Trace, name: str) -> Tensor:
+    site = trace.nodes[name]
+    log_prob: Tensor = site["fn"].log_prob(site["value"])
+    return log_prob
+
+
+def _log_mean(log_weights: Tensor) -> Tensor:
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+@torch.no_grad()
+def user_bounds(guide: Guide, logs: Logs) -> Tensor:
+    """Importance-weighted bound ``(N,)`` of each user, nats, at the coefficients' means."""
+    elbo, means = UserELBO(EVALUATION_PARTICLES, True), guide.coefficients.means()
+    at_means = (poutine.condition(part, data=means) for part in (guide.model, guide))
+    return _log_mean(elbo.log_weights(*elbo._get_trace(*at_means, (logs,), {})))
+
+
+# --- One stage -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A loop of stochastic gradient steps: Adam, a short warm-up and a cosine to zero, clipped gradients."""
+
+    name: str  # also the checkpoint's
+    steps: int
+    batch_size: int
+    learning_rate: float
+    elbo: UserELBO
+    warm_up: int = 20
+    clip: float = 5.0
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step."""
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.learning_rate * min(1.0, (step + 1) / self.warm_up) * max(cosine, 0.02)
+
+
+def optimise(
+    stage: Stage,
+    guide: Guide,
+    parameters: list[nn.Parameter],
+    logs: Logs,
+    seed: int,
+    checkpoints: Path | None = None,
+    before_step: Callable[[int], None] = lambda step: None,
+    progress: bool = False,
+) -> list[float]:
+    """Run one stage in place; returns the bound (nats a user) at every step.
+
+    With a folder for `checkpoints`, a stage that was killed goes on from its last one, and a finished stage is
+    only loaded.
+    """
+    optimiser = torch.optim.Adam(parameters, betas=(0.9, 0.99))
+    path = checkpoints / f"{stage.name}.safetensors" if checkpoints else None
+    torch.manual_seed(seed)
+    bounds = _load_checkpoint(path, guide, optimiser) if path and path.exists() else []
+    elbo = stage.elbo(guide.model, guide)
+    steps = range(len(bounds), stage.steps)
+    for step in tqdm(steps, stage.name, initial=len(bounds), total=stage.steps, disable=not progress, leave=False):
+        before_step(step)
+        optimiser.param_groups[0]["lr"] = stage.rate(step)
+        rows = torch.randperm(logs.n_users)[: stage.batch_size].to(logs.index.device)
+        loss = elbo(logs.batch(rows))
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, stage.clip)
+        optimiser.step()
+        bounds.append(-loss.item())
+        if not math.isfinite(bounds[-1]):
+            raise FloatingPointError(
+                f"{stage.name}: the bound is {bounds[-1]} at step {step}; look for extreme covariates in users"
+            )
+        if path and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == stage.steps):
+            _save_checkpoint(path, guide, optimiser, bounds)
+    return bounds
+
+
+def _save_checkpoint(path: Path, guide: Guide, optimiser: torch.optim.Adam, bounds: list[float]) -> None:
+    tensors = {f"guide/{name}": value.clone() for name, value in guide.state_dict().items()}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser/{i}/{key}": value.clone() for key, value in state.items()}
+    tensors["random"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random_cuda"] = torch.cuda.get_rng_state()
+    save_tensors(path, tensors, {"bounds": bounds})
+
+
+def _load_checkpoint(path: Path, guide: Guide, optimiser: torch.optim.Adam) -> list[float]:
+    tensors, metadata = load_tensors(path)
+    guide.load_state_dict(_under("guide/", tensors))
+    state = optimiser.state_dict()
+    for name, value in _under("optimiser/", tensors).items():
+        i, key = name.split("/")
+        state["state"].setdefault(int(i), {})[key] = value
+    optimiser.load_state_dict(state)
+    torch.set_rng_state(tensors["random"])
+    if "random_cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random_cuda"])
+    return list(metadata["bounds"])
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write tensors and JSON metadata atomically as one safetensors file."""
+    partial = path.with_suffix(".partial")
+    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    save_file(contiguous, partial, metadata={"json": json.dumps(metadata)})
+    os.replace(partial, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["json"])  # noqa: SIM118
+
+
+# --- The whole fit -------------------------------------------------------------------------------------------
+
+
+def fit(dataset: Dataset, settings: Settings, checkpoints: Path | None = None, progress: bool = False) -> Fit:
+    """Fit the model and its guide to a dataset.
+
+    Parameters
+    ----------
+    dataset
+        At least 20 users.
+    checkpoints
+        Folder for checkpoints; a run of the same dataset and settings that was killed goes on from them.
+    progress
+        Show progress bars.
+
+    Raises
+    ------
+    ValueError
+        If there are too few users, or the device is not there.
+    FloatingPointError
+        If the bound is not finite.
+    """
+    device = choose_device(settings.device)
+    held_out = _held_out_users(dataset.n_users, settings)
+    standardisation = Standardisation.from_dataset(dataset)
+    logs = tensors_of(dataset, standardisation)
+    train, held = (_only(logs, rows).to(device) for rows in (~held_out, held_out))
+    with torch.random.fork_rng():
+        starts = []
+        histories = []
+        for r in range(settings.restarts):
+            restart, bounds = _run_restart(r, train, held, settings, checkpoints, progress)
+            starts.append(restart)
+            histories.append(_history("screening", r, bounds, restart.bound))
+        selected = int(np.argmax([s.bound for s in starts]))
+        guide, bounds = _amortise(starts[selected].guide, train, settings, checkpoints, progress)
+        per_user = user_bounds(guide, held)
+    mean, error = float(per_user.mean()), float(per_user.std() / len(per_user) ** 0.5)
+    histories.append(_history("amortisation", -1, bounds, mean))
+    return Fit(guide, standardisation, held_out, starts, selected, pd.concat(histories), (mean, error))
+
+
+def _run_restart(
+    r: int, train: Logs, held: Logs, settings: Settings, checkpoints: Path | None, progress: bool
+) -> tuple[Restart, list[float]]:
+    torch.manual_seed(_seed(settings, r))
+    guide = ExpansionGuide(_new_model(train, settings), train.n_users).to(train.index.device)
+    _start_intercepts(guide.model, train)
+
+    def orient_half_way(step: int) -> None:
+        if step == settings.steps // 2:
+            guide.model.graph.orient(guide.coefficients.loc["edges"])
+
+    stage = Stage(
+        f"restart {r + 1} of {settings.restarts}", settings.steps, settings.batch_size, 0.03, UserELBO(4, True)
+    )
+    bounds = optimise(
+        stage, guide, list(guide.parameters()), train, _seed(settings, r), checkpoints, orient_half_way, progress
+    )
+    evaluation = ExpansionGuide(guide.model, held.n_users, EVALUATION_SCORING_STEPS).to(held.index.device)
+    evaluation.coefficients = guide.coefficients
+    factors, _ = factor_posterior(*evaluation.posterior(held))
+    return Restart(float(user_bounds(evaluation, held).mean()), factors, guide), bounds
+
+
+def _amortise(
+    start: ExpansionGuide, train: Logs, settings: Settings, checkpoints: Path | None, progress: bool
+) -> tuple[TransformerGuide, list[float]]:
+    torch.manual_seed(_seed(settings, settings.restarts))
+    guide = TransformerGuide(start.model).to(train.index.device)
+    guide.coefficients = start.coefficients
+    fitted = set(start.parameters())
+    for parameter in fitted:
+        parameter.requires_grad_(False)
+    encoders = [p for p in guide.parameters() if p not in fitted]
+    stage = Stage(
+        "encoders", settings.encoder_steps, settings.encoder_batch_size, 0.01, UserELBO(2, False), warm_up=50
+    )
+    seed = _seed(settings, settings.restarts)
+    return guide, optimise(stage, guide, encoders, train, seed, checkpoints, progress=progress)
+
+
+def _new_model(train: Logs, settings: Settings) -> HMVCRL:
+    return HMVCRL(
+        settings.platform_factors,
+        settings.preference_factors,
+        train.exposure_covariates.shape[1],
+        train.preference_covariates.shape[1],
+        train.search.shape[1],
+    )
+
+
+@torch.no_grad()
+def _start_intercepts(model: HMVCRL, train: Logs) -> None:
+    """Start each decoder at the surface's overall shares."""
+    for decoder, counts in ((model.f_search, train.search), (model.f_exposure, train.exposure)):
+        share = (counts.sum(0) + 1).log()
+        decoder.intercept.copy_(share - share.mean())
+
+
+@torch.no_grad()
+def factor_posterior(prior: Prior, noise: PrecisionNormal) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Posterior means and standard deviations ``(N, K)`` of the factors."""
+    mean = prior.base + (prior.turn @ noise.mean.unsqueeze(-1)).squeeze(-1)
+    root = torch.linalg.solve_triangular(noise.precision_cholesky, prior.turn.mT, upper=False)
+    sd = (root**2).sum(-2).sqrt()
+    return mean.double().cpu().numpy(), sd.double().cpu().numpy()
+
+
+def tensors_of(dataset: Dataset, standardisation: Standardisation) -> Logs:
+    """A dataset as the model reads it."""
+    exposure, preference = standardisation.apply(dataset)
+    arrays = (exposure, preference, dataset.search, dataset.exposure, dataset.engagement)
+    index = torch.arange(dataset.n_users)
+    return Logs(index, dataset.n_users, *(torch.as_tensor(a, dtype=torch.float32) for a in arrays))
+
+
+def _only(logs: Logs, rows: NDArray[np.bool_]) -> Logs:
+    """Some users as a dataset of their own."""
+    part = logs.batch(torch.as_tensor(np.flatnonzero(rows)))
+    return part._replace(index=torch.arange(len(part.index)), n_users=len(part.index))
+
+
+def _held_out_users(n_users: int, settings: Settings) -> NDArray[np.bool_]:
+    n_held = round(settings.held_out * n_users)
+    if n_users < 20 or not 1 < n_held < n_users:
+        raise ValueError(f"{n_users} users, {n_held} of them held out: too few; a fit needs at least 20 users")
+    chosen = np.random.default_rng(settings.seed).permutation(n_users)[:n_held]
+    return np.isin(np.arange(n_users), chosen)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is a GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but there is no GPU here: choose auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _seed(settings: Settings, stream: int) -> int:
+    return 1_000 * settings.seed + stream
+
+
+def _history(stage: str, restart: int, bounds: list[float], held_out: float) -> pd.DataFrame:
+    frame = pd.DataFrame({"stage": stage, "restart": restart, "step": range(1, len(bounds) + 1), "bound": bounds})
+    frame["held_out_bound"] = np.where(frame["step"] == len(bounds), held_out, np.nan)
+    return frame

@@ -1,0 +1,342 @@
+"""A fitted run: what is kept of it, on disk and in memory.
+
+A run folder holds ``config.json``, ``model.safetensors``, ``training.csv``, ``factors.parquet``,
+``covariates.parquet``, ``graph.csv`` and ``report.json`` (design, section 9).  It appears whole or not at all:
+while a fit is going on, its checkpoints stand in a hidden folder beside it, from which a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.stats import laplace, norm
+
+from pyro_hmvcrl import __version__
+from pyro_hmvcrl._arviz import inference_data
+from pyro_hmvcrl.dataset import Dataset, Standardisation, read_dataset
+from pyro_hmvcrl.guide import TransformerGuide
+from pyro_hmvcrl.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
+from pyro_hmvcrl.inference import (
+    Fit,
+    Settings,
+    factor_posterior,
+    fit,
+    load_tensors,
+    save_tensors,
+    tensors_of,
+)
+from pyro_hmvcrl.model import HMVCRL, Logs
+
+CHANNELS = ("platform", "preference")
+Array = NDArray[np.float64]
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used or made: the message names it and the mend."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A fitted guide (with its model) and what is needed to use it on new logs."""
+
+    guide: TransformerGuide
+    standardisation: Standardisation
+    categories: list[str]
+    config: dict[str, Any]
+
+    @property
+    def factor_names(self) -> list[str]:
+        """Platform factors first."""
+        return self.guide.model.graph.names
+
+    def logs(self, dataset: Dataset) -> Logs:
+        """A dataset as this run's model reads it, with this run's standardisation."""
+        return tensors_of(dataset, self.standardisation)
+
+    def encode(self, dataset: Dataset) -> pd.DataFrame:
+        """Posterior mean and standard deviation (``_sd``) of each user's factors."""
+        mean, sd = factor_posterior(*self.guide.posterior(self.logs(dataset)))
+        frame = pd.DataFrame({"user_id": dataset.user_id})
+        for k, name in enumerate(self.factor_names):
+            frame[name], frame[f"{name}_sd"] = mean[:, k], sd[:, k]
+        return frame
+
+    def edges(self, factors: pd.DataFrame) -> pd.DataFrame:
+        """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.
+
+        `weight` is ``B[source, target] sd(source) / sd(target)``.  `probability` is the posterior probability that
+        the edge is there at all, by the Savage-Dickey density ratio at zero with even prior odds (Dickey 1971).
+        """
+        names, coefficients = self.factor_names, self.guide.coefficients
+        spread = factors[names].std(ddof=0).to_numpy()
+        rows = []
+        for j, k in self.guide.model.graph.allowed.nonzero().tolist():
+            weight, sd = coefficients.loc["edges"][j, k].item(), coefficients.log_sd["edges"][j, k].exp().item()
+            against = norm.pdf(0, weight, sd) / laplace.pdf(0, scale=self.guide.model.priors["edges"][1])
+            to_standard = spread[j] / spread[k]
+            row = (names[j], names[k], weight * to_standard, sd * to_standard, 1 / (1 + against))
+            rows.append(row)
+        return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])
+
+    def to_arviz(self, draws: int = 1_000, seed: int = 0) -> Any:
+        """Draws from the posterior over the structural coefficients, for ArviZ.
+
+        One chain: effective sample sizes and R-hat mean nothing for independent draws of a variational posterior.
+        """
+        rng, c = np.random.default_rng(seed), self.guide.coefficients
+        posterior = {}
+        for name, loc in c.loc.items():
+            mean, sd = loc.detach().cpu().numpy(), c.log_sd[name].detach().exp().cpu().numpy()
+            posterior[name] = rng.normal(mean, sd, size=(draws, *mean.shape))
+        posterior["edges"] *= self.guide.model.graph.allowed.cpu().numpy()
+        axes = {"factor": self.factor_names, "target": self.factor_names, "category": self.categories}
+        axes |= {channel: [n for n in self.factor_names if n.startswith(channel)] for channel in CHANNELS}
+        axes |= {f"{block}_covariate": self.config[f"{block}_covariates"] for block in ("exposure", "preference")}
+        dims = {
+            "platform_location": ["exposure_covariate", "platform"],
+            "platform_log_scale": ["exposure_covariate", "platform"],
+            "preference_location": ["preference_covariate", "preference"],
+            "preference_log_scale": ["preference_covariate", "preference"],
+            "edges": ["factor", "target"],
+            "a": ["category", "preference"],
+            "b": ["category"],
+            "alpha": ["platform"],
+            "delta": ["exposure_covariate"],
+        }
+        posterior = {name: values for name, values in posterior.items() if values.size}
+        return inference_data(posterior, coords=axes, dims={name: dims[name] for name in posterior})
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A simulated dataset's true factors and the oracle's posterior means by channel, ``(N, K_channel)``."""
+
+    factors: dict[str, Array]
+    oracle: dict[str, Array]
+
+    @classmethod
+    def beside(cls, folder: Path, dataset: Dataset) -> Truth | None:
+        """The truth in a dataset folder, if it has one, in the dataset's order of users."""
+        path = folder / "truth.npz"
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            row = pd.Index(file["user_id"].astype(str)).get_indexer(pd.Index(dataset.user_id.astype(str)))
+            if (row < 0).any():
+                unknown = dataset.user_id[np.flatnonzero(row < 0)[0]]
+                raise RunError(f"{path}: no user {unknown}; it belongs to another dataset: remove it")
+            return cls({c: file[c][row] for c in CHANNELS}, {c: file[f"oracle_{c}"][row] for c in CHANNELS})
+
+
+# --- Judging a fit -------------------------------------------------------------------------------------------
+
+
+def evaluate(found: Fit, dataset: Dataset, truth: Truth | None = None) -> IdentifiabilityReport:
+    """Every identifiability figure, at the held-out users."""
+    rows = np.flatnonzero(found.held_out)
+    model, coefficients = found.guide.model, found.guide.coefficients.means()
+    logs = tensors_of(dataset, found.standardisation).batch(torch.as_tensor(rows)).to(model.zero.device)
+    prior, noise = found.guide.posterior(logs)
+    mean, sd = factor_posterior(prior, noise)
+    c_p, c_q = logs.exposure_covariates, logs.preference_covariates
+    location, scale = (_numpy(t) for t in model.mechanisms(coefficients, c_p, c_q))
+    prior_mean, prior_sd = _numpy(prior.base), _numpy((prior.turn**2).sum(-1).sqrt())
+    kl = np.log(prior_sd / sd) + (sd**2 + (mean - prior_mean) ** 2) / (2 * prior_sd**2) - 0.5
+    covariates = {"platform": _numpy(c_p), "preference": _numpy(c_q)}
+    evidence = {}
+    for channel, other in (CHANNELS, CHANNELS[::-1]):
+        block = _block(model, channel)
+        evidence[channel] = ChannelEvidence(
+            estimate=mean[:, block],
+            location=location[:, block],
+            scale=scale[:, block],
+            covariates=covariates[channel],
+            other_covariates=covariates[other],
+            kl=kl[:, block],
+            truth=truth.factors[channel][rows] if truth else None,
+            oracle=truth.oracle[channel][rows] if truth else None,
+            restarts=[r.factors[:, block] for r in found.restarts],
+            prior_mean=prior_mean[:, block],
+            n_train=int((~found.held_out).sum()),
+        )
+    return identifiability(evidence)
+
+
+def _block(model: HMVCRL, channel: str) -> slice:
+    """A channel's place on the K axis."""
+    return slice(0, model.n_platform) if channel == "platform" else slice(model.n_platform, None)
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    return tensor.detach().double().cpu().numpy()
+
+
+# --- The run folder ------------------------------------------------------------------------------------------
+
+
+def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False) -> Run:
+    """Fit a dataset folder and write the run folder; a fit of the same that was killed goes on.
+
+    Raises
+    ------
+    RunError
+        If `out` exists, or an unfinished fit of something else stands beside it.
+    DatasetError
+        If the dataset is bad; nothing is written then.
+    """
+    if out.exists():
+        raise RunError(f"{out}: exists already; choose another folder or remove this one")
+    dataset = read_dataset(data)
+    truth = Truth.beside(data, dataset)
+    checkpoints = _checkpoint_folder(out, dataset, settings)
+    start = time.monotonic()
+    found = fit(dataset, settings, checkpoints, progress)
+    seconds = time.monotonic() - start
+    run = Run(found.guide, found.standardisation, dataset.categories, _config(dataset, settings, found, seconds))
+    _write_folder(out, lambda folder: _write_run(run, found, dataset, truth, folder))
+    shutil.rmtree(checkpoints)
+    return run
+
+
+def load_run(folder: Path) -> Run:
+    """A run from its folder, on the CPU.
+
+    Raises
+    ------
+    RunError
+        If the folder is not a run folder.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        tensors, _ = load_tensors(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise RunError(f"{error.filename or folder}: not found; give a folder that fit has written") from None
+    sizes = (config[name] for name in ("platform_factors", "preference_factors"))
+    columns = (len(config[f"{block}_covariates"]) for block in ("exposure", "preference"))
+    guide = TransformerGuide(HMVCRL(*sizes, *columns, len(config["categories"])))
+    guide.load_state_dict(tensors)
+    return Run(guide, Standardisation.from_dict(config["standardisation"]), config["categories"], config)
+
+
+def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
+    """The hidden folder of an unfinished fit, marked with what is being fitted."""
+    folder = out.with_name(f".{out.name}.unfinished")
+    digest = hashlib.sha256()
+    for part in (dataset.search, dataset.exposure, dataset.engagement, *map(dataset.covariates, CHANNELS)):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    mark = json.dumps({"settings": asdict(settings), "dataset": digest.hexdigest()}, sort_keys=True)
+    marker = folder / "fit.json"
+    if marker.exists() and marker.read_text() != mark:
+        raise RunError(f"{folder}: an unfinished fit of another dataset or other settings; remove it to start anew")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(mark)
+    return folder
+
+
+def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write(partial)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folder: Path) -> None:
+    identified = evaluate(found, dataset, truth)
+    factors = run.encode(dataset)
+    edges = run.edges(factors)
+    factors["held_out"] = found.held_out
+    if truth is not None:
+        factors = factors.join(_matched_truth(factors, truth, identified))
+    names = [*dataset.exposure_covariates, *dataset.preference_covariates]
+    (folder / "config.json").write_text(json.dumps(run.config, indent=2))
+    save_tensors(folder / "model.safetensors", run.guide.state_dict(), {"version": __version__})
+    found.history.to_csv(folder / "training.csv", index=False)
+    factors.to_parquet(folder / "factors.parquet", index=False)
+    dataset.users[["user_id", *names]].to_parquet(folder / "covariates.parquet", index=False)
+    edges.to_csv(folder / "graph.csv", index=False)
+    report = {
+        "identifiability": identified.to_dict(),
+        "restarts": [
+            {"restart": r, "held_out_bound": start.bound, "selected": r == found.selected}
+            for r, start in enumerate(found.restarts)
+        ],
+        "held_out_bound": {"mean": found.bound[0], "standard_error": found.bound[1]},
+        "graph": edges.to_dict("records"),
+        "mechanisms": {channel: _mechanism(run, channel) for channel in CHANNELS},
+        "factor_categories": _factor_categories(run, factors),
+    }
+    (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False))
+
+
+def _config(dataset: Dataset, settings: Settings, found: Fit, seconds: float) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "name": dataset.name,
+        "platform_factors": settings.platform_factors,
+        "preference_factors": settings.preference_factors,
+        "exposure_covariates": dataset.exposure_covariates,
+        "preference_covariates": dataset.preference_covariates,
+        "categories": dataset.categories,
+        "standardisation": found.standardisation.to_dict(),
+        "settings": asdict(settings),
+        "users": dataset.n_users,
+        "held_out_users": int(found.held_out.sum()),
+        "search_events": len(dataset.search_events),
+        "recommendation_events": len(dataset.recommendation_events),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _matched_truth(factors: pd.DataFrame, truth: Truth, identified: IdentifiabilityReport) -> pd.DataFrame:
+    """Each factor's true counterpart, with the factor's sign, mean and standard deviation."""
+    matched = {}
+    for channel, report in identified.channels.items():
+        assert report.mcc is not None
+        for true, (fitted, sign) in enumerate(zip(report.mcc.assignment, report.mcc.signs, strict=True)):
+            if fitted >= 0:
+                estimate, values = factors[f"{channel}_{fitted + 1}"], truth.factors[channel][:, true]
+                standard = (values - values.mean()) / values.std()
+                matched[f"{estimate.name}_true"] = sign * standard * estimate.std(ddof=0) + estimate.mean()
+    return pd.DataFrame(matched, index=factors.index)
+
+
+def _mechanism(run: Run, channel: str) -> dict[str, Any]:
+    """Location and log-scale coefficients of a channel, with their posterior sds, a row per covariate."""
+    block, c = {"platform": "exposure", "preference": "preference"}[channel], run.guide.coefficients
+    values: dict[str, Any] = {"covariates": run.config[f"{block}_covariates"]}
+    for part in ("location", "log_scale"):
+        name = f"{channel}_{part}"
+        values |= {part: c.loc[name].tolist(), f"{part}_sd": c.log_sd[name].exp().tolist()}
+    return values
+
+
+@torch.no_grad()
+def _factor_categories(run: Run, factors: pd.DataFrame, most: int = 5) -> dict[str, dict[str, list[str]]]:
+    """The categories that each factor raises and lowers most on its own surface, from -1 sd to +1 sd."""
+    model, described = run.guide.model, {}
+    for channel, decoder in (("platform", model.f_exposure), ("preference", model.f_search)):
+        names = [name for name in run.factor_names if name.startswith(channel)]
+        middle, sd = factors[names].mean().to_numpy(), factors[names].std().to_numpy()
+        for k, name in enumerate(names):
+            step = sd * np.eye(len(names))[k]
+            ends = torch.as_tensor(np.stack([middle - step, middle + step]), dtype=torch.float32)
+            low, high = decoder(ends.to(model.zero.device)).log_softmax(-1)
+            order = [run.categories[i] for i in (high - low).argsort().tolist()]
+            described[name] = {"raised": order[::-1][:most], "lowered": order[:most]}
+    return described

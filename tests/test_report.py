@@ -1,0 +1,123 @@
+"""Claims about the report. The runs are made with numpy: no model is fitted, no torch needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyro_hmvcrl.identifiability import ChannelEvidence, identifiability
+
+COVARIATES = {
+    "platform": ["feed_share", "push_notifications", "new_interface", "autoplay_minutes"],
+    "preference": ["age", "tenure_months", "search_active_level", "sessions_per_week", "follows", "night_share"],
+}
+SIZES = {"platform": 2, "preference": 3}
+WEIGHTS = {("platform_1", "preference_1"): 0.57, ("platform_2", "preference_2"): -0.58}
+OTHERS = {"platform": "preference", "preference": "platform"}
+
+
+def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0) -> Path:
+    """A run folder as `fit` leaves it, of a world with two edges."""
+    rng = np.random.default_rng(seed)
+    held = rng.permutation(users) < users // 5
+    units = {c: _covariates(rng, c, users) for c in COVARIATES}
+    standard = {c: (x - x.mean(0)) / x.std(0) for c, x in units.items()}
+    mechanisms, evidence, columns = {}, {}, {"user_id": [f"u{i}" for i in rng.permutation(users)]}
+    true: dict[str, np.ndarray] = {}
+    for channel, k in SIZES.items():
+        d = len(COVARIATES[channel])
+        location, log_scale = (rng.normal(size=(d, k)) * (rng.random((d, k)) < 0.6) for _ in range(2))
+        location += 0.8 * np.eye(d, k)
+        location *= 0.7 / np.linalg.norm(location, axis=0)
+        log_scale += 0.8 * np.eye(d, k, -1)
+        log_scale *= 0.5 / np.linalg.norm(log_scale, axis=0)
+        m, s = standard[channel] @ location, np.exp(standard[channel] @ log_scale)
+        z = m + s * rng.normal(size=(users, k))
+        for (source, target), weight in WEIGHTS.items():
+            if target.startswith(channel):
+                z[:, int(target[-1]) - 1] += weight * true[source] * 1.2
+        sd = rng.uniform(0.25, 0.5, size=(users, k))
+        estimate = z + sd * rng.normal(size=z.shape)
+        for j in range(k):
+            name = f"{channel}_{j + 1}"
+            true[name], columns[name], columns[f"{name}_sd"] = z[:, j], estimate[:, j], sd[:, j]
+            if truth:
+                columns[f"{name}_true"] = z[:, j]
+        evidence[channel] = ChannelEvidence(
+            estimate=estimate[held], location=m[held], scale=s[held],
+            covariates=standard[channel][held], other_covariates=standard[OTHERS[channel]][held],
+            kl=np.log(1 / sd)[held], truth=z[held] if truth else None,
+            oracle=(z + sd * rng.normal(size=z.shape))[held] if truth else None,
+            restarts=[estimate[held] + e * rng.normal(size=(held.sum(), k)) for e in (0.05, 0.1, 0.1, 1.5)],
+            n_train=int((~held).sum()),
+        )  # fmt: skip
+        mechanisms[channel] = {
+            "covariates": COVARIATES[channel],
+            "location": location.tolist(), "location_sd": rng.uniform(0.02, 0.06, (d, k)).tolist(),
+            "log_scale": log_scale.tolist(), "log_scale_sd": rng.uniform(0.02, 0.05, (d, k)).tolist(),
+        }  # fmt: skip
+    folder.mkdir(parents=True)
+    names = [f"{c}_{j + 1}" for c, k in SIZES.items() for j in range(k)]
+    pd.DataFrame(columns | {"held_out": held}).to_parquet(folder / "factors.parquet")
+    table = {n: units[c][:, i] for c in COVARIATES for i, n in enumerate(COVARIATES[c])}
+    order = rng.permutation(users)  # covariates.parquet has the dataset's order, not factors.parquet's
+    covariates = pd.DataFrame({"user_id": columns["user_id"]} | table).iloc[order]
+    covariates.to_parquet(folder / "covariates.parquet", index=False)
+    edges = [
+        (p, q, WEIGHTS.get((p, q), rng.normal(0, 0.03)), 0.02, 1.0 if (p, q) in WEIGHTS else rng.uniform(0.02, 0.4))
+        for p in names[: SIZES["platform"]]
+        for q in names[SIZES["platform"] :]
+    ]
+    graph = pd.DataFrame(edges, columns=["source", "target", "weight", "sd", "probability"])
+    graph.to_csv(folder / "graph.csv", index=False)
+    history = [_training("screening", r, 3000, -96.0 - 0.4 * (r == 3), rng) for r in range(4)]
+    pd.concat([*history, _training("amortisation", -1, 1000, -95.8, rng)]).to_csv(
+        folder / "training.csv", index=False
+    )
+    bounds = [-96.0, -96.02, -95.9, -96.4]
+    report = {
+        "identifiability": identifiability(evidence, n_bootstrap=50).to_dict(),
+        "restarts": [{"restart": r, "held_out_bound": b, "selected": r == 2} for r, b in enumerate(bounds)],
+        "mechanisms": mechanisms,
+        "held_out_bound": {"mean": -95.97, "standard_error": 0.31},
+        "graph": graph.to_dict("records"),
+        "factor_categories": {
+            f: {w: [str(c) for c in rng.choice(24, 5, replace=False)] for w in ("raised", "lowered")} for f in names
+        },
+    }
+    (folder / "report.json").write_text(json.dumps(report, allow_nan=False))
+    config = {
+        "version": "0.1.0", "name": "simulated <world>", "platform_factors": 2, "preference_factors": 3,
+        "exposure_covariates": COVARIATES["platform"], "preference_covariates": COVARIATES["preference"],
+        "categories": [str(c) for c in range(24)], "standardisation": {}, "settings": {"restarts": 4, "seed": 0},
+        "users": users, "held_out_users": int(held.sum()), "search_events": 96123,
+        "recommendation_events": 192456, "seconds": 341.2,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def _covariates(rng: np.random.Generator, channel: str, users: int) -> np.ndarray:
+    """In their own units: skewed, 0/1 and ordinal ones among them."""
+    x = rng.normal(size=(users, len(COVARIATES[channel])))
+    if channel == "platform":
+        return np.column_stack([0.5 + 0.1 * x[:, 0], np.exp(0.5 * x[:, 1]), x[:, 2] > 0, 30 + 8 * x[:, 3]])
+    x[:, 0], x[:, 1], x[:, 2] = 35 + 9 * x[:, 0], rng.exponential(14, users), np.clip(np.rint(x[:, 2] + 3), 0, 6)
+    return x
+
+
+def _training(stage: str, restart: int, steps: int, end: float, rng: np.random.Generator) -> pd.DataFrame:
+    step = np.arange(1, steps + 1)
+    bound = end - 60 * np.exp(-step / 60) - 3 * np.exp(-step / 600) + rng.normal(0, 0.8, steps)
+    table = pd.DataFrame({"stage": stage, "restart": restart, "step": step, "bound": bound})
+    return table.assign(held_out_bound=np.where(step == steps, end, np.nan))
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: write_run(folder / name, truth=name == "simulated") for name in ("simulated", "real")}
