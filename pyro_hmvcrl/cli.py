@@ -27,12 +27,16 @@ app = typer.Typer(
 )
 
 RunFolder = Annotated[Path, typer.Argument(help="A folder that fit has written.")]
-DatasetFolder = Annotated[Path, typer.Argument(help="A dataset folder: dataset.json, users, search and feed events.")]
+DatasetFolder = Annotated[
+    Path, typer.Argument(help="A dataset folder: dataset.json, users, search and feed events.")
+]
 DEFAULTS = Settings(platform_factors=1, preference_factors=1)
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="Folder for the data and the run.")] = Path("demo-run")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the data and the run.")] = Path("demo-run"),
+) -> None:
     """Simulate logs with known truth, fit, judge and report: a few minutes on two cores."""
     with _plain_errors():
         data, run = out / "data", out / "run"
@@ -51,7 +55,8 @@ def simulate_command(
     users: Annotated[int, typer.Option(help="Number of users.")] = Design.users,
     seed: Annotated[int, typer.Option(help="Seed of the world, its users and their logs.")] = 0,
     knob: Annotated[
-        list[str], typer.Option(help="Any knob of simulate.Design as NAME=JSON, e.g. scale=0.", default_factory=list)
+        list[str],
+        typer.Option(help="Any knob of simulate.Design as NAME=JSON, e.g. scale=0.", default_factory=list),
     ] = ...,  # type: ignore[assignment]
     csv: Annotated[bool, typer.Option(help="Write CSV instead of Parquet.")] = False,
 ) -> None:
@@ -70,7 +75,9 @@ def fit(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")],
     preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")],
-    restarts: Annotated[int, typer.Option(help="Random starts, chosen by held-out bound.")] = DEFAULTS.restarts,
+    restarts: Annotated[
+        int, typer.Option(help="Random starts, chosen by held-out bound.")
+    ] = DEFAULTS.restarts,
     steps: Annotated[int, typer.Option(help="Steps of a restart.")] = DEFAULTS.steps,
     batch_size: Annotated[int, typer.Option(help="Users a step of a restart.")] = DEFAULTS.batch_size,
     encoder_steps: Annotated[int, typer.Option(help="Steps of the encoders.")] = DEFAULTS.encoder_steps,
@@ -108,7 +115,9 @@ def encode(
         fitted = load_run(run)
         factors = fitted.encode(read_dataset(dataset, categories=fitted.categories))
         partial = out.with_name(f".{out.name}.partial")
-        factors.to_parquet(partial, index=False) if out.suffix == ".parquet" else factors.to_csv(partial, index=False)
+        factors.to_parquet(partial, index=False) if out.suffix == ".parquet" else factors.to_csv(
+            partial, index=False
+        )
         os.replace(partial, out)
     typer.echo(f"{out}: factors of {len(factors):,} users")
 

@@ -34,7 +34,11 @@ class CategoryDecoder(nn.Module):
 
     def forward(self, factors: Tensor) -> Tensor:
         """``(..., K) -> (..., C)``."""
-        return self.intercept + factors @ self.linear + torch.tanh(factors @ self.inner + self.shift) @ self.outer
+        return (
+            self.intercept
+            + factors @ self.linear
+            + torch.tanh(factors @ self.inner + self.shift) @ self.outer
+        )
 
     def jacobian(self, factors: Tensor) -> Tensor:
         """Derivative of the logits by the factors, ``(..., K) -> (..., K, C)``."""
@@ -57,21 +61,20 @@ class EventCounts(TorchDistribution):
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 (torch's own convention)
     support = constraints.independent(constraints.nonnegative, 1)
 
-    def __init__(self, logits: Tensor, total: Tensor, total_dim: int) -> None:
-        self.logits, self.total, self._total_dim = logits, total, total_dim
-        batch = torch.broadcast_shapes(logits.shape[:-1], total.shape[: total.dim() - total_dim])
+    total_dims = 0  # of the total, after the users: 0 for events a user, 1 for exposures a category
+
+    def __init__(self, logits: Tensor, total: Tensor) -> None:
+        self.logits, self.total = logits, total
+        batch = torch.broadcast_shapes(logits.shape[:-1], total.shape[: total.dim() - self.total_dims])
         super().__init__(batch, logits.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EventCounts:
-        tail = self.total.shape[self.total.dim() - self._total_dim :]
+        tail = self.total.shape[self.total.dim() - self.total_dims :]
         return type(self)(self.logits.expand(*batch_shape, -1), self.total.expand(*batch_shape, *tail))
 
 
 class CategoryEvents(EventCounts):
-    """Counts ``(..., C)`` of `n_events` exchangeable events, ``category ~ Categorical(softmax logits)`` each."""
-
-    def __init__(self, logits: Tensor, n_events: Tensor) -> None:
-        super().__init__(logits, n_events, total_dim=0)
+    """Counts ``(..., C)`` of `total` exchangeable events, ``category ~ Categorical(softmax logits)`` each."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (value * self.logits).sum(-1) - value.sum(-1) * self.logits.logsumexp(-1)
@@ -84,14 +87,15 @@ class CategoryEvents(EventCounts):
         cumulative = self.logits.softmax(-1).cumsum(-1).expand(shape).contiguous()
         category = torch.searchsorted(cumulative, uniform).clamp_max(shape[-1] - 1)
         happened = torch.arange(uniform.shape[-1], device=uniform.device) < self.total.unsqueeze(-1)
-        return torch.zeros_like(cumulative).scatter_add_(-1, category, happened.expand_as(uniform).to(cumulative))
+        return torch.zeros_like(cumulative).scatter_add_(
+            -1, category, happened.expand_as(uniform).to(cumulative)
+        )
 
 
 class EngagementEvents(EventCounts):
-    """Engaged events by category among those shown, ``engaged ~ Bernoulli(sigmoid logits[category])`` each."""
+    """Engaged events by category among the `total` shown, ``engaged ~ Bernoulli(sigmoid logits[category])`` each."""
 
-    def __init__(self, logits: Tensor, exposure: Tensor) -> None:
-        super().__init__(logits, exposure, total_dim=1)
+    total_dims = 1
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (value * self.logits - self.total * softplus(self.logits)).sum(-1)
@@ -99,4 +103,6 @@ class EngagementEvents(EventCounts):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         shape = self.shape(sample_shape)
-        return torch.binomial(self.total.expand(shape).contiguous(), self.logits.sigmoid().expand(shape).contiguous())
+        return torch.binomial(
+            self.total.expand(shape).contiguous(), self.logits.sigmoid().expand(shape).contiguous()
+        )

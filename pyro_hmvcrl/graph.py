@@ -64,11 +64,15 @@ class StructuralGraph(nn.Module):
         n = len(weights)
         reaches = torch.eye(n, dtype=torch.bool)  # reaches[j, k]: a path j -> k, or j = k
         allowed = torch.zeros(n, n)
-        for edge in (weights.detach().cpu().abs() * self.allowed.cpu()).flatten().argsort(descending=True).tolist():
+        for edge in (
+            (weights.detach().cpu().abs() * self.allowed.cpu()).flatten().argsort(descending=True).tolist()
+        ):
             source, target = divmod(edge, n)
             if self.allowed[source, target] and not reaches[target, source]:
                 allowed[source, target] = 1
                 reaches |= reaches[:, source : source + 1] & reaches[target : target + 1, :]
         self.allowed.copy_(allowed)
-        self.order.copy_(reaches.sum(0).argsort(stable=True))  # a factor has more ancestors than its ancestors do
+        self.order.copy_(
+            reaches.sum(0).argsort(stable=True)
+        )  # a factor has more ancestors than its ancestors do
         self.oriented.fill_(True)

@@ -173,7 +173,9 @@ class EventEncoder(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, n_tokens: int, n_factors: int, n_context: int = 0, width: int = 48, heads: int = 4) -> None:
+    def __init__(
+        self, n_tokens: int, n_factors: int, n_context: int = 0, width: int = 48, heads: int = 4
+    ) -> None:
         super().__init__()
         self.n_factors = n_factors
         self.embedding = nn.Embedding(n_tokens, width)

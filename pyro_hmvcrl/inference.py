@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.dataset import Dataset, Standardisation
-from pyro_hmvcrl.guide import ExpansionGuide, Guide, Prior, PrecisionNormal, TransformerGuide
+from pyro_hmvcrl.guide import ExpansionGuide, Guide, PrecisionNormal, Prior, TransformerGuide
 from pyro_hmvcrl.model import HMVCRL, Logs, observe
 
 USER_SITES = ("noise", "search", "exposure", "engagement")
@@ -77,7 +77,14 @@ class Settings:
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("platform_factors", "preference_factors", "restarts", "steps", "batch_size", "encoder_steps"):
+        for name in (
+            "platform_factors",
+            "preference_factors",
+            "restarts",
+            "steps",
+            "batch_size",
+            "encoder_steps",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -103,7 +110,9 @@ class Fit:
     restarts: list[Restart]
     selected: int
     history: pd.DataFrame
-    bound: tuple[float, float]  # of the fitted guide at the held-out users: mean and standard error, nats a user
+    bound: tuple[
+        float, float
+    ]  # of the fitted guide at the held-out users: mean and standard error, nats a user
 
 
 # --- The bound -----------------------------------------------------------------------------------------------
@@ -168,8 +177,8 @@ def _log_mean(log_weights: Tensor) -> Tensor:
 def user_bounds(guide: Guide, logs: Logs) -> Tensor:
     """Importance-weighted bound ``(N,)`` of each user, nats, at the coefficients' means."""
     elbo, means = UserELBO(EVALUATION_PARTICLES, True), guide.coefficients.means()
-    at_means = (poutine.condition(part, data=means) for part in (guide.model, guide))
-    return _log_mean(elbo.log_weights(*elbo._get_trace(*at_means, (logs,), {})))
+    model, at_means = (poutine.condition(part, data=means) for part in (guide.model, guide))
+    return _log_mean(elbo.log_weights(*elbo._get_trace(model, at_means, (logs,), {})))
 
 
 # --- One stage -----------------------------------------------------------------------------------------------
@@ -214,7 +223,9 @@ def optimise(
     bounds = _load_checkpoint(path, guide, optimiser) if path and path.exists() else []
     elbo = stage.elbo(guide.model, guide)
     steps = range(len(bounds), stage.steps)
-    for step in tqdm(steps, stage.name, initial=len(bounds), total=stage.steps, disable=not progress, leave=False):
+    for step in tqdm(
+        steps, stage.name, initial=len(bounds), total=stage.steps, disable=not progress, leave=False
+    ):
         before_step(step)
         optimiser.param_groups[0]["lr"] = stage.rate(step)
         rows = torch.randperm(logs.n_users)[: stage.batch_size].to(logs.index.device)
@@ -329,10 +340,21 @@ def _run_restart(
             guide.model.graph.orient(guide.coefficients.loc["edges"])
 
     stage = Stage(
-        f"restart {r + 1} of {settings.restarts}", settings.steps, settings.batch_size, 0.03, UserELBO(4, True)
+        f"restart {r + 1} of {settings.restarts}",
+        settings.steps,
+        settings.batch_size,
+        0.03,
+        UserELBO(4, True),
     )
     bounds = optimise(
-        stage, guide, list(guide.parameters()), train, _seed(settings, r), checkpoints, orient_half_way, progress
+        stage,
+        guide,
+        list(guide.parameters()),
+        train,
+        _seed(settings, r),
+        checkpoints,
+        orient_half_way,
+        progress,
     )
     evaluation = ExpansionGuide(guide.model, held.n_users, EVALUATION_SCORING_STEPS).to(held.index.device)
     evaluation.coefficients = guide.coefficients
@@ -401,7 +423,9 @@ def _only(logs: Logs, rows: NDArray[np.bool_]) -> Logs:
 def _held_out_users(n_users: int, settings: Settings) -> NDArray[np.bool_]:
     n_held = round(settings.held_out * n_users)
     if n_users < 20 or not 1 < n_held < n_users:
-        raise ValueError(f"{n_users} users, {n_held} of them held out: too few; a fit needs at least 20 users")
+        raise ValueError(
+            f"{n_users} users, {n_held} of them held out: too few; a fit needs at least 20 users"
+        )
     chosen = np.random.default_rng(settings.seed).permutation(n_users)[:n_held]
     return np.isin(np.arange(n_users), chosen)
 
@@ -418,6 +442,8 @@ def _seed(settings: Settings, stream: int) -> int:
 
 
 def _history(stage: str, restart: int, bounds: list[float], held_out: float) -> pd.DataFrame:
-    frame = pd.DataFrame({"stage": stage, "restart": restart, "step": range(1, len(bounds) + 1), "bound": bounds})
+    frame = pd.DataFrame(
+        {"stage": stage, "restart": restart, "step": range(1, len(bounds) + 1), "bound": bounds}
+    )
     frame["held_out_bound"] = np.where(frame["step"] == len(bounds), held_out, np.nan)
     return frame

@@ -123,7 +123,9 @@ class HMVCRL(nn.Module):
             platform, preference = self.channels(factors)
 
             pyro.sample("search", CategoryEvents(self.f_search(preference), logs.search.sum(-1)))
-            exposure = pyro.sample("exposure", CategoryEvents(self.f_exposure(platform), logs.exposure.sum(-1)))
+            exposure = pyro.sample(
+                "exposure", CategoryEvents(self.f_exposure(platform), logs.exposure.sum(-1))
+            )
             log_odds = engagement_logits(coefficients, platform, preference, c_p)
             pyro.sample("engagement", EngagementEvents(log_odds, exposure))
         return factors

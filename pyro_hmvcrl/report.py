@@ -25,12 +25,9 @@ Run = dict[str, Any]
 
 CHANNELS = ("platform", "preference")
 MEND = "restore it from a copy of the run, or fit again into a new folder"
-CONFIG_KEYS = """version name platform_factors preference_factors exposure_covariates preference_covariates categories
-    users held_out_users search_events recommendation_events settings.restarts seconds""".split()
-CHANNEL_KEYS = """identifiability.verdict.{0} identifiability.channels.{0}.mcc identifiability.channels.{0}.modulation
-    mechanisms.{0}.covariates mechanisms.{0}.location mechanisms.{0}.location_sd
-    mechanisms.{0}.log_scale mechanisms.{0}.log_scale_sd""".split()
-REPORT_KEYS = "restarts factor_categories held_out_bound.mean held_out_bound.standard_error".split()
+CONFIG_KEYS = ["version", "name", "platform_factors", "preference_factors", "exposure_covariates", "preference_covariates", "categories", "users", "held_out_users", "search_events", "recommendation_events", "settings.restarts", "seconds"]
+CHANNEL_KEYS = ["identifiability.verdict.{0}", "identifiability.channels.{0}.mcc", "identifiability.channels.{0}.modulation", "mechanisms.{0}.covariates", "mechanisms.{0}.location", "mechanisms.{0}.location_sd", "mechanisms.{0}.log_scale", "mechanisms.{0}.log_scale_sd"]
+REPORT_KEYS = ["restarts", "factor_categories", "held_out_bound.mean", "held_out_bound.standard_error"]
 REPORT_KEYS += [key.format(channel) for channel in CHANNELS for key in CHANNEL_KEYS]
 TEXT = {"user_id", "stage", "source", "target"}  # all other columns hold numbers
 MAY_BE_EMPTY = {"held_out_bound"}

@@ -25,7 +25,7 @@ from scipy.stats import laplace, norm
 
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl._arviz import inference_data
-from pyro_hmvcrl.dataset import Dataset, Standardisation, read_dataset
+from pyro_hmvcrl.dataset import Channel, Dataset, Standardisation, read_dataset
 from pyro_hmvcrl.guide import TransformerGuide
 from pyro_hmvcrl.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
 from pyro_hmvcrl.inference import (
@@ -39,7 +39,7 @@ from pyro_hmvcrl.inference import (
 )
 from pyro_hmvcrl.model import HMVCRL, Logs
 
-CHANNELS = ("platform", "preference")
+CHANNELS: tuple[Channel, Channel] = ("platform", "preference")
 Array = NDArray[np.float64]
 
 
@@ -83,7 +83,10 @@ class Run:
         spread = factors[names].std(ddof=0).to_numpy()
         rows = []
         for j, k in self.guide.model.graph.allowed.nonzero().tolist():
-            weight, sd = coefficients.loc["edges"][j, k].item(), coefficients.log_sd["edges"][j, k].exp().item()
+            weight, sd = (
+                coefficients.loc["edges"][j, k].item(),
+                coefficients.log_sd["edges"][j, k].exp().item(),
+            )
             against = norm.pdf(0, weight, sd) / laplace.pdf(0, scale=self.guide.model.priors["edges"][1])
             to_standard = spread[j] / spread[k]
             row = (names[j], names[k], weight * to_standard, sd * to_standard, 1 / (1 + against))
@@ -103,7 +106,9 @@ class Run:
         posterior["edges"] *= self.guide.model.graph.allowed.cpu().numpy()
         axes = {"factor": self.factor_names, "target": self.factor_names, "category": self.categories}
         axes |= {channel: [n for n in self.factor_names if n.startswith(channel)] for channel in CHANNELS}
-        axes |= {f"{block}_covariate": self.config[f"{block}_covariates"] for block in ("exposure", "preference")}
+        axes |= {
+            f"{block}_covariate": self.config[f"{block}_covariates"] for block in ("exposure", "preference")
+        }
         dims = {
             "platform_location": ["exposure_covariate", "platform"],
             "platform_log_scale": ["exposure_covariate", "platform"],
@@ -155,7 +160,7 @@ def evaluate(found: Fit, dataset: Dataset, truth: Truth | None = None) -> Identi
     prior_mean, prior_sd = _numpy(prior.base), _numpy((prior.turn**2).sum(-1).sqrt())
     kl = np.log(prior_sd / sd) + (sd**2 + (mean - prior_mean) ** 2) / (2 * prior_sd**2) - 0.5
     covariates = {"platform": _numpy(c_p), "preference": _numpy(c_q)}
-    evidence = {}
+    evidence: dict[str, ChannelEvidence] = {}
     for channel, other in (CHANNELS, CHANNELS[::-1]):
         block = _block(model, channel)
         evidence[channel] = ChannelEvidence(
@@ -204,7 +209,9 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     start = time.monotonic()
     found = fit(dataset, settings, checkpoints, progress)
     seconds = time.monotonic() - start
-    run = Run(found.guide, found.standardisation, dataset.categories, _config(dataset, settings, found, seconds))
+    run = Run(
+        found.guide, found.standardisation, dataset.categories, _config(dataset, settings, found, seconds)
+    )
     _write_folder(out, lambda folder: _write_run(run, found, dataset, truth, folder))
     shutil.rmtree(checkpoints)
     return run
@@ -223,9 +230,14 @@ def load_run(folder: Path) -> Run:
         tensors, _ = load_tensors(folder / "model.safetensors")
     except FileNotFoundError as error:
         raise RunError(f"{error.filename or folder}: not found; give a folder that fit has written") from None
-    sizes = (config[name] for name in ("platform_factors", "preference_factors"))
-    columns = (len(config[f"{block}_covariates"]) for block in ("exposure", "preference"))
-    guide = TransformerGuide(HMVCRL(*sizes, *columns, len(config["categories"])))
+    model = HMVCRL(
+        config["platform_factors"],
+        config["preference_factors"],
+        len(config["exposure_covariates"]),
+        len(config["preference_covariates"]),
+        len(config["categories"]),
+    )
+    guide = TransformerGuide(model)
     guide.load_state_dict(tensors)
     return Run(guide, Standardisation.from_dict(config["standardisation"]), config["categories"], config)
 
@@ -239,7 +251,9 @@ def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
     mark = json.dumps({"settings": asdict(settings), "dataset": digest.hexdigest()}, sort_keys=True)
     marker = folder / "fit.json"
     if marker.exists() and marker.read_text() != mark:
-        raise RunError(f"{folder}: an unfinished fit of another dataset or other settings; remove it to start anew")
+        raise RunError(
+            f"{folder}: an unfinished fit of another dataset or other settings; remove it to start anew"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(mark)
     return folder

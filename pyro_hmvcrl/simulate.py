@@ -526,11 +526,13 @@ def _events(
 
 
 def softmax(logits: Array) -> Array:
+    """Probabilities over the last axis."""
     p = np.exp(logits - logits.max(-1, keepdims=True))
     return np.asarray(p / p.sum(-1, keepdims=True))
 
 
 def sigmoid(logits: Array) -> Array:
+    """Probabilities from log odds."""
     return 1 / (1 + np.exp(-logits))
 
 

@@ -102,7 +102,12 @@ def compare(data: Path, run: Path) -> dict[str, Any]:
     signs, matched = {}, {}
     for channel, r in report["identifiability"]["channels"].items():
         values = (r["mcc"]["value"], r["mcc"]["lower"], r["mcc"]["upper"], r["oracle"]["value"])
-        values += (r["ratio_to_oracle"], r["weak_mcc"], r["rotation_null"]["mean"], r["covariate_floor"]["value"])
+        values += (
+            r["ratio_to_oracle"],
+            r["weak_mcc"],
+            r["rotation_null"]["mean"],
+            r["covariate_floor"]["value"],
+        )
         values += (r["within_covariate_mcc"]["value"],)
         row |= {f"{channel}_{name}": value for name, value in zip(COLUMNS, values, strict=True)}
         row[f"{channel}_verdict"] = report["identifiability"]["verdict"][channel][0]
@@ -142,20 +147,31 @@ def _permute(data: Path, columns: list[str], seed: int) -> None:
 def summarise(results: pd.DataFrame, out: Path) -> None:
     """Table by design, and the figure with every replication."""
     results.to_csv(out / "results.csv", index=False)
-    lines = ["| design | seeds | preference MCC median (min) | oracle | weak MCC | platform MCC median (min) | oracle |"]
-    lines[0] += " ratio to oracle, preference / platform | true edges: largest error | absent edges: largest |"
+    lines = [
+        "| design | seeds | preference MCC median (min) | oracle | weak MCC | platform MCC median (min) | oracle |"
+    ]
+    lines[0] += (
+        " ratio to oracle, preference / platform | true edges: largest error | absent edges: largest |"
+    )
     lines[0] += " reversed | seconds a fit |"
     lines.append("|---" * 12 + "|")
     for design, g in results.groupby("design", sort=False):
         q, p = g["preference_mcc"], g["platform_mcc"]
-        cells = [design, len(g), f"{q.median():.3f} ({q.min():.3f})", f"{g['preference_oracle'].median():.3f}"]
+        cells = [
+            design,
+            len(g),
+            f"{q.median():.3f} ({q.min():.3f})",
+            f"{g['preference_oracle'].median():.3f}",
+        ]
         cells += [f"{g['preference_weak_mcc'].median():.3f}", f"{p.median():.3f} ({p.min():.3f})"]
         cells += [f"{g['platform_oracle'].median():.3f}"]
         cells += [f"{g['preference_ratio'].median():.3f} / {g['platform_ratio'].median():.3f}"]
         cells += [f"{g['edge_error'].max():.3f}", f"{g['absent_edge'].max():.3f}", g["reversed_edges"].sum()]
         cells += [f"{g['seconds'].median():.0f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    verdicts = results.groupby("design", sort=False)["preference_verdict"].agg(lambda v: v.value_counts().index[0])
+    verdicts = results.groupby("design", sort=False)["preference_verdict"].agg(
+        lambda v: v.value_counts().index[0]
+    )
     lines += ["", "The verdict on preference (the most frequent over seeds):", ""]
     lines += [f"- `{design}`: {sentence}" for design, sentence in verdicts.items()]
     (out / "summary.md").write_text("\n".join(lines) + "\n")
@@ -164,15 +180,21 @@ def summarise(results: pd.DataFrame, out: Path) -> None:
 
 def _draw(results: pd.DataFrame) -> plt.Figure:
     designs = list(results["design"].unique())
-    figure, axes = plt.subplots(1, 2, figsize=(11, 0.9 + 0.6 * len(designs)), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, 2, figsize=(11, 0.9 + 0.6 * len(designs)), sharey=True, layout="constrained"
+    )
     for ax, channel, colour in zip(axes, ("preference", "platform"), ("#0072B2", "#D55E00"), strict=True):
         for y, design in enumerate(designs):
             g = results[results["design"] == design]
             jitter = y + np.linspace(-0.22, 0.22, len(g)) if len(g) > 1 else np.array([y])
             ax.scatter(g[f"{channel}_oracle"], jitter, marker="|", s=70, color="0.35", label="oracle ceiling")
-            ax.scatter(g[f"{channel}_weak_mcc"], jitter, marker="x", s=22, color="0.6", label="weak (affine) MCC")
+            ax.scatter(
+                g[f"{channel}_weak_mcc"], jitter, marker="x", s=22, color="0.6", label="weak (affine) MCC"
+            )
             ax.scatter(g[f"{channel}_mcc"], jitter, s=24, color=colour, label="MCC")
-        ax.axvline(results[f"{channel}_null"].iloc[0], color="0.5", ls=":", lw=1, label="random rotation (mean)")
+        ax.axvline(
+            results[f"{channel}_null"].iloc[0], color="0.5", ls=":", lw=1, label="random rotation (mean)"
+        )
         ax.set_title(f"{channel} factors, held-out users: every replication", fontsize=10)
         ax.set_xlabel("MCC")
         ax.spines[["top", "right"]].set_visible(False)
@@ -184,6 +206,7 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
 
 
 def main() -> None:
+    """Run what is missing, then write table and figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small replication a design, for a check")
     parser.add_argument("--jobs", type=int, default=2)

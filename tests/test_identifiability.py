@@ -348,7 +348,7 @@ def test_noise_in_mechanisms_fitted_to_few_users_is_not_taken_for_modulation():
 
 def test_no_covariates_leave_an_invertible_map():
     constant = {"location": np.zeros((N, 3)), "scale": np.ones((N, 3)), "covariates": np.zeros((N, 0))}
-    assert sentences(evidence(**constant))[0] == (
+    assert sentences(dataclasses.replace(evidence(), **constant))[0] == (
         "preference is identified only up to an invertible map: it has no covariates."
     )
 

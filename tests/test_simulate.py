@@ -89,8 +89,8 @@ def test_displacement_is_the_shift_through_the_mechanism_when_scales_do_not_move
     sim = s.simulate(replace(SMALL, scale=0.0, edges=()), 0)
     moved = s.true_effects(sim, {"exposure_2": 1.5}, draws=1)["displacement"]
     weights = sim.world.location_weights[0][1]
-    sd = [s._factors(sim.world, sim.exposure_covariates, sim.preference_covariates, noise).std(0)
-          for noise in [np.random.default_rng([0, 3]).normal(size=sim.noise.shape)]][0]  # fmt: skip
+    location, scale = sim.world.mechanisms(sim.exposure_covariates, sim.preference_covariates)
+    sd = (location + scale * np.random.default_rng([0, 3]).normal(size=sim.noise.shape)).std(0)
     assert [moved["platform_1"], moved["platform_2"]] == pytest.approx(1.5 * weights / sd[:2])
 
 

@@ -1,0 +1,65 @@
+"""Worlds that several tests share: the true world as a model, and its logs as tensors."""
+
+from __future__ import annotations
+
+import torch
+
+from pyro_hmvcrl.guide import CoefficientPosterior
+from pyro_hmvcrl.model import HMVCRL, Logs
+from pyro_hmvcrl.simulate import Emission, Simulation
+
+
+def tensor(array) -> torch.Tensor:
+    return torch.as_tensor(array, dtype=torch.float32)
+
+
+def logs_of(sim: Simulation) -> Logs:
+    n = len(sim.factors)
+    arrays = (sim.exposure_covariates, sim.preference_covariates, sim.search, sim.exposure, sim.engagement)
+    return Logs(torch.arange(n), n, *map(tensor, arrays))
+
+
+def model_of(sim: Simulation) -> HMVCRL:
+    """A model of the world's sizes, oriented as the world is."""
+    d = sim.world.design
+    model = HMVCRL(
+        d.platform_factors,
+        d.preference_factors,
+        d.exposure_covariates,
+        d.preference_covariates,
+        d.categories,
+    )
+    model.graph.orient(tensor(sim.world.edges))
+    return model
+
+
+def true_coefficients(sim: Simulation) -> dict[str, torch.Tensor]:
+    w = sim.world
+    values = {
+        "platform_location": w.location_weights[0],
+        "platform_log_scale": w.log_scale_weights[0],
+        "preference_location": w.location_weights[1],
+        "preference_log_scale": w.log_scale_weights[1],
+        "edges": w.edges,
+        "a": w.engagement_preference,
+        "b": w.engagement_intercept,
+        "alpha": w.engagement_platform,
+        "delta": w.engagement_direct,
+    }
+    return {name: tensor(value) for name, value in values.items()}
+
+
+@torch.no_grad()
+def set_truth(model: HMVCRL, coefficients: CoefficientPosterior, sim: Simulation) -> None:
+    """Give the decoders and the coefficients their true values."""
+    for decoder, emission in ((model.f_search, sim.world.search), (model.f_exposure, sim.world.exposure)):
+        copy_emission(decoder, emission)
+    for name, value in true_coefficients(sim).items():
+        coefficients.loc[name].copy_(value)
+
+
+@torch.no_grad()
+def copy_emission(decoder, emission: Emission) -> None:
+    for name in ("intercept", "linear", "inner", "outer"):
+        getattr(decoder, name).copy_(tensor(getattr(emission, name)))
+    decoder.shift.zero_()
