@@ -157,11 +157,6 @@ class UserELBO(ELBO):
         joint = torch.stack([_log_prob(model_trace, name) for name in USER_SITES]).sum(0)
         return joint - scored_under.log_prob(model_trace.nodes["noise"]["value"])
 
-    def loss(self, model: HMVCRL, guide: Guide, logs: Logs) -> float:
-        """The same without a gradient, as ``pyro.infer.SVI.evaluate_loss`` asks for it."""
-        with torch.no_grad():
-            return float(self.differentiable_loss(model, guide, logs))
-
 
 def _log_prob(trace: poutine.Trace, name: str) -> Tensor:
     site = trace.nodes[name]
