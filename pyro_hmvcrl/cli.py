@@ -39,7 +39,7 @@ def demo(
 ) -> None:
     """Simulate logs with known truth, fit, judge and report: a few minutes on two cores."""
     with _plain_errors():
-        data, run = out / "data", out / "run"
+        data, run = out / "simulated-logs", out / "run"
         if not data.exists():  # a demo that was interrupted goes on
             write_simulation(simulate(Design(), seed=0), data, seed=0, progress=True)
         if not run.exists():

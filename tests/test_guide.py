@@ -9,8 +9,16 @@ import pytest
 import torch
 
 from pyro_hmvcrl import simulate as s
-from pyro_hmvcrl.guide import EventEncoder, Expert, ExpansionGuide, PrecisionNormal, TransformerGuide, product_of_experts
+from pyro_hmvcrl.guide import (
+    EventEncoder,
+    ExpansionGuide,
+    Expert,
+    PrecisionNormal,
+    TransformerGuide,
+    product_of_experts,
+)
 from pyro_hmvcrl.inference import factor_posterior
+
 from worlds import logs_of, model_of, set_truth
 
 DESIGN = s.Design(users=60, categories=6, missing_surface=0.3)
@@ -27,7 +35,7 @@ def guide():
 
 def test_linear_gaussian_events_give_the_closed_form_posterior(guide):
     """With x = W z + e, e ~ Normal(0, R), on two surfaces: condition the joint Gaussian of z and x directly."""
-    sim, found, logs = guide
+    _, found, logs = guide
     prior = found.prior(found.coefficients.means(), logs)
     rng, k = np.random.default_rng(0), 5
     base, turn = (t.detach().double().numpy() for t in prior)
@@ -52,7 +60,7 @@ def test_linear_gaussian_events_give_the_closed_form_posterior(guide):
 
 
 def test_the_product_is_the_design_s_formula(guide):
-    sim, found, logs = guide
+    _, found, logs = guide
     c, model = found.coefficients.means(), found.model
     prior = found.prior(c, logs)
     location, scale = model.mechanisms(c, logs.exposure_covariates, logs.preference_covariates)
@@ -94,7 +102,9 @@ def test_a_missing_surface_contributes_nothing(guide):
 
 def test_a_user_without_events_has_the_prior_as_posterior(guide):
     _, found, logs = guide
-    nothing = logs._replace(search=logs.search * 0, exposure=logs.exposure * 0, engagement=logs.engagement * 0)
+    nothing = logs._replace(
+        search=logs.search * 0, exposure=logs.exposure * 0, engagement=logs.engagement * 0
+    )
     prior, noise = found.posterior(nothing)
     mean, sd = factor_posterior(prior, noise)
     assert mean == pytest.approx(prior.base.numpy(), abs=1e-5)
@@ -133,7 +143,9 @@ def test_every_parameter_of_the_guide_is_reached(guide):
     prior = found.prior(found.coefficients.means(), logs)
     posterior = product_of_experts(prior, found.experts(logs, prior))
     (posterior.mean.square().sum() + posterior.precision_cholesky.square().sum()).backward()
-    reached = {name.split(".")[0] for name, p in found.named_parameters() if p.grad is not None and p.grad.any()}
+    reached = {
+        name.split(".")[0] for name, p in found.named_parameters() if p.grad is not None and p.grad.any()
+    }
     assert {"search_encoder", "recommendation_encoder", "coefficients"} <= reached
     encoders = [found.search_encoder, found.recommendation_encoder]
     without = [n for e in encoders for n, p in e.named_parameters() if p.grad is None]

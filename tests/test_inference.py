@@ -13,10 +13,13 @@ from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.dataset import read_dataset
 from pyro_hmvcrl.guide import ExpansionGuide
 from pyro_hmvcrl.identifiability import mcc
+
 from worlds import logs_of, model_of, set_truth
 
 SMALL = s.Design(users=120, categories=6)
-QUICK = i.Settings(2, 3, restarts=2, steps=12, encoder_steps=8, batch_size=32, encoder_batch_size=32, device="cpu")
+QUICK = i.Settings(
+    2, 3, restarts=2, steps=12, encoder_steps=8, batch_size=32, encoder_batch_size=32, device="cpu"
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,9 @@ def test_a_killed_fit_goes_on_to_the_same_numbers(dataset, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         i.fit(dataset, QUICK, checkpoints=tmp_path)
     steps_run = []
-    monkeypatch.setattr(i.Stage, "rate", lambda stage, step: steps_run.append(stage.name) or rate(stage, step))
+    monkeypatch.setattr(
+        i.Stage, "rate", lambda stage, step: steps_run.append(stage.name) or rate(stage, step)
+    )
     resumed = i.fit(dataset, QUICK, checkpoints=tmp_path)
     assert same(whole, resumed)
     assert steps_run.count("restart 1 of 2") == 0  # finished ones are not redone
@@ -84,7 +89,9 @@ def test_the_bound_is_the_log_evidence_of_a_user_without_events():
     sim = s.simulate(SMALL, 0)
     guide = ExpansionGuide(model_of(sim), 120)
     logs = logs_of(sim)
-    nothing = logs._replace(search=logs.search * 0, exposure=logs.exposure * 0, engagement=logs.engagement * 0)
+    nothing = logs._replace(
+        search=logs.search * 0, exposure=logs.exposure * 0, engagement=logs.engagement * 0
+    )
     assert i.user_bounds(guide, nothing).abs().max() < 1e-4
 
 

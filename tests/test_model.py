@@ -14,6 +14,7 @@ from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.emissions import CategoryDecoder, CategoryEvents, EngagementEvents
 from pyro_hmvcrl.guide import CoefficientPosterior
 from pyro_hmvcrl.model import observe
+
 from worlds import logs_of, model_of, set_truth, tensor, true_coefficients
 
 EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))
@@ -44,7 +45,9 @@ def test_the_model_is_the_simulator_s_story(world):
     trace = poutine.trace(held).get_trace(logs)
     found = torch.stack([trace.nodes[name]["value"] for name in FACTORS], -1)
     assert found.numpy() == pytest.approx(sim.factors, abs=1e-4)
-    surfaces = [trace.nodes[n]["fn"].log_prob(trace.nodes[n]["value"]) for n in ("search", "exposure", "engagement")]
+    surfaces = [
+        trace.nodes[n]["fn"].log_prob(trace.nodes[n]["value"]) for n in ("search", "exposure", "engagement")
+    ]
     expected = s.log_likelihood(sim, np.arange(50), sim.factors)
     assert sum(surfaces).detach().numpy() == pytest.approx(expected, rel=1e-4)
 
@@ -68,7 +71,9 @@ def test_sampled_counts_keep_totals_and_frequencies():
     assert share.numpy() == pytest.approx(logits[0].softmax(-1).numpy(), abs=4 * 0.5 / (400 * 50) ** 0.5)
     engaged = EngagementEvents(logits, counts).sample()
     assert (engaged <= counts).all()
-    assert (engaged[:, 2].sum(0) / counts[:, 2].sum(0)).numpy() == pytest.approx(logits[0].sigmoid().numpy(), abs=0.03)
+    assert (engaged[:, 2].sum(0) / counts[:, 2].sum(0)).numpy() == pytest.approx(
+        logits[0].sigmoid().numpy(), abs=0.03
+    )
 
 
 def test_the_decoder_s_jacobian_is_its_derivative():
@@ -81,9 +86,21 @@ def test_the_decoder_s_jacobian_is_its_derivative():
 @pytest.mark.parametrize(
     ("target", "moved", "still"),
     [
-        ("platform_1", {"preference_1", "exposure", "search"}, {"platform_2", "preference_2", "preference_3"}),
-        ("preference_2", {"platform_2", "search", "exposure"}, {"platform_1", "preference_1", "preference_3"}),
-        ("preference_3", {"search"}, {"platform_1", "platform_2", "preference_1", "preference_2", "exposure"}),
+        (
+            "platform_1",
+            {"preference_1", "exposure", "search"},
+            {"platform_2", "preference_2", "preference_3"},
+        ),
+        (
+            "preference_2",
+            {"platform_2", "search", "exposure"},
+            {"platform_1", "preference_1", "preference_3"},
+        ),
+        (
+            "preference_3",
+            {"search"},
+            {"platform_1", "platform_2", "preference_1", "preference_2", "exposure"},
+        ),
     ],
 )
 def test_do_on_a_factor_leaves_its_non_descendants_untouched_bit_for_bit(world, target, moved, still):
@@ -112,7 +129,10 @@ def test_do_on_exposure_covariates_is_a_policy_shift_of_the_same_users(world):
 def test_do_on_preference_covariates_and_on_noise_reach_the_factors(world):
     _, logs, model = world
     before = sites(model, logs)
-    for name, value in (("preference_covariates", logs.preference_covariates + 1), ("noise", torch.zeros(50, 5))):
+    for name, value in (
+        ("preference_covariates", logs.preference_covariates + 1),
+        ("noise", torch.zeros(50, 5)),
+    ):
         after = sites(pyro.do(model, data={name: value}), logs)
         assert not torch.equal(before["preference_3"], after["preference_3"])
         assert torch.equal(before["platform_1"], after["platform_1"]) == (name == "preference_covariates")
@@ -146,7 +166,9 @@ def test_exposure_does_not_see_the_preference_emission_nor_search_the_platform_s
     sim, logs, _ = world
     model = model_of(sim)
     trace = poutine.trace(observe(model, logs)).get_trace(logs)
-    search, exposure = (trace.nodes[n]["fn"].log_prob(trace.nodes[n]["value"]).sum() for n in ("search", "exposure"))
+    search, exposure = (
+        trace.nodes[n]["fn"].log_prob(trace.nodes[n]["value"]).sum() for n in ("search", "exposure")
+    )
     of_search = torch.autograd.grad(search, list(model.parameters()), retain_graph=True, allow_unused=True)
     used = {n for (n, _), g in zip(model.named_parameters(), of_search, strict=True) if g is not None}
     assert {n.split(".")[0] for n in used} == {"f_search"}

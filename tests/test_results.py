@@ -19,7 +19,9 @@ QUICK = Settings(2, 3, restarts=2, steps=40, encoder_steps=30, batch_size=64, de
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     base = tmp_path_factory.mktemp("fit")
-    s.write_simulation(s.simulate(s.Design(users=200, categories=8, missing_surface=0.1), 0), base / "data", seed=0)
+    s.write_simulation(
+        s.simulate(s.Design(users=200, categories=8, missing_surface=0.1), 0), base / "data", seed=0
+    )
     r.fit_folder(base / "data", base / "run", QUICK)
     return base / "data", base / "run"
 
@@ -144,5 +146,8 @@ def test_channels_without_covariates_can_be_fitted(tmp_path):
     s.write_simulation(s.simulate(design, 0), tmp_path / "data", seed=0)
     r.fit_folder(tmp_path / "data", tmp_path / "run", QUICK)
     said = json.loads((tmp_path / "run" / "report.json").read_text())["identifiability"]["verdict"]
-    assert said["preference"][0] == "preference is identified only up to an invertible map: it has no covariates."
+    assert (
+        said["preference"][0]
+        == "preference is identified only up to an invertible map: it has no covariates."
+    )
     assert "platform_location" not in r.load_run(tmp_path / "run").to_arviz(draws=2)["posterior"]

@@ -36,4 +36,6 @@ def test_a_study_redoes_only_what_is_missing(quick):
     subprocess.run(command, check=True, capture_output=True)
     again = {p.name: p.stat().st_mtime_ns for p in (out / "replications").glob("*.json")}
     assert [name for name in again if again[name] != kept[name]] == ["location_only-0.json"]
-    pd.testing.assert_frame_equal(before.drop(columns="seconds"), pd.read_csv(out / "results.csv").drop(columns="seconds"))
+    pd.testing.assert_frame_equal(
+        before.drop(columns="seconds"), pd.read_csv(out / "results.csv").drop(columns="seconds")
+    )
