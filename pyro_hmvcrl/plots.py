@@ -42,7 +42,9 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
-    **{f"{axis}tick.{part}": value for axis in "xy" for part, value in (("color", QUIET), ("labelsize", 7.5))},
+    **{
+        f"{axis}tick.{part}": value for axis in "xy" for part, value in (("color", QUIET), ("labelsize", 7.5))
+    },
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
@@ -111,7 +113,7 @@ def training(history: pd.DataFrame, selected: int) -> Figure:
         low, high = np.nanquantile(rows[["bound", "held_out_bound"]].to_numpy(), [0.1, 0.999])
         ax.set(title=stage, xlabel="step", ylim=(low, high))
     axes[0].set_ylabel("bound (nats a user)")
-    looks = {"kept": {"lw": 1.8}, "another restart": {"color": QUIET, "lw": 0.9}}
+    looks: dict[str, dict[str, Any]] = {"kept": {"lw": 1.8}, "another restart": {"color": QUIET, "lw": 0.9}}
     looks["held-out users"] = {"lw": 0, "marker": "o", "mfc": "white", "ms": 4.5}
     handles = [Line2D([], [], label=name, **{"color": INK} | look) for name, look in looks.items()]
     axes[0].legend(handles=handles, loc="lower right")
@@ -177,7 +179,10 @@ def coefficients(mechanisms: Mechanisms) -> Figure:
                 ax.set_axis_off()
                 continue
             ax.axvline(0, color=RULE, lw=1, zorder=0)
-            for part, shift, marker, fill in (("location", -0.17, "o", hue), ("log_scale", 0.17, "D", "white")):
+            for part, shift, marker, fill in (
+                ("location", -0.17, "o", hue),
+                ("log_scale", 0.17, "D", "white"),
+            ):
                 value, sd = (np.asarray(own[name])[shown, k] for name in (part, f"{part}_sd"))
                 y = np.arange(len(shown)) + shift
                 ax.errorbar(value, y, xerr=Z90 * sd, fmt=marker, color=hue, mfc=fill, ms=4, lw=1.3, zorder=3)
@@ -238,7 +243,8 @@ def _density_panel(ax: Axes, values: pd.Series, covariate: pd.Series | None, hue
         thirds = np.ceil(3 * covariate.rank(pct=True))
         levels = covariate if covariate.nunique() <= 3 else thirds
         ax.set_xlabel(f"by {label(str(covariate.name))}", labelpad=2)
-    grid = np.linspace(*values.quantile([0.003, 0.997]), 200)
+    low, high = values.quantile([0.003, 0.997]).to_numpy()
+    grid = np.linspace(low, high, 200)
     groups = [group for _, group in values.groupby(levels) if group.nunique() > 2]
     for depth, group in zip(np.linspace(0, 1, len(groups) + 1)[1:], groups, strict=True):
         density = gaussian_kde(group)(grid)
@@ -356,7 +362,8 @@ def _by_channel(factors: Sequence[str]) -> list[list[str]]:
 
 def _names(factors: pd.DataFrame) -> list[str]:
     """The factors of a table, platform first."""
-    return sum(_by_channel([c for c in factors if c.rpartition("_")[2].isdigit()]), [])
+    named = [c for c in factors if c.rpartition("_")[2].isdigit()]
+    return [name for own in _by_channel(named) for name in own]
 
 
 def _rows(factors: Sequence[str], longest: int = 5) -> list[list[str]]:

@@ -25,8 +25,14 @@ Run = dict[str, Any]
 
 CHANNELS = ("platform", "preference")
 MEND = "restore it from a copy of the run, or fit again into a new folder"
-CONFIG_KEYS = ["version", "name", "platform_factors", "preference_factors", "exposure_covariates", "preference_covariates", "categories", "users", "held_out_users", "search_events", "recommendation_events", "settings.restarts", "seconds"]
-CHANNEL_KEYS = ["identifiability.verdict.{0}", "identifiability.channels.{0}.mcc", "identifiability.channels.{0}.modulation", "mechanisms.{0}.covariates", "mechanisms.{0}.location", "mechanisms.{0}.location_sd", "mechanisms.{0}.log_scale", "mechanisms.{0}.log_scale_sd"]
+CONFIG_KEYS = ["version", "name", "platform_factors", "preference_factors", "exposure_covariates"]
+CONFIG_KEYS += ["preference_covariates", "categories", "users", "held_out_users", "search_events"]
+CONFIG_KEYS += ["recommendation_events", "settings.restarts", "seconds"]
+MECHANISM_KEYS = ("covariates", "location", "location_sd", "log_scale", "log_scale_sd")
+CHANNEL_KEYS = [
+    f"identifiability.{part}" for part in ("verdict.{0}", "channels.{0}.mcc", "channels.{0}.modulation")
+]
+CHANNEL_KEYS += [f"mechanisms.{{0}}.{part}" for part in MECHANISM_KEYS]
 REPORT_KEYS = ["restarts", "factor_categories", "held_out_bound.mean", "held_out_bound.standard_error"]
 REPORT_KEYS += [key.format(channel) for channel in CHANNELS for key in CHANNEL_KEYS]
 TEXT = {"user_id", "stage", "source", "target"}  # all other columns hold numbers
@@ -196,7 +202,9 @@ def _factors(run: Run) -> Picture:
 def _graph(run: Run) -> Picture:
     likely = run["graph"][run["graph"]["probability"] >= LIKELY]
     said = [f"{label(e.source)} to {label(e.target)}, weight {e.weight:.2f}" for e in likely.itertuples()]
-    alt = f"Edges drawn solid: {'; '.join(said) or 'none'}. Dashed and faint: {len(run['graph']) - len(said)}."
+    alt = (
+        f"Edges drawn solid: {'; '.join(said) or 'none'}. Dashed and faint: {len(run['graph']) - len(said)}."
+    )
     return Picture("graph", plots.graph(run["graph"], run["names"]), alt)
 
 

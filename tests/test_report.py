@@ -13,7 +13,14 @@ from pyro_hmvcrl.identifiability import ChannelEvidence, identifiability
 
 COVARIATES = {
     "platform": ["feed_share", "push_notifications", "new_interface", "autoplay_minutes"],
-    "preference": ["age", "tenure_months", "search_active_level", "sessions_per_week", "follows", "night_share"],
+    "preference": [
+        "age",
+        "tenure_months",
+        "search_active_level",
+        "sessions_per_week",
+        "follows",
+        "night_share",
+    ],
 }
 SIZES = {"platform": 2, "preference": 3}
 WEIGHTS = {("platform_1", "preference_1"): 0.57, ("platform_2", "preference_2"): -0.58}
@@ -68,7 +75,13 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
     covariates = pd.DataFrame({"user_id": columns["user_id"]} | table).iloc[order]
     covariates.to_parquet(folder / "covariates.parquet", index=False)
     edges = [
-        (p, q, WEIGHTS.get((p, q), rng.normal(0, 0.03)), 0.02, 1.0 if (p, q) in WEIGHTS else rng.uniform(0.02, 0.4))
+        (
+            p,
+            q,
+            WEIGHTS.get((p, q), rng.normal(0, 0.03)),
+            0.02,
+            1.0 if (p, q) in WEIGHTS else rng.uniform(0.02, 0.4),
+        )
         for p in names[: SIZES["platform"]]
         for q in names[SIZES["platform"] :]
     ]
@@ -86,7 +99,8 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
         "held_out_bound": {"mean": -95.97, "standard_error": 0.31},
         "graph": graph.to_dict("records"),
         "factor_categories": {
-            f: {w: [str(c) for c in rng.choice(24, 5, replace=False)] for w in ("raised", "lowered")} for f in names
+            f: {w: [str(c) for c in rng.choice(24, 5, replace=False)] for w in ("raised", "lowered")}
+            for f in names
         },
     }
     (folder / "report.json").write_text(json.dumps(report, allow_nan=False))
@@ -106,7 +120,11 @@ def _covariates(rng: np.random.Generator, channel: str, users: int) -> np.ndarra
     x = rng.normal(size=(users, len(COVARIATES[channel])))
     if channel == "platform":
         return np.column_stack([0.5 + 0.1 * x[:, 0], np.exp(0.5 * x[:, 1]), x[:, 2] > 0, 30 + 8 * x[:, 3]])
-    x[:, 0], x[:, 1], x[:, 2] = 35 + 9 * x[:, 0], rng.exponential(14, users), np.clip(np.rint(x[:, 2] + 3), 0, 6)
+    x[:, 0], x[:, 1], x[:, 2] = (
+        35 + 9 * x[:, 0],
+        rng.exponential(14, users),
+        np.clip(np.rint(x[:, 2] + 3), 0, 6),
+    )
     return x
 
 
