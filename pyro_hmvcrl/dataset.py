@@ -302,7 +302,7 @@ def _read_table(folder: Path, stem: str) -> _Table:
         if path.suffix == ".csv":
             return _Table(str(path), _read_csv(path), path)
         # Without pandas' metadata an index comes as a column, and row numbers are the file's.
-        return _Table(str(path), pq.read_table(path, partitioning=None).to_pandas(ignore_metadata=True))
+        return _Table(str(path), pq.read_table(path).to_pandas(ignore_metadata=True))
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         raise DatasetError(f"{path}: could not be read: {error}; write it again") from error
 
@@ -367,7 +367,9 @@ def _varies(values: pd.Series) -> bool:
 _USER = _check(_present, "missing; fill it in or drop the row")
 _ONCE = _check(lambda v: ~pd.Index(_coded(v)[0]).duplicated(), "this user has a row already; drop one")
 _FINITE = _check(lambda v: np.isfinite(_numbers(v)), "not a finite number; fill it in or drop the user")
-_VARIES = pa.Check(_varies, error="does not vary over users, so it anchors nothing; take this covariate out")
+_VARIES = pa.Check(
+    _varies, error="does not vary over users, or its variance overflows; take it out or rescale it"
+)
 _TIME = _check(_whole, "not an integer, milliseconds since the epoch; convert it")
 _CATEGORY = _check(_present, "missing; fill it in or drop the event")
 _ENGAGED = _check(lambda v: np.isin(_numbers(v), (0, 1)), "neither 0 nor 1; recode it or drop the event")

@@ -142,6 +142,15 @@ BAD = [
     bad_values("recommendation_events", "engaged", {20: None}, "neither 0 nor 1"),
     bad_values("search_events", "timestamp", {6: 1.5}, "found 1.5"),
     bad_values("search_events", "timestamp", {9: None}, "not an integer"),
+    bad_values("search_events", "timestamp", {8: 1e30}, "not an integer"),
+    Bad(
+        "covariate whose variance overflows",
+        lambda p: with_values(p, "users", "age", {2: 1e300}),
+        "users",
+        "age",
+        None,
+        "variance overflows",
+    ),
     Bad(
         "timestamp as text",
         lambda p: {**p, "search_events": p["search_events"].assign(timestamp="2023-05-22 14:30")},
@@ -403,6 +412,12 @@ def test_ids_and_categories_agree_across_types(users_as: str, events_as: str, tm
     np.testing.assert_array_equal(found.engagement, expected[2])
     assert found.search_events["user_id"].isin(found.user_id).all()
     assert set(found.search_events["category"]) <= set(found.categories)
+
+
+def test_an_integer_and_its_text_are_one_user(tmp_path: Path) -> None:
+    twins = with_values(content(), "users", "user_id", {2: 7, 5: "7"})
+    with pytest.raises(DatasetError, match=r"column 'user_id', row 6: this user has a row already"):
+        write(tmp_path / "set", twins)
 
 
 def test_csv_ids_keep_their_zeros(tmp_path: Path) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from pyro_hmvcrl import plots
 from pyro_hmvcrl.identifiability import ChannelEvidence, identifiability
+from pyro_hmvcrl.report import ReportError, trust, write_report
 
 COVARIATES = {
     "platform": ["feed_share", "push_notifications", "new_interface", "autoplay_minutes"],
@@ -139,3 +145,99 @@ def _training(stage: str, restart: int, steps: int, end: float, rng: np.random.G
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     return {name: write_run(folder / name, truth=name == "simulated") for name in ("simulated", "real")}
+
+
+def page_of(run: Path) -> str:
+    return write_report(run).read_text()
+
+
+@pytest.mark.parametrize("name", ["simulated", "real"])
+def test_the_page_stands_alone_and_says_the_verdict_first(runs, name):
+    page = page_of(runs[name])
+    report = json.loads((runs[name] / "report.json").read_text())
+    for sentences in report["identifiability"]["verdict"].values():
+        for sentence in sentences:
+            shown = html.escape(sentence).replace("&#x27;", "&#39;")
+            assert shown[1:] in page  # the page starts sentences with a capital
+    assert page.index("identified") < page.index("<img")
+    assert "simulated &lt;world&gt;" in page
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "@import" not in page
+
+
+@pytest.mark.parametrize("name", ["simulated", "real"])
+def test_every_figure_has_words_for_those_who_do_not_see_it(runs, name):
+    images = re.findall(r"<img\b[^>]*>", page_of(runs[name]))
+    assert len(images) >= 5
+    assert all(len(re.search(r'alt="([^"]*)"', image)[1]) > 30 for image in images)
+
+
+def test_figures_are_written_as_png_and_svg(runs):
+    write_report(runs["simulated"])
+    names = {p.name for p in (runs["simulated"] / "figures").iterdir()}
+    figures = {"overview", "factors", "graph", "modulation", "coefficients", "training"}
+    assert names == {f"{figure}.{kind}" for figure in figures for kind in ("png", "svg")}
+
+
+def test_the_oracle_is_shown_where_the_truth_is_known_and_only_there(runs):
+    assert "Oracle ceiling" in page_of(runs["simulated"])
+    assert "Oracle ceiling" not in page_of(runs["real"])
+
+
+def test_the_graph_shows_the_weights_of_its_file(runs):
+    graph = pd.read_csv(runs["simulated"] / "graph.csv")
+    figure = plots.graph(graph, [f"{c}_{k + 1}" for c, n in SIZES.items() for k in range(n)])
+    written = {text.get_text() for ax in figure.axes for text in ax.texts}
+    for weight in graph.loc[graph["probability"] > 0.5, "weight"]:
+        assert f"{weight:+.2f}".replace("-", "−") in written
+    assert {"platform 1", "preference 3"} <= written
+
+
+@pytest.mark.parametrize(
+    ("sentences", "level"),
+    [
+        (["preference is identified up to order, sign and scale of each factor: ..."], "good"),
+        (["preference is identified only up to rotation: ..."], "no"),
+        (["preference could be identified up to order ...", "restarts disagree (MCC 0.80): ..."], "no"),
+        (["preference is separated by scale, but short of the full condition for identification"], "care"),
+    ],
+)
+def test_whether_to_believe_a_channel_follows_its_verdict(sentences, level):
+    assert trust(sentences)[0] == level
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("report.json", None, "report.json"),
+        ("report.json", "{", "report.json"),
+        ("config.json", "{}", "config.json"),
+        ("graph.csv", "source,target\n", "graph.csv"),
+        ("factors.parquet", "nonsense", "factors.parquet"),
+    ],
+)
+def test_a_malformed_run_is_named_and_nothing_is_written(runs, tmp_path, file, content, message):
+    run = tmp_path / "run"
+    shutil.copytree(runs["real"], run, ignore=shutil.ignore_patterns("figures", "report.html"))
+    (run / file).unlink()
+    if content is not None:
+        (run / file).write_text(content)
+    with pytest.raises(ReportError, match=message):
+        write_report(run)
+    assert not (run / "report.html").exists()
+    assert not (run / "figures").exists()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no headless browser here")
+def test_a_real_browser_renders_the_page(runs, tmp_path):
+    page, picture = write_report(runs["simulated"]), tmp_path / "page.png"
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-sync",
+    ]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,1400", f"--screenshot={picture}"]
+    subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, timeout=90)
+    assert picture.stat().st_size > 30_000
