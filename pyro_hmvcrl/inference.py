@@ -20,7 +20,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +77,10 @@ class Settings:
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in (
-            "platform_factors",
-            "preference_factors",
-            "restarts",
-            "steps",
-            "batch_size",
-            "encoder_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and field.name != "seed" and value < 1:
+                raise ValueError(f"{field.name} is {value}: it must be at least 1")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device is {self.device!r}: choose auto, cpu or cuda")
 
@@ -110,9 +104,7 @@ class Fit:
     restarts: list[Restart]
     selected: int
     history: pd.DataFrame
-    bound: tuple[
-        float, float
-    ]  # of the fitted guide at the held-out users: mean and standard error, nats a user
+    bound: tuple[float, float]  # of the guide at the held-out users: mean and standard error, nats a user
 
 
 # --- The bound -----------------------------------------------------------------------------------------------
