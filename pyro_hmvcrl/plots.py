@@ -101,17 +101,19 @@ def training(history: pd.DataFrame, selected: int) -> Figure:
     figure = Figure(figsize=(9, 3), layout="constrained")
     axes = figure.subplots(1, len(stages), squeeze=False)[0]
     for ax, stage in zip(axes, stages, strict=True):
-        rows = history[history["stage"] == stage]
+        rows, shown = history[history["stage"] == stage], []
         for restart, run in sorted(rows.groupby("restart"), key=lambda item: item[0] == selected):
             color, width = (INK, 1.8) if restart in (selected, -1) else (QUIET, 0.9)
             window = max(1, len(run) // 40)
             smooth = run.set_index("step")["bound"].rolling(window, min_periods=1).mean()
             ax.plot(smooth.iloc[:: max(1, len(run) // 400)], color=color, lw=width)
+            shown.append(smooth)
             held = run.dropna(subset="held_out_bound")
             ax.plot(held["step"], held["held_out_bound"], "o", color=color, ms=4.5, mfc="white", zorder=4)
+            shown.append(held["held_out_bound"])
         # the first steps are far below and would flatten all that follows
-        low, high = np.nanquantile(rows[["bound", "held_out_bound"]].to_numpy(), [0.1, 0.999])
-        ax.set(title=stage, xlabel="step", ylim=(low, high))
+        low, high = np.quantile(pd.concat(shown), [0.06, 1])
+        ax.set(title=stage, xlabel="step", ylim=(low, high + 0.1 * (high - low)))
     axes[0].set_ylabel("bound (nats a user)")
     looks: dict[str, dict[str, Any]] = {"kept": {"lw": 1.8}, "another restart": {"color": QUIET, "lw": 0.9}}
     looks["held-out users"] = {"lw": 0, "marker": "o", "mfc": "white", "ms": 4.5}
