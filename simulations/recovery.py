@@ -195,9 +195,8 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
                 g[f"{channel}_weak_mcc"], jitter, marker="x", s=22, color="0.6", label="weak (affine) MCC"
             )
             ax.scatter(g[f"{channel}_mcc"], jitter, s=24, color=colour, label="MCC")
-        ax.axvline(
-            results[f"{channel}_null"].iloc[0], color="0.5", ls=":", lw=1, label="random rotation (mean)"
-        )
+            null = g[f"{channel}_null"].iloc[0]
+            ax.vlines(null, y - 0.4, y + 0.4, color="0.5", ls=":", label="random rotation (mean)")
         ax.set_title(f"{channel} factors, held-out users: every replication", fontsize=10)
         ax.set_xlabel("MCC")
         ax.spines[["top", "right"]].set_visible(False)
