@@ -4,7 +4,7 @@ Worlds of the ``hard`` recovery design (3 + 3 factors, 30 categories) with more 
 ``pyro-hmvcrl fit`` in a process of its own on all cores.  Writes ``simulations/cost/results.csv``: users, events,
 seconds (wall clock, whole process) and peak memory of the process in MiB.
 
-Run  ``python simulations/cost.py`` (about ten minutes on two cores), or with the numbers of users as arguments.
+Run  ``python simulations/cost.py`` (about eleven minutes on two cores), or with the numbers of users as arguments.
 """
 
 from __future__ import annotations
