@@ -14,7 +14,8 @@ Methods       ``pyro-hmvcrl fit`` with default settings; the oracle (posterior m
               the random-rotation null.
 Performance   MCC and its ratio to the oracle's, weak MCC, largest error of an edge; medians over data seeds.
 
-Run           ``python simulations/recovery.py`` (resumable; ``--quick`` for a small form; about an hour on two cores).  Results: ``simulations/recovery/results.csv``, ``summary.md`` and ``recovery.png``.
+Run           ``python simulations/recovery.py`` (resumable; ``--quick`` for a small form; about an hour on two
+              cores).  Results: ``simulations/recovery/results.csv``, ``summary.md`` and ``recovery.png``.
 """
 
 from __future__ import annotations
