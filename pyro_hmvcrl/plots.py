@@ -8,7 +8,7 @@ channel and its column (from 1) in the mechanisms, which map a channel to its co
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -71,15 +71,11 @@ def label(name: str, width: int = 24) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def strongest(mechanisms: Mechanisms, factor: str, parts: Iterable[str], besides: str = "") -> str | None:
-    """The covariate that moves `parts` (location, log_scale) of a factor most; None if there is none."""
+def strongest(mechanisms: Mechanisms, factor: str, *parts: str) -> str:
+    """The covariate that moves `parts` (location, log_scale) of a factor most; empty if there is none."""
     mechanism, k = mechanisms[_channel(factor)], int(factor.rpartition("_")[2]) - 1
-    strength = {
-        name: sum(mechanism[part][i][k] ** 2 for part in parts)
-        for i, name in enumerate(mechanism["covariates"])
-        if name != besides
-    }
-    return max(strength, key=lambda name: strength[name], default=None)
+    strength = {c: sum(mechanism[p][i][k] ** 2 for p in parts) for i, c in enumerate(mechanism["covariates"])}
+    return max(strength, key=lambda name: strength[name], default="")
 
 
 def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -124,18 +120,17 @@ def training(history: pd.DataFrame, selected: int) -> Figure:
 
 @_styled
 def modulation(factors: pd.DataFrame, covariates: pd.DataFrame, mechanisms: Mechanisms) -> Figure:
-    """Each factor against the covariate that moves its location most, and below it its scale most (of the rest).
+    """Each factor against the covariate that moves its location most, and below it, if another, its scale most.
 
     `factors` has every factor's posterior mean and ``<factor>_sd``; `covariates` the same users in the same order,
     in their own units. The band is one standard deviation of the factor in a bin, posterior sd included.
     """
-    rows: list[list[tuple[str, str, str]]] = []
-    for names in _rows([f for f in _names(factors) if len(mechanisms[_channel(f)]["covariates"])]):
-        first = [strongest(mechanisms, f, ["location"]) or "" for f in names]
-        second = [strongest(mechanisms, f, ["log_scale"], x) for f, x in zip(names, first, strict=True)]
-        rows.append([(f, "location", x) for f, x in zip(names, first, strict=True)])
-        rows.append([(f, "scale", x) for f, x in zip(names, second, strict=True) if x])
-    rows = [row for row in rows if row]
+    rows: list[list[tuple[str, str, str] | None]] = []
+    for names in _rows([f for f in _names(factors) if mechanisms[_channel(f)]["covariates"]]):
+        moved = [(f, *(strongest(mechanisms, f, part) for part in ("location", "log_scale"))) for f in names]
+        rows.append([(f, "location" if x != y else "location and scale", x) for f, x, y in moved])
+        rows.append([(f, "scale", y) if x != y else None for f, x, y in moved])
+    rows = [row for row in rows if any(row)]
     figure = Figure(figsize=(2.5 * max(map(len, rows)), 1.95 * len(rows)), layout="constrained")
     for (f, part, covariate), ax in _panels(figure, rows).items():
         _binned_panel(ax, covariates[covariate], factors[f], factors[f"{f}_sd"], HUES[_channel(f)])
@@ -214,7 +209,7 @@ def _draw_factors(
     parent: FigureBase, factors: pd.DataFrame, covariates: pd.DataFrame, mechanisms: Mechanisms
 ) -> None:
     for f, ax in _panels(parent, _rows(_names(factors))).items():
-        covariate, hue = strongest(mechanisms, f, ["location", "log_scale"]), HUES[_channel(f)]
+        covariate, hue = strongest(mechanisms, f, "location", "log_scale"), HUES[_channel(f)]
         if f"{f}_true" in factors:
             _recovery_panel(ax, factors[f"{f}_true"], factors[f], hue)
         else:
@@ -231,9 +226,10 @@ def _recovery_panel(ax: Axes, truth: pd.Series, estimate: pd.Series, hue: str) -
     reach = 1.25 * np.quantile(np.abs(dots - truth.mean()), 0.99)
     limits = truth.mean() - reach, truth.mean() + reach
     ax.plot(limits, limits, color=QUIET, lw=0.7, ls=(0, (1, 2)), zorder=0)
-    look = {"cmap": fade, "vmin": 0, "vmax": 1.15 * density.max(), "lw": 0, "rasterized": True}
+    look = {"cmap": fade, "vmin": 0, "vmax": 1.4 * density.max(), "lw": 0, "rasterized": True}
     ax.scatter(*dots[:, order], s=9, c=density[order], **look)
-    ax.set(xlim=limits, ylim=limits, xlabel="true", ylabel="recovered", aspect="equal")
+    ax.set(xlim=limits, ylim=limits, xlabel="true", aspect="equal")
+    ax.set_ylabel("recovered", labelpad=1)
     ax.locator_params(nbins=5)
     r = np.corrcoef(truth, estimate)[0, 1]
     ax.text(0.05, 0.98, f"r = {r:.3f}", transform=ax.transAxes, va="top")
@@ -320,7 +316,7 @@ def _curves(edges: pd.DataFrame, centre: Mapping[str, Array], box: Array) -> Arr
 
 def _label_edges(ax: Axes, weights: Array, curves: Array) -> None:
     """Write each weight on its curve, farthest from the other curves and, above all, from other labels."""
-    t = np.linspace(0.15, 0.85, 41)[:, None, None]
+    t = np.linspace(0.2, 0.8, 41)[:, None, None]
     a, b, c, d = curves.transpose(1, 0, 2)
     points = (1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d  # (41, E, 2)
     size = np.array([0.5, 0.2])  # of a label: distances are counted in labels
@@ -374,14 +370,15 @@ def _rows(factors: Sequence[str], longest: int = 5) -> list[list[str]]:
 
 
 def _panels(parent: FigureBase, rows: Sequence[Sequence[Any]]) -> dict[Any, Axes]:
-    """An axes for every key, rows centred."""
+    """An axes for every key, rows centred; None leaves its place empty."""
     widest = max(map(len, rows))
     grid = parent.add_gridspec(len(rows), 2 * widest)
     axes = {}
     for r, row in enumerate(rows):
         for i, key in enumerate(row):
             start = widest - len(row) + 2 * i
-            axes[key] = parent.add_subplot(grid[r, start : start + 2])
+            if key is not None:
+                axes[key] = parent.add_subplot(grid[r, start : start + 2])
     return axes
 
 

@@ -192,7 +192,7 @@ def _factors(run: Run) -> Picture:
     said = [
         f"{label(f)} correlates {factors[f].corr(factors[f'{f}_true']):.3f} with the truth"
         if f"{f}_true" in factors
-        else f"{label(f)} by thirds of {strongest(run['mechanisms'], f, ['location', 'log_scale'])}"
+        else f"{label(f)} by thirds of {strongest(run['mechanisms'], f, 'location', 'log_scale')}"
         for f in run["names"]
     ]
     figure = plots.factor_panels(factors, run["covariates"], run["mechanisms"])
@@ -209,7 +209,7 @@ def _graph(run: Run) -> Picture:
 
 
 def _modulation(run: Run) -> Picture | None:
-    moved = {f: strongest(run["mechanisms"], f, ["location"]) for f in run["names"]}
+    moved = {f: strongest(run["mechanisms"], f, "location") for f in run["names"]}
     said = "; ".join(f"{label(f)} by {covariate}" for f, covariate in moved.items() if covariate)
     if not said:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import FancyArrowPatch
 
 from pyro_hmvcrl import plots
 from pyro_hmvcrl.identifiability import ChannelEvidence, identifiability
@@ -29,6 +32,7 @@ COVARIATES = {
     ],
 }
 SIZES = {"platform": 2, "preference": 3}
+NAMES = [f"{c}_{k + 1}" for c, n in SIZES.items() for k in range(n)]
 WEIGHTS = {("platform_1", "preference_1"): 0.57, ("platform_2", "preference_2"): -0.58}
 OTHERS = {"platform": "preference", "preference": "platform"}
 
@@ -40,6 +44,7 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
     units = {c: _covariates(rng, c, users) for c in COVARIATES}
     standard = {c: (x - x.mean(0)) / x.std(0) for c, x in units.items()}
     mechanisms, evidence, columns = {}, {}, {"user_id": [f"u{i}" for i in rng.permutation(users)]}
+    unlike = (0.1, 0.1, 0.1) if truth else (0.1, 2.0, 2.0)  # how far restarts are from what was kept
     true: dict[str, np.ndarray] = {}
     for channel, k in SIZES.items():
         d = len(COVARIATES[channel])
@@ -65,7 +70,7 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
             covariates=standard[channel][held], other_covariates=standard[OTHERS[channel]][held],
             kl=np.log(1 / sd)[held], truth=z[held] if truth else None,
             oracle=(z + sd * rng.normal(size=z.shape))[held] if truth else None,
-            restarts=[estimate[held] + e * rng.normal(size=(held.sum(), k)) for e in (0.05, 0.1, 0.1, 1.5)],
+            restarts=[estimate[held] + e * rng.normal(size=(held.sum(), k)) for e in unlike],
             n_train=int((~held).sum()),
         )  # fmt: skip
         mechanisms[channel] = {
@@ -74,7 +79,6 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
             "log_scale": log_scale.tolist(), "log_scale_sd": rng.uniform(0.02, 0.05, (d, k)).tolist(),
         }  # fmt: skip
     folder.mkdir(parents=True)
-    names = [f"{c}_{j + 1}" for c, k in SIZES.items() for j in range(k)]
     pd.DataFrame(columns | {"held_out": held}).to_parquet(folder / "factors.parquet")
     table = {n: units[c][:, i] for c in COVARIATES for i, n in enumerate(COVARIATES[c])}
     order = rng.permutation(users)  # covariates.parquet has the dataset's order, not factors.parquet's
@@ -88,8 +92,8 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
             0.02,
             1.0 if (p, q) in WEIGHTS else rng.uniform(0.02, 0.4),
         )
-        for p in names[: SIZES["platform"]]
-        for q in names[SIZES["platform"] :]
+        for p in NAMES[: SIZES["platform"]]
+        for q in NAMES[SIZES["platform"] :]
     ]
     graph = pd.DataFrame(edges, columns=["source", "target", "weight", "sd", "probability"])
     graph.to_csv(folder / "graph.csv", index=False)
@@ -106,7 +110,7 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
         "graph": graph.to_dict("records"),
         "factor_categories": {
             f: {w: [str(c) for c in rng.choice(24, 5, replace=False)] for w in ("raised", "lowered")}
-            for f in names
+            for f in NAMES
         },
     }
     (folder / "report.json").write_text(json.dumps(report, allow_nan=False))
@@ -172,6 +176,21 @@ def test_every_figure_has_words_for_those_who_do_not_see_it(runs, name):
     assert all(len(re.search(r'alt="([^"]*)"', image)[1]) > 30 for image in images)
 
 
+@pytest.mark.parametrize("bare", [["platform"], ["platform", "preference"]])
+def test_a_channel_without_covariates_is_reported_too(runs, tmp_path, bare):
+    run = tmp_path / "run"
+    shutil.copytree(runs["real"], run, ignore=shutil.ignore_patterns("figures", "report.html"))
+    config, report = (json.loads((run / f"{name}.json").read_text()) for name in ("config", "report"))
+    for channel in bare:
+        config[{"platform": "exposure_covariates"}.get(channel, "preference_covariates")] = []
+        report["mechanisms"][channel] = {key: [] for key in report["mechanisms"][channel]}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "report.json").write_text(json.dumps(report))
+    page = page_of(run)
+    assert "covariates: none" in page
+    assert ("Factors against covariates" in page) == (len(bare) == 1)
+
+
 def test_figures_are_written_as_png_and_svg(runs):
     write_report(runs["simulated"])
     names = {p.name for p in (runs["simulated"] / "figures").iterdir()}
@@ -186,11 +205,32 @@ def test_the_oracle_is_shown_where_the_truth_is_known_and_only_there(runs):
 
 def test_the_graph_shows_the_weights_of_its_file(runs):
     graph = pd.read_csv(runs["simulated"] / "graph.csv")
-    figure = plots.graph(graph, [f"{c}_{k + 1}" for c, n in SIZES.items() for k in range(n)])
+    figure = plots.graph(graph, NAMES)
     written = {text.get_text() for ax in figure.axes for text in ax.texts}
     for weight in graph.loc[graph["probability"] > 0.5, "weight"]:
         assert f"{weight:+.2f}".replace("-", "−") in written
     assert {"platform 1", "preference 3"} <= written
+
+
+def test_every_edge_is_drawn_and_unlikely_ones_are_dashed_and_faint(runs):
+    graph = pd.read_csv(runs["simulated"] / "graph.csv")
+    (ax,) = plots.graph(graph, NAMES).axes
+    arrows = {arrow.get_gid(): arrow for arrow in ax.patches if isinstance(arrow, FancyArrowPatch)}
+    assert set(arrows) == set(graph["source"] + "->" + graph["target"])
+    for edge in graph.itertuples():
+        arrow, likely = arrows[f"{edge.source}->{edge.target}"], edge.probability >= 0.5
+        assert (arrow.get_linestyle() == "-") == likely
+        assert (arrow.get_alpha() > 0.45) == likely
+
+
+def test_labels_of_a_dense_graph_do_not_overlap():
+    rng, factors = np.random.default_rng(0), [f"{c}_{k + 1}" for c in SIZES for k in range(4)]
+    pairs = [pair[:: rng.choice([-1, 1])] for pair in itertools.product(factors[:4], factors[4:])]
+    graph = pd.DataFrame(pairs, columns=["source", "target"]).assign(probability=1.0)
+    figure = plots.graph(graph.assign(weight=rng.normal(0, 0.5, len(pairs))), factors)
+    FigureCanvasAgg(figure).draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 @pytest.mark.parametrize(
