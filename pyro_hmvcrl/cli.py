@@ -115,9 +115,10 @@ def encode(
         fitted = load_run(run)
         factors = fitted.encode(read_dataset(dataset, categories=fitted.categories))
         partial = out.with_name(f".{out.name}.partial")
-        factors.to_parquet(partial, index=False) if out.suffix == ".parquet" else factors.to_csv(
-            partial, index=False
-        )
+        if out.suffix == ".parquet":
+            factors.to_parquet(partial, index=False)
+        else:
+            factors.to_csv(partial, index=False)
         os.replace(partial, out)
     typer.echo(f"{out}: factors of {len(factors):,} users")
 

@@ -20,7 +20,8 @@ import shutil
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,12 +33,11 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 Channel = Literal["platform", "preference"]
+CHANNELS: tuple[Channel, Channel] = ("platform", "preference")
 
 TABLES = ("users", "search_events", "recommendation_events")
-KEYS = (
-    "user_id",
-    "category",
-)  # in CSV, text as it stands: "007" is not 7, and a category may be called "None"
+# Text as it stands in CSV: "007" is not 7, and a category may be called "None".
+KEYS = ("user_id", "category")
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")  # in CSV's other columns
 
 
@@ -215,9 +215,7 @@ def write_dataset(
     tables = [_Table(str(folder / f"{stem}.{format}"), f.reset_index(drop=True)) for stem, f in frames]
     checked = _assemble(description, tables)
 
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")  # beside the target: same file system
-    temporary.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as temporary:
         for file, content in (extra_files or {}).items():
             (temporary / file).write_bytes(content)
         (temporary / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -227,6 +225,15 @@ def write_dataset(
                 frame.to_csv(path, index=False)
             else:
                 frame.to_parquet(path, index=False)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which becomes `folder` if all goes well, and nothing otherwise."""
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")  # beside the target: same file system
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -34,11 +34,8 @@ class CategoryDecoder(nn.Module):
 
     def forward(self, factors: Tensor) -> Tensor:
         """``(..., K) -> (..., C)``."""
-        return (
-            self.intercept
-            + factors @ self.linear
-            + torch.tanh(factors @ self.inner + self.shift) @ self.outer
-        )
+        hidden = torch.tanh(factors @ self.inner + self.shift)
+        return self.intercept + factors @ self.linear + hidden @ self.outer
 
     def jacobian(self, factors: Tensor) -> Tensor:
         """Derivative of the logits by the factors, ``(..., K) -> (..., K, C)``."""
@@ -87,9 +84,8 @@ class CategoryEvents(EventCounts):
         cumulative = self.logits.softmax(-1).cumsum(-1).expand(shape).contiguous()
         category = torch.searchsorted(cumulative, uniform).clamp_max(shape[-1] - 1)
         happened = torch.arange(uniform.shape[-1], device=uniform.device) < self.total.unsqueeze(-1)
-        return torch.zeros_like(cumulative).scatter_add_(
-            -1, category, happened.expand_as(uniform).to(cumulative)
-        )
+        happened = happened.expand_as(uniform).to(cumulative)
+        return torch.zeros_like(cumulative).scatter_add_(-1, category, happened)
 
 
 class EngagementEvents(EventCounts):
@@ -103,6 +99,5 @@ class EngagementEvents(EventCounts):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         shape = self.shape(sample_shape)
-        return torch.binomial(
-            self.total.expand(shape).contiguous(), self.logits.sigmoid().expand(shape).contiguous()
-        )
+        probability = self.logits.sigmoid().expand(shape).contiguous()
+        return torch.binomial(self.total.expand(shape).contiguous(), probability)

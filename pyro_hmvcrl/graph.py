@@ -64,15 +64,13 @@ class StructuralGraph(nn.Module):
         n = len(weights)
         reaches = torch.eye(n, dtype=torch.bool)  # reaches[j, k]: a path j -> k, or j = k
         allowed = torch.zeros(n, n)
-        for edge in (
-            (weights.detach().cpu().abs() * self.allowed.cpu()).flatten().argsort(descending=True).tolist()
-        ):
+        strength = weights.detach().cpu().abs() * self.allowed.cpu()
+        for edge in strength.flatten().argsort(descending=True).tolist():
             source, target = divmod(edge, n)
             if self.allowed[source, target] and not reaches[target, source]:
                 allowed[source, target] = 1
                 reaches |= reaches[:, source : source + 1] & reaches[target : target + 1, :]
         self.allowed.copy_(allowed)
-        self.order.copy_(
-            reaches.sum(0).argsort(stable=True)
-        )  # a factor has more ancestors than its ancestors do
+        # A factor has more ancestors than any of its ancestors has.
+        self.order.copy_(reaches.sum(0).argsort(stable=True))
         self.oriented.fill_(True)

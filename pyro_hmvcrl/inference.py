@@ -352,7 +352,8 @@ def _run_restart(
 def _amortise(
     start: ExpansionGuide, train: Logs, settings: Settings, checkpoints: Path | None, progress: bool
 ) -> tuple[TransformerGuide, list[float]]:
-    torch.manual_seed(_seed(settings, settings.restarts))
+    seed = _seed(settings, settings.restarts)
+    torch.manual_seed(seed)
     guide = TransformerGuide(start.model).to(train.index.device)
     guide.coefficients = start.coefficients
     fitted = set(start.parameters())
@@ -362,7 +363,6 @@ def _amortise(
     stage = Stage(
         "encoders", settings.encoder_steps, settings.encoder_batch_size, 0.01, UserELBO(2, False), warm_up=50
     )
-    seed = _seed(settings, settings.restarts)
     return guide, optimise(stage, guide, encoders, train, seed, checkpoints, progress=progress)
 
 

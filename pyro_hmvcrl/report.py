@@ -19,11 +19,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pyro_hmvcrl import plots
+from pyro_hmvcrl.dataset import CHANNELS
 from pyro_hmvcrl.plots import LIKELY, label, strongest
 
 Run = dict[str, Any]
 
-CHANNELS = ("platform", "preference")
 MEND = "restore it from a copy of the run, or fit again into a new folder"
 CONFIG_KEYS = ["version", "name", "platform_factors", "preference_factors", "exposure_covariates"]
 CONFIG_KEYS += ["preference_covariates", "categories", "users", "held_out_users", "search_events"]

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from scipy.stats import laplace, norm
 
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl._arviz import inference_data
-from pyro_hmvcrl.dataset import Channel, Dataset, Standardisation, read_dataset
+from pyro_hmvcrl.dataset import CHANNELS, Dataset, Standardisation, read_dataset, whole_folder
 from pyro_hmvcrl.guide import TransformerGuide
 from pyro_hmvcrl.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
 from pyro_hmvcrl.inference import (
@@ -39,7 +37,6 @@ from pyro_hmvcrl.inference import (
 )
 from pyro_hmvcrl.model import HMVCRL, Logs
 
-CHANNELS: tuple[Channel, Channel] = ("platform", "preference")
 ENCODE_BATCH = 4_096  # users at a time, which bounds the encoders' memory
 Array = NDArray[np.float64]
 
@@ -89,14 +86,11 @@ class Run:
         spread = factors[names].std(ddof=0).to_numpy()
         rows = []
         for j, k in self.guide.model.graph.allowed.nonzero().tolist():
-            weight, sd = (
-                coefficients.loc["edges"][j, k].item(),
-                coefficients.log_sd["edges"][j, k].exp().item(),
-            )
+            weight = coefficients.loc["edges"][j, k].item()
+            sd = coefficients.log_sd["edges"][j, k].exp().item()
             against = norm.pdf(0, weight, sd) / laplace.pdf(0, scale=self.guide.model.priors["edges"][1])
             to_standard = spread[j] / spread[k]
-            row = (names[j], names[k], weight * to_standard, sd * to_standard, 1 / (1 + against))
-            rows.append(row)
+            rows.append((names[j], names[k], weight * to_standard, sd * to_standard, 1 / (1 + against)))
         return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])
 
     def to_arviz(self, draws: int = 1_000, seed: int = 0) -> Any:
@@ -218,7 +212,8 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     run = Run(
         found.guide, found.standardisation, dataset.categories, _config(dataset, settings, found, seconds)
     )
-    _write_folder(out, lambda folder: _write_run(run, found, dataset, truth, folder))
+    with whole_folder(out) as folder:
+        _write_run(run, found, dataset, truth, folder)
     shutil.rmtree(checkpoints)
     return run
 
@@ -263,17 +258,6 @@ def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(mark)
     return folder
-
-
-def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        write(partial)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folder: Path) -> None:

@@ -71,7 +71,6 @@ DESIGNS: dict[str, dict[str, Any]] = {
 SEEDS = {"default": 10, "hard": 10}
 NEGATIVE_SEEDS = 3
 NEGATIVE_SETTINGS = {"encoder_steps": 1_000}  # what is lost there is lost before the encoders come in
-COLUMNS = ("mcc", "mcc_lower", "mcc_upper", "oracle", "ratio", "weak_mcc", "null", "floor", "within")
 
 
 def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
@@ -85,12 +84,12 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
     if quick:
         steps = {"restarts": 1, "steps": 60, "encoder_steps": 60}
     settings = Settings(world.platform_factors, world.preference_factors, seed=seed, device="cpu", **steps)
-    scratch = Path(tempfile.gettempdir()) / f"hmvcrl-{design}-{seed}{'-quick' if quick else ''}"
-    shutil.rmtree(scratch / "run", ignore_errors=True)
-    if not (scratch / "data").exists():
-        write_simulation(simulate(world, seed), scratch / "data", seed)
-        if design == "permuted_covariates":
-            _permute(scratch / "data", world.preference_names, seed)
+    scratch = parts / f"{design}-{seed}"
+    for folder in ("data", "run"):  # made anew from the seed; only the fit's checkpoints outlive a killed run
+        shutil.rmtree(scratch / folder, ignore_errors=True)
+    write_simulation(simulate(world, seed), scratch / "data", seed)
+    if design == "permuted_covariates":
+        _permute(scratch / "data", world.preference_names, seed)
     fit_folder(scratch / "data", scratch / "run", settings)
     row = {"design": design, "seed": seed, **compare(scratch / "data", scratch / "run")}
     partial = part.with_suffix(".partial")
@@ -105,19 +104,26 @@ def compare(data: Path, run: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"seconds": json.loads((run / "config.json").read_text())["seconds"]}
     signs, matched = {}, {}
     for channel, r in report["identifiability"]["channels"].items():
-        values = (r["mcc"]["value"], r["mcc"]["lower"], r["mcc"]["upper"], r["oracle"]["value"])
-        values += (
-            r["ratio_to_oracle"],
-            r["weak_mcc"],
-            r["rotation_null"]["mean"],
-            r["covariate_floor"]["value"],
-        )
-        values += (r["within_covariate_mcc"]["value"],)
-        row |= {f"{channel}_{name}": value for name, value in zip(COLUMNS, values, strict=True)}
+        row |= {f"{channel}_{name}": value for name, value in _figures(r).items()}
         row[f"{channel}_verdict"] = report["identifiability"]["verdict"][channel][0]
         for k, (j, sign) in enumerate(zip(r["mcc"]["assignment"], r["mcc"]["signs"], strict=True)):
             matched[f"{channel}_{k + 1}"], signs[f"{channel}_{k + 1}"] = f"{channel}_{j + 1}", sign
     return row | _edge_errors(data, report["graph"], matched, signs)
+
+
+def _figures(channel: dict[str, Any]) -> dict[str, float]:
+    """A channel's figures, as the columns of the results."""
+    return {
+        "mcc": channel["mcc"]["value"],
+        "mcc_lower": channel["mcc"]["lower"],
+        "mcc_upper": channel["mcc"]["upper"],
+        "oracle": channel["oracle"]["value"],
+        "ratio": channel["ratio_to_oracle"],
+        "weak_mcc": channel["weak_mcc"],
+        "null": channel["rotation_null"]["mean"],
+        "floor": channel["covariate_floor"]["value"],
+        "within": channel["within_covariate_mcc"]["value"],
+    }
 
 
 def _edge_errors(

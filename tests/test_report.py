@@ -281,3 +281,28 @@ def test_a_real_browser_renders_the_page(runs, tmp_path):
     flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,1400", f"--screenshot={picture}"]
     subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, timeout=90)
     assert picture.stat().st_size > 30_000
+
+
+def test_the_strongest_covariate_is_the_one_with_the_largest_coefficients():
+    mechanism = {
+        "covariates": ["a", "b", "c"],
+        "location": [[0.1], [-0.9], [0.5]],
+        "log_scale": [[0.2], [0.1], [-0.8]],
+    }
+    mechanisms = {"platform": mechanism, "preference": {"covariates": [], "location": [], "log_scale": []}}
+    assert plots.strongest(mechanisms, "platform_1", "location") == "b"
+    assert plots.strongest(mechanisms, "platform_1", "log_scale") == "c"
+    assert plots.strongest(mechanisms, "platform_1", "location", "log_scale") == "c"
+    assert plots.strongest(mechanisms, "preference_1", "location") == ""
+
+
+def test_a_figure_that_only_the_page_reads_is_missed_before_anything_is_written(runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs["real"], run, ignore=shutil.ignore_patterns("figures", "report.html"))
+    report = json.loads((run / "report.json").read_text())
+    del report["identifiability"]["channels"]["platform"]["r2_own"]
+    (run / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ReportError, match=r"report\.json.*r2_own"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+    assert not (run / "figures").exists()

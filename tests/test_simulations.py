@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pyro_hmvcrl.simulate import Design
+
 SIMULATIONS = Path(__file__).parent.parent / "simulations"
+
+
+@pytest.fixture(scope="module")
+def recovery():
+    """The study as a module."""
+    spec = importlib.util.spec_from_file_location("recovery", SIMULATIONS / "recovery.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +52,32 @@ def test_a_study_redoes_only_what_is_missing(quick):
     pd.testing.assert_frame_equal(
         before.drop(columns="seconds"), pd.read_csv(out / "results.csv").drop(columns="seconds")
     )
+
+
+def test_a_replication_that_was_killed_goes_on_with_the_data_of_its_design(recovery, tmp_path, monkeypatch):
+    """Killed in the fit, then before it shuffled the covariates: the data are always the design's."""
+    seen = []
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    def keep(data, *_):
+        seen.append(pd.read_parquet(data / "users.parquet"))
+        raise KeyboardInterrupt
+
+    def replicate(design, name, kill):
+        with monkeypatch.context() as patch:
+            patch.setattr(recovery, name, kill)
+            with pytest.raises(KeyboardInterrupt):
+                recovery.replicate(design, 0, True, tmp_path)
+
+    replicate("permuted_covariates", "fit_folder", keep)
+    shutil.rmtree(tmp_path / "permuted_covariates-0")
+    replicate("permuted_covariates", "_permute", stopped)
+    replicate("permuted_covariates", "fit_folder", keep)
+    replicate("default", "fit_folder", keep)
+    permuted, resumed, default = seen
+    pd.testing.assert_frame_equal(permuted, resumed)
+    changed = (permuted != default).mean()
+    assert (changed[Design().preference_names] > 0.9).all()
+    assert (changed[["user_id", *Design().exposure_names]] == 0).all()
