@@ -110,7 +110,9 @@ def _template() -> jinja2.Template:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    if value is None:
+        return "–"
+    return f"{float(value):,.{digits}f}".replace("-", "−")  # float: a value that is missing says its name
 
 
 # --- Reading -------------------------------------------------------------------------------------------------
