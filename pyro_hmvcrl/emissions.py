@@ -34,8 +34,8 @@ class CategoryDecoder(nn.Module):
 
     def forward(self, factors: Tensor) -> Tensor:
         """``(..., K) -> (..., C)``."""
-        hidden = torch.tanh(factors @ self.inner + self.shift)
-        return self.intercept + factors @ self.linear + hidden @ self.outer
+        linear = self.intercept + factors @ self.linear
+        return linear + torch.tanh(factors @ self.inner + self.shift) @ self.outer
 
     def jacobian(self, factors: Tensor) -> Tensor:
         """Derivative of the logits by the factors, ``(..., K) -> (..., K, C)``."""
