@@ -16,6 +16,10 @@ from torch.nn.functional import softplus
 
 from pyro_hmvcrl.mechanisms import linear
 
+# Standard deviations of weak priors on a decoder's weights, for the posterior over them; their fit has none.  With
+# this `outer` the nonlinear part of a logit is about a third of the linear one.
+DECODER_PRIOR = {"intercept": 2.0, "linear": 1.0, "outer": 0.15}
+
 
 class CategoryDecoder(nn.Module):
     """Category logits given a channel's factors: ``f_S`` of a search event, ``f_E`` of an exposure.
@@ -73,6 +77,11 @@ class EventCounts(TorchDistribution):
 class CategoryEvents(EventCounts):
     """Counts ``(..., C)`` of `total` exchangeable events, ``category ~ Categorical(softmax logits)`` each."""
 
+    @property
+    def probability(self) -> Tensor:
+        """Of each category, ``(..., C)``."""
+        return self.logits.softmax(-1)
+
     def log_prob(self, value: Tensor) -> Tensor:
         return (value * self.logits).sum(-1) - value.sum(-1) * self.logits.logsumexp(-1)
 
@@ -92,6 +101,11 @@ class EngagementEvents(EventCounts):
     """Engaged events by category among the `total` shown, ``engaged ~ Bernoulli(sigmoid logits[category])`` each."""
 
     total_dims = 1
+
+    @property
+    def probability(self) -> Tensor:
+        """Of engagement with each category, ``(..., C)``."""
+        return self.logits.sigmoid()
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (value * self.logits - self.total * softplus(self.logits)).sum(-1)

@@ -128,7 +128,7 @@ class UserELBO(ELBO):
         log_weights = self.log_weights(model_trace, guide_trace)
         bound = _log_mean(log_weights) if self.importance_weighted else log_weights.mean(0)
         names = guide.coefficients.loc.keys()
-        coefficients = torch.stack([_log_prob(model_trace, n) - _log_prob(guide_trace, n) for n in names])
+        coefficients = torch.stack([log_prob_of(model_trace, n) - log_prob_of(guide_trace, n) for n in names])
         return -(bound.mean() + coefficients.sum() / logs.n_users)
 
     def _get_trace(
@@ -146,11 +146,12 @@ class UserELBO(ELBO):
         """Log importance weights ``(particles, B)`` of the users."""
         posterior: PrecisionNormal = guide_trace.nodes["noise"]["fn"]
         scored_under = posterior if self.importance_weighted else posterior.detach()
-        joint = torch.stack([_log_prob(model_trace, name) for name in USER_SITES]).sum(0)
+        joint = torch.stack([log_prob_of(model_trace, name) for name in USER_SITES]).sum(0)
         return joint - scored_under.log_prob(model_trace.nodes["noise"]["value"])
 
 
-def _log_prob(trace: poutine.Trace, name: str) -> Tensor:
+def log_prob_of(trace: poutine.Trace, name: str) -> Tensor:
+    """Log probability of a site's value, over the site's batch."""
     site = trace.nodes[name]
     log_prob: Tensor = site["fn"].log_prob(site["value"])
     return log_prob

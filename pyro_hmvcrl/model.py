@@ -19,12 +19,14 @@ an intervention on a factor, and ``pyro.condition(model, {"noise": noise})`` hol
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from pyro_hmvcrl.emissions import CategoryDecoder, CategoryEvents, EngagementEvents, engagement_logits
 from pyro_hmvcrl.graph import StructuralGraph
@@ -131,8 +133,24 @@ class HMVCRL(nn.Module):
         return factors
 
 
-def observe(model: HMVCRL, logs: Logs) -> HMVCRL:
+Program = Callable[[Logs], Tensor]  # the model, or the model under pyro.do and pyro.condition
+
+
+def observe(model: Program, logs: Logs) -> Program:
     """The model conditioned on the users' events."""
     events = {"search": logs.search, "exposure": logs.exposure, "engagement": logs.engagement}
-    conditioned: HMVCRL = pyro.condition(model, data=events)
+    conditioned: Program = pyro.condition(model, data=events)
+    return conditioned
+
+
+def at(model: HMVCRL, values: Mapping[str, Tensor]) -> Program:
+    """The model at these structural coefficients and decoder weights, by name."""
+    weights = {name: value for name, value in values.items() if name not in model.priors}
+
+    def story(logs: Logs) -> Tensor:
+        factors: Tensor = functional_call(model, weights, (logs,))
+        return factors
+
+    coefficients = {name: value for name, value in values.items() if name in model.priors}
+    conditioned: Program = pyro.condition(story, data=coefficients)
     return conditioned

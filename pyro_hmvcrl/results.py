@@ -1,7 +1,8 @@
 """A fitted run: what is kept of it, on disk and in memory.
 
-A run folder holds ``config.json``, ``model.safetensors``, ``training.csv``, ``factors.parquet``,
-``covariates.parquet``, ``graph.csv`` and ``report.json`` (design, section 9).  It appears whole or not at all:
+A run folder holds ``config.json``, ``model.safetensors``, ``training.csv``, ``factors.parquet``, ``graph.csv`` and
+``report.json`` (design, section 9), and for causal queries ``posterior.safetensors``, ``experts.safetensors`` and
+``covariates.parquet``.  It appears whole or not at all:
 while a fit is going on, its checkpoints stand in a hidden folder beside it, from which a killed run goes on.
 """
 
@@ -11,6 +12,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from scipy.stats import laplace, norm
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl._arviz import inference_data
 from pyro_hmvcrl.dataset import CHANNELS, Dataset, Standardisation, read_dataset, whole_folder
-from pyro_hmvcrl.guide import TransformerGuide
+from pyro_hmvcrl.guide import Expert, TransformerGuide
 from pyro_hmvcrl.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
 from pyro_hmvcrl.inference import (
     Fit,
@@ -35,6 +37,7 @@ from pyro_hmvcrl.inference import (
     save_tensors,
     tensors_of,
 )
+from pyro_hmvcrl.laplace import ParameterPosterior, laplace_posterior
 from pyro_hmvcrl.model import HMVCRL, Logs
 
 ENCODE_BATCH = 4_096  # users at a time, which bounds the encoders' memory
@@ -50,6 +53,7 @@ class Run:
     """A fitted guide (with its model) and what is needed to use it on new logs."""
 
     guide: TransformerGuide
+    posterior: ParameterPosterior
     standardisation: Standardisation
     categories: list[str]
     config: dict[str, Any]
@@ -65,45 +69,52 @@ class Run:
 
     def encode(self, dataset: Dataset) -> pd.DataFrame:
         """Posterior mean and standard deviation (``_sd``) of each user's factors."""
-        device, logs = self.guide.model.zero.device, self.logs(dataset)
-        batches = (logs.batch(rows).to(device) for rows in logs.index.split(ENCODE_BATCH))
-        parts = [factor_posterior(*self.guide.posterior(batch)) for batch in batches]
+        parts = [factor_posterior(*self.guide.posterior(batch)) for batch in self._batches(dataset)]
         mean, sd = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         frame = pd.DataFrame({"user_id": dataset.user_id})
         for k, name in enumerate(self.factor_names):
             frame[name], frame[f"{name}_sd"] = mean[:, k], sd[:, k]
         return frame
 
+    @torch.no_grad()
+    def experts(self, dataset: Dataset) -> Expert:
+        """What the users' own logs say of their factors: the product of the surfaces' experts."""
+        parts = []
+        for batch in self._batches(dataset):
+            prior = self.guide.prior(self.guide.coefficients.means(), batch)
+            precisions, informations = zip(*self.guide.experts(batch, prior), strict=True)
+            parts.append((torch.stack(precisions).sum(0).cpu(), torch.stack(informations).sum(0).cpu()))
+        precision, information = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Expert(precision, information)
+
+    def _batches(self, dataset: Dataset) -> Iterator[Logs]:
+        logs = self.logs(dataset)
+        return (logs.batch(rows).to(self.guide.model.zero.device) for rows in logs.index.split(ENCODE_BATCH))
+
     def edges(self, factors: pd.DataFrame) -> pd.DataFrame:
         """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.
 
         `weight` is ``B[source, target] sd(source) / sd(target)``.  `probability` is the posterior probability that
         the edge is there at all, by the Savage-Dickey density ratio at zero with even prior odds (Dickey 1971).
-        Both rest on the guide's independent Normals, which leave out what the coefficients owe to one another:
-        in the recovery study the errors are about twice this `sd`.
         """
-        names, coefficients = self.factor_names, self.guide.coefficients
+        names = self.factor_names
         spread = factors[names].std(ddof=0).to_numpy()
         rows = []
         for j, k in self.guide.model.graph.allowed.nonzero().tolist():
-            weight = coefficients.loc["edges"][j, k].item()
-            sd = coefficients.log_sd["edges"][j, k].exp().item()
+            weight, sd = (part["edges"][j, k].item() for part in (self.posterior.mean, self.posterior.sd))
             against = norm.pdf(0, weight, sd) / laplace.pdf(0, scale=self.guide.model.priors["edges"][1])
             to_standard = spread[j] / spread[k]
             rows.append((names[j], names[k], weight * to_standard, sd * to_standard, 1 / (1 + against)))
         return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])
 
-    def to_arviz(self, draws: int = 1_000, seed: int = 0) -> Any:
+    def to_arviz(self) -> Any:
         """Draws from the posterior over the structural coefficients, for ArviZ.
 
-        One chain: effective sample sizes and R-hat mean nothing for independent draws of a variational posterior.
+        One chain: effective sample sizes and R-hat mean nothing for independent draws.
         """
-        rng, c = np.random.default_rng(seed), self.guide.coefficients
-        posterior = {}
-        for name, loc in c.loc.items():
-            mean, sd = loc.detach().cpu().numpy(), c.log_sd[name].detach().exp().cpu().numpy()
-            posterior[name] = rng.normal(mean, sd, size=(draws, *mean.shape))
-        posterior["edges"] *= self.guide.model.graph.allowed.cpu().numpy()
+        draws = self.posterior.draws
+        posterior = {name: draws[name].numpy() for name in self.guide.model.priors}
+        posterior["edges"] = posterior["edges"] * self.guide.model.graph.allowed.cpu().numpy()
         axes = {"factor": self.factor_names, "target": self.factor_names, "category": self.categories}
         axes |= {channel: [n for n in self.factor_names if n.startswith(channel)] for channel in CHANNELS}
         axes |= {
@@ -208,14 +219,21 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     checkpoints = _checkpoint_folder(out, dataset, settings)
     start = time.monotonic()
     found = fit(dataset, settings, checkpoints, progress)
+    posterior = parameter_posterior(found, dataset, settings.seed)
     seconds = time.monotonic() - start
-    run = Run(
-        found.guide, found.standardisation, dataset.categories, _config(dataset, settings, found, seconds)
-    )
+    config = _config(dataset, settings, found, seconds)
+    run = Run(found.guide, posterior, found.standardisation, dataset.categories, config)
     with whole_folder(out) as folder:
         _write_run(run, found, dataset, truth, folder)
     shutil.rmtree(checkpoints)
     return run
+
+
+def parameter_posterior(found: Fit, dataset: Dataset, seed: int) -> ParameterPosterior:
+    """Posterior over the model's parameters, given the users that it was trained on."""
+    rows = torch.as_tensor(np.flatnonzero(~found.held_out))
+    logs = tensors_of(dataset, found.standardisation).batch(rows)
+    return laplace_posterior(found.guide, logs.to(found.guide.model.zero.device), seed)
 
 
 def load_run(folder: Path) -> Run:
@@ -229,6 +247,7 @@ def load_run(folder: Path) -> Run:
     try:
         config = json.loads((folder / "config.json").read_text())
         tensors, _ = load_tensors(folder / "model.safetensors")
+        draws, _ = load_tensors(folder / "posterior.safetensors")
     except FileNotFoundError as error:
         raise RunError(f"{error.filename or folder}: not found; give a folder that fit has written") from None
     model = HMVCRL(
@@ -240,7 +259,10 @@ def load_run(folder: Path) -> Run:
     )
     guide = TransformerGuide(model)
     guide.load_state_dict(tensors)
-    return Run(guide, Standardisation.from_dict(config["standardisation"]), config["categories"], config)
+    posterior = ParameterPosterior.from_tensors(draws)
+    return Run(
+        guide, posterior, Standardisation.from_dict(config["standardisation"]), config["categories"], config
+    )
 
 
 def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
@@ -270,6 +292,8 @@ def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, fold
     names = [*dataset.exposure_covariates, *dataset.preference_covariates]
     (folder / "config.json").write_text(json.dumps(run.config, indent=2))
     save_tensors(folder / "model.safetensors", run.guide.state_dict(), {"version": __version__})
+    save_tensors(folder / "posterior.safetensors", run.posterior.to_tensors(), {"version": __version__})
+    save_tensors(folder / "experts.safetensors", run.experts(dataset)._asdict(), {"version": __version__})
     found.history.to_csv(folder / "training.csv", index=False)
     factors.to_parquet(folder / "factors.parquet", index=False)
     dataset.users[["user_id", *names]].to_parquet(folder / "covariates.parquet", index=False)
@@ -322,11 +346,11 @@ def _matched_truth(factors: pd.DataFrame, truth: Truth, identified: Identifiabil
 
 def _mechanism(run: Run, channel: str) -> dict[str, Any]:
     """Location and log-scale coefficients of a channel, with their posterior sds, a row per covariate."""
-    block, c = {"platform": "exposure", "preference": "preference"}[channel], run.guide.coefficients
+    block = {"platform": "exposure", "preference": "preference"}[channel]
     values: dict[str, Any] = {"covariates": run.config[f"{block}_covariates"]}
     for part in ("location", "log_scale"):
         name = f"{channel}_{part}"
-        values |= {part: c.loc[name].tolist(), f"{part}_sd": c.log_sd[name].exp().tolist()}
+        values |= {part: run.posterior.mean[name].tolist(), f"{part}_sd": run.posterior.sd[name].tolist()}
     return values
 
 

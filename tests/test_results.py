@@ -134,9 +134,9 @@ def test_a_truth_of_other_users_is_refused(folders, tmp_path):
 
 def test_the_posterior_over_coefficients_goes_to_arviz(folders):
     _, run = folders
-    posterior = r.load_run(run).to_arviz(draws=50)["posterior"]
+    posterior = r.load_run(run).to_arviz()["posterior"]
     assert posterior["edges"].dims == ("chain", "draw", "factor", "target")
-    assert posterior["platform_location"].shape == (1, 50, 5, 2)
+    assert posterior["platform_location"].shape == (1, 200, 5, 2)
     assert posterior["a"].sizes["category"] == 8
     assert float(posterior["edges"].sel(factor="platform_1", target="platform_2").std()) == 0
 
@@ -150,4 +150,4 @@ def test_channels_without_covariates_can_be_fitted(tmp_path):
         said["preference"][0]
         == "preference is identified only up to an invertible map: it has no covariates."
     )
-    assert "platform_location" not in r.load_run(tmp_path / "run").to_arviz(draws=2)["posterior"]
+    assert "platform_location" not in r.load_run(tmp_path / "run").to_arviz()["posterior"]

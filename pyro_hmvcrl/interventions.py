@@ -1,0 +1,226 @@
+"""Interventions, on ``pyro.do`` and ``pyro.condition`` themselves.
+
+A **policy** is a function of the exposure covariates (:func:`add`, :func:`set_to`, or one of your own, which may
+draw at random).  An **intervention** maps sites of the model to values, or to functions of their natural values; a
+policy shift is ``{"exposure_covariates": shifted}``, an intervention on a factor ``{"platform_1": 2.0}``, on a whole
+channel ``{"platform": lambda factor: factor + 1}``.
+
+:func:`run` gives the **world** that results, by one call of ``pyro.do``, after the traps of ``pyro.do`` have been
+ruled out: it ignores a misspelt site, refuses functions, lets a value of other users' shape into a batch, and
+recurses on a site that is forced twice.  Contrasts compare worlds of the same users with the same noise, which
+:func:`hold` makes so by ``pyro.condition``: noise drawn anew gives **interventional** (population) effects, noise
+that a guide has abducted from the users' own logs **counterfactual** (unit-level) ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_hmvcrl.dataset import CHANNELS
+
+Policy = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]  # covariates in their own units
+Force: TypeAlias = Tensor | float | Callable[[Tensor], Tensor]
+Interventions: TypeAlias = Mapping[str, Force]
+
+
+class InterventionError(ValueError):
+    """An intervention that cannot be carried out: the message names the site or column and the mend."""
+
+
+# --- Policies ------------------------------------------------------------------------------------------------
+
+
+def add(column: str, amount: float, sd: bool = False) -> Policy:
+    """Add an amount to a covariate, in its own units or in standard deviations."""
+
+    def policy(covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+        values = _column(covariates, column)
+        step = amount * values.std(ddof=0) if sd else amount
+        return covariates.assign(**{column: values + step})
+
+    return policy
+
+
+def set_to(column: str, value: float) -> Policy:
+    """Give all users the same value of a covariate, in its own units."""
+
+    def policy(covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+        _column(covariates, column)
+        return covariates.assign(**{column: float(value)})
+
+    return policy
+
+
+def together(*policies: Policy) -> Policy:
+    """One policy after the other."""
+
+    def policy(covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+        for part in policies:
+            covariates = part(covariates, rng)
+        return covariates
+
+    return policy
+
+
+def scaled(policy: Policy, size: float) -> Policy:
+    """The policy's change of the covariates, `size` times as large."""
+
+    def sized(covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+        changed: pd.DataFrame = covariates + size * (policy(covariates, rng) - covariates)
+        return changed
+
+    return sized
+
+
+def parse_shift(text: str) -> Policy:
+    """A policy as the command line has it: ``COLUMN=+1.0``, ``COLUMN=-0.5sd``, or ``COLUMN:=3`` to set a value."""
+    column, _, amount = text.partition("=")
+    fixed, in_sd = column.endswith(":"), amount.endswith("sd")
+    try:
+        number = float(amount.removesuffix("sd"))
+    except ValueError:
+        number = np.nan
+    if not column or not np.isfinite(number) or (fixed and in_sd):
+        raise InterventionError(
+            f"shift {text!r}: write COLUMN=+1.0, COLUMN=-0.5sd, or COLUMN:=3 to set a value"
+        )
+    return set_to(column[:-1], number) if fixed else add(column, number, in_sd)
+
+
+def apply(policy: Policy, covariates: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The exposure covariates under a policy; `covariates` themselves are not changed.
+
+    Raises
+    ------
+    InterventionError
+        If the policy gives other rows or columns, or a value that is not finite.
+    """
+    shifted = policy(covariates.copy(), np.random.default_rng(seed))
+    if not isinstance(shifted, pd.DataFrame) or list(shifted.columns) != list(covariates.columns):
+        raise InterventionError(
+            f"the policy must give a data frame of the columns {list(covariates.columns)}"
+        )
+    if len(shifted) != len(covariates):
+        raise InterventionError(f"the policy gave {len(shifted)} rows for {len(covariates)} users")
+    finite = np.isfinite(shifted.to_numpy(float))
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise InterventionError(
+            f"the policy gave {shifted.iat[row, column]} for {shifted.columns[column]} in row {row + 1}"
+        )
+    return shifted
+
+
+def _column(covariates: pd.DataFrame, column: str) -> pd.Series:
+    if column not in covariates:
+        raise InterventionError(f"no exposure covariate {column}: choose of {', '.join(covariates.columns)}")
+    values: pd.Series = covariates[column]
+    return values
+
+
+# --- Worlds --------------------------------------------------------------------------------------------------
+
+
+class World:
+    """What a Pyro program computes under interventions: values of sites, and distributions of sampled ones.
+
+    Attributes
+    ----------
+    trace
+        Of the program.  Under the name of an intervened site it has the natural value.
+    forced
+        The values of the intervened sites.
+    """
+
+    def __init__(self, trace: poutine.Trace, forced: dict[str, Tensor]) -> None:
+        self.trace, self.forced = trace, forced
+
+    def __getitem__(self, site: str) -> Tensor:
+        """The value that the rest of the program saw."""
+        value: Tensor = self.forced[site] if site in self.forced else self.trace.nodes[site]["value"]
+        return value
+
+    def distribution(self, site: str) -> Any:
+        """The distribution of a sampled site in this world."""
+        return self.trace.nodes[site]["fn"]
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of what can be intervened on."""
+        nodes = self.trace.nodes.items()
+        return [n for n, site in nodes if site["type"] == "sample" and not site_is_subsample(site)]
+
+
+def hold(program: Callable[..., Any], **values: Tensor) -> Callable[..., Any]:
+    """The program with these sites (its noise, above all) held at values, by ``pyro.condition``."""
+    held: Callable[..., Any] = pyro.condition(program, data=values)
+    return held
+
+
+def run(
+    program: Callable[..., Any],
+    args: tuple[Any, ...],
+    interventions: Interventions | None = None,
+    natural: World | None = None,
+) -> World:
+    """The world under interventions: one call of ``pyro.do``.
+
+    Parameters
+    ----------
+    program
+        The model, or any Pyro program whose randomness is held (see :func:`hold`).
+    args
+        The program's arguments.
+    interventions
+        Values of sites, or functions of their natural values.
+    natural
+        The world without interventions, when it is at hand already.
+
+    Raises
+    ------
+    InterventionError
+        If a site is unknown or forced already, or a value does not fit the site's users.
+    """
+    if not interventions:
+        return World(poutine.trace(program).get_trace(*args), {})
+    natural = natural or run(program, args)
+    forced = {
+        site: _value(site, force, natural)
+        for name, force in interventions.items()
+        for site, force in _sites(name, force, natural)
+    }
+    return World(poutine.trace(pyro.do(program, data=forced)).get_trace(*args), forced)
+
+
+def _sites(name: str, force: Force, natural: World) -> list[tuple[str, Force]]:
+    """A site, or the factors of a channel."""
+    if name in CHANNELS and name not in natural.sites:
+        factor = re.compile(rf"{name}_\d+")
+        return [(site, force) for site in natural.sites if factor.fullmatch(site)]
+    return [(name, force)]
+
+
+def _value(site: str, force: Force, natural: World) -> Tensor:
+    if site not in natural.sites:
+        raise InterventionError(f"no site {site}: choose of {', '.join(natural.sites)}")
+    if natural.trace.nodes[site].get("_intervener_id") is not None:
+        raise InterventionError(f"site {site} is forced already: give all interventions in one mapping")
+    now: Tensor = natural.trace.nodes[site]["value"]
+    value = torch.as_tensor(force(now) if callable(force) else force, dtype=now.dtype, device=now.device)
+    fits = all(v in (1, n) for v, n in zip(value.shape[::-1], now.shape[::-1], strict=False))
+    if not fits:
+        raise InterventionError(
+            f"the value for {site} has shape {tuple(value.shape)}, the site {tuple(now.shape)}: "
+            "give a number, or a value for each of the users at hand"
+        )
+    return value.expand(torch.broadcast_shapes(value.shape, now.shape))

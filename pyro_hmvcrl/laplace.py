@@ -1,0 +1,168 @@
+"""The posterior over the model's parameters: a Gaussian at the fitted values (Laplace), from the users' scores.
+
+SVI fits the structural coefficients with independent Normals, which leave out what the coefficients owe to one
+another and to the decoders: their standard deviations are about half of what the errors are.  Here the precision is
+the prior's plus the sum over users of outer products of their scores (Berndt, Hall, Hall & Hausman 1974).  A user's
+score is the gradient of the log likelihood of that user's events: by Fisher's identity an expectation over the
+user's posterior, taken by importance sampling from the expansion guide.  Structural coefficients and decoder weights
+are taken together, so that an edge's uncertainty has in it that of the decoders, which say what a factor's unit is.
+The decoders' hidden features (``inner``, ``shift``) stay as fitted: what they could do, ``outer`` can.
+
+The same pass gives a **placebo**.  A copy of the exposure covariates, dealt out anew among the users, stands beside
+the real ones, and its coefficients, truly zero, are estimated too, by one scoring step.  The effect that a policy
+shift of the copy seems to have is what this fit makes of nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.nn.functional import pad
+
+from pyro_hmvcrl.emissions import DECODER_PRIOR
+from pyro_hmvcrl.guide import ExpansionGuide, Guide
+from pyro_hmvcrl.inference import USER_SITES, log_prob_of
+from pyro_hmvcrl.model import HMVCRL, Logs, at, observe
+
+DRAWS = 200
+PARTICLES = 32  # of a user's noise, in antithetic pairs
+SCORE_BATCH = 256  # users at a time, which bounds the memory
+SCORING_STEPS = 15  # to a user's posterior mode
+OF_EXPOSURE_COVARIATES = ("platform_location", "platform_log_scale", "delta")  # a row for each covariate
+
+Values = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ParameterPosterior:
+    """Structural coefficients and decoder weights by name: their mean, standard deviation and draws ``(D, ...)``.
+
+    `placebo` has draws of the coefficients of the dealt-out copy of the exposure covariates.
+    """
+
+    mean: Values
+    sd: Values
+    draws: Values
+    placebo: Values
+
+    @property
+    def n_draws(self) -> int:
+        return len(self.draws["b"])
+
+    def draw(self, i: int) -> Values:
+        """The i-th draw of everything."""
+        return {name: values[i] for name, values in self.draws.items()}
+
+    def with_placebo(self) -> ParameterPosterior:
+        """The posterior of a model that has the copy's coefficients below those of the exposure covariates."""
+        both = {name: torch.cat([self.draws[name], self.placebo[name]], 1) for name in self.placebo}
+        mean = {name: torch.cat([self.mean[name], self.placebo[name].mean(0)]) for name in self.placebo}
+        return ParameterPosterior(self.mean | mean, self.sd, self.draws | both, {})
+
+    def to_tensors(self) -> Values:
+        """All of it as one flat mapping, for a file."""
+        parts = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {f"{part}/{name}": t for part, values in parts for name, t in values.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ParameterPosterior:
+        """What :meth:`to_tensors` gave."""
+        parts: dict[str, Values] = {f.name: {} for f in fields(cls)}
+        for key, value in tensors.items():
+            part, name = key.split("/")
+            parts[part][name] = value
+        return cls(**parts)
+
+
+@torch.no_grad()
+def laplace_posterior(guide: Guide, logs: Logs, seed: int, draws: int = DRAWS) -> ParameterPosterior:
+    """The posterior at the fitted values, given the users in `logs`; on the CPU, in double precision.
+
+    Cost: the scores, a gradient for each user, and a Cholesky factor of the size of the parameters.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    fitted = _fitted(guide)
+    dealt = torch.randperm(len(logs.index), generator=generator).to(logs.index.device)
+    beside = torch.cat([logs.exposure_covariates, logs.exposure_covariates[dealt]], 1)
+    n_copies = logs.exposure_covariates.shape[1]
+    start = fitted | {n: _with_rows(fitted[n], n_copies) for n in OF_EXPOSURE_COVARIATES}
+
+    precision = torch.diag(_flat(_prior_precision(guide.model, start)))
+    gradient = torch.zeros(len(precision), dtype=torch.double)
+    torch.manual_seed(seed)
+    for rows in torch.arange(len(logs.index)).split(SCORE_BATCH):
+        rows = rows.to(logs.index.device)
+        scores = user_scores(guide, start, logs.batch(rows), beside[rows]).double().cpu()
+        precision += scores.T @ scores
+        gradient += scores.sum(0)
+    cholesky = torch.linalg.cholesky(precision)
+    mean = _flat(start) + torch.cholesky_solve(gradient[:, None], cholesky)[:, 0]
+    standard = torch.randn(len(precision), draws, dtype=torch.double, generator=generator)
+    around = torch.linalg.solve_triangular(cholesky.T, standard, upper=True).T
+    sd = torch.cholesky_inverse(cholesky).diagonal().sqrt()
+
+    spread, stepped = _unflat(around, start), _unflat(mean, start)
+    drawn = {n: fitted[n].cpu() + spread[n][:, : len(fitted[n])] for n in fitted}
+    placebo = {n: (stepped[n] + spread[n])[:, -n_copies:] for n in OF_EXPOSURE_COVARIATES if n_copies}
+    kept = {n: t[: len(fitted[n])] for n, t in _unflat(sd, start).items()}
+    return ParameterPosterior({n: t.cpu() for n, t in fitted.items()}, kept, drawn, placebo)
+
+
+def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: Tensor) -> Tensor:
+    """Gradients ``(N, parameters)`` of each user's log likelihood at `values`, which may have more covariates.
+
+    The gradient of the importance-weighted bound with its particles held still is the self-normalised estimate of
+    the posterior expectation in Fisher's identity.
+    """
+    expansion = ExpansionGuide(guide.model, len(logs.index), SCORING_STEPS).to(logs.index.device)
+    expansion.coefficients = guide.coefficients
+    _, posterior = expansion.posterior(logs._replace(index=torch.arange(len(logs.index))))
+    half = posterior.rsample(torch.Size([PARTICLES // 2]))
+    noise = torch.cat([half, 2 * posterior.mean - half])
+
+    def log_likelihood(parameters: Values, noise: Tensor, log_proposal: Tensor, *data: Tensor) -> Tensor:
+        user = Logs(data[0][None], 1, *(t[None] for t in data[1:]))
+        held = pyro.condition(observe(at(guide.model, parameters), user), data={"noise": noise[:, None]})
+        trace = poutine.trace(held).get_trace(user)
+        joint = torch.stack([log_prob_of(trace, name) for name in USER_SITES]).sum(0)[:, 0]
+        return (joint - log_proposal).logsumexp(0) - math.log(PARTICLES)
+
+    data = (logs.index, exposure_covariates, *logs[3:])
+    each_user = vmap(grad(log_likelihood), in_dims=(None, 1, 1, *(0 for _ in data)))
+    with pyro.validation_enabled(False):  # its checks look at values, which vmap hides
+        scores = each_user(values, noise, posterior.log_prob(noise), *data)
+    return torch.cat([t.flatten(1) for t in scores.values()], 1)
+
+
+def _fitted(guide: Guide) -> Values:
+    """What is given a posterior: the structural coefficients, and the decoders' weights but for `inner` and `shift`."""
+    weights = {n: w for n, w in guide.model.named_parameters() if n.rpartition(".")[2] in DECODER_PRIOR}
+    return {n: t.detach() for n, t in (guide.coefficients.means() | weights).items()}
+
+
+def _prior_precision(model: HMVCRL, values: Values) -> Values:
+    """The priors' precisions (of the Laplace prior, that of its variance)."""
+    sd = {n: scale * (2**0.5 if n == "edges" else 1) for n, (_, scale, _) in model.priors.items()}
+    sd |= {n: DECODER_PRIOR[n.rpartition(".")[2]] for n in values if n not in model.priors}
+    return {n: torch.full_like(t, sd[n] ** -2) for n, t in values.items()}
+
+
+def _with_rows(rows: Tensor, more: int) -> Tensor:
+    return pad(rows, (0,) * (2 * rows.dim() - 1) + (more,))
+
+
+def _flat(values: Values) -> Tensor:
+    return torch.cat([t.flatten() for t in values.values()]).double().cpu()
+
+
+def _unflat(flat: Tensor, like: Values) -> Values:
+    """``(..., parameters)`` by name, in single precision."""
+    parts = flat.float().split([t.numel() for t in like.values()], -1)
+    return {n: part.unflatten(-1, t.shape) for part, (n, t) in zip(parts, like.items(), strict=True)}
