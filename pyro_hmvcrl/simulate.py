@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,10 @@ class Design:
     direct
         Strength of the direct path: length of the coefficients ``delta`` of engagement on the exposure
         covariates (0: no direct path).
+    substitution
+        Strength with which ``platform_1``, made to follow ``exposure_1`` alone, moves exposure away from what users
+        look for and engage with (below 0: towards it).  ``exposure_1`` then acts on engagement directly for the
+        better (with `direct` above 0), and through ``platform_1`` for the worse: suppression.
     missing_surface
         Share of users who lack one surface (half of them each).
     """
@@ -89,6 +93,7 @@ class Design:
     engagement_strength: float = 0.7
     platform_engagement: float = 0.4
     direct: float = 0.2
+    substitution: float = 0.0
     missing_surface: float = 0.0
 
     def __post_init__(self) -> None:
@@ -252,7 +257,7 @@ def draw_world(design: Design, seed: int) -> World:
     location = tuple(_directions(rng, *size, d.location) for size in sizes)
     log_scale = tuple(_directions(rng, *size, d.scale) for size in sizes)
     signs = rng.choice([-1.0, 1.0], size=d.platform_factors)
-    return World(
+    world = World(
         design=d,
         location_weights=(location[0], location[1]),
         log_scale_weights=(log_scale[0], log_scale[1]),
@@ -265,6 +270,31 @@ def draw_world(design: Design, seed: int) -> World:
         ),
         engagement_platform=signs * d.platform_engagement,
         engagement_direct=_directions(rng, d.exposure_covariates, 1, d.direct)[:, 0],
+    )
+    return _with_substitution(world, d.substitution) if d.substitution else world
+
+
+def _with_substitution(world: World, strength: float) -> World:
+    """The world in which ``exposure_1`` is a policy that substitutes what users look for (`Design.substitution`)."""
+    d, first = world.design, np.eye(world.design.exposure_covariates)[0]
+    sought = world.search.intercept - world.search.intercept.mean()
+    sought /= sought.std()
+    of_platform_1 = np.eye(d.platform_factors)[0]
+    location = world.location_weights[0] * (1 - first[:, None])  # exposure_1 moves no other factor
+    location[:, 0] = d.location * first
+    exposure = replace(
+        world.exposure, linear=world.exposure.linear - strength * of_platform_1[:, None] * sought
+    )
+    alpha = world.engagement_platform.copy()
+    alpha[0] = -np.sign(strength) * abs(alpha[0])
+    return replace(
+        world,
+        location_weights=(location, world.location_weights[1]),
+        search=replace(world.search, intercept=sought),
+        exposure=exposure,
+        engagement_intercept=world.engagement_intercept + 0.5 * sought,
+        engagement_platform=alpha,
+        engagement_direct=d.direct * first,
     )
 
 
