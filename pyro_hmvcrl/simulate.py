@@ -30,6 +30,8 @@ DEFAULT_EDGES: tuple[Edge, ...] = (
     ("platform_1", "preference_1", 0.8),
     ("platform_2", "preference_2", -0.8),
 )
+# A policy that raises engagement while showing users less of what they look for.
+SUBSTITUTION = {"substitution": 0.8, "direct": 0.9, "platform_engagement": 0.2, "engagement_strength": 0.5}
 EFFECT_DRAWS = 20  # noise draws a user in the Monte Carlo of the true effects
 FIRST_DAY = 1_684_713_600_000  # ms since epoch: 22 May 2023
 WINDOW = 10 * 86_400_000  # ms
@@ -407,20 +409,25 @@ def _score(sim: Simulation, users: NDArray[np.int64], z: Array) -> tuple[Array, 
 
 
 def true_effects(
-    sim: Simulation, shift: Mapping[str, float], draws: int = EFFECT_DRAWS, seed: int = 0
+    sim: Simulation,
+    shift: Mapping[str, float],
+    draws: int = EFFECT_DRAWS,
+    seed: int = 0,
+    counterfactual: bool = False,
 ) -> dict[str, Any]:
     """True effects of a policy shift, averaged over the users' covariates and `draws` of their noise.
 
     Interventional (population) effects: TE, NDE, NIE and the split of NIE by channel, for engagement and
-    alignment, and each factor's displacement in standard deviations of the factor before the shift.
+    alignment, and each factor's displacement in standard deviations of the factor before the shift.  Or, with
+    the users' own noise, the counterfactual ones of these very users.
     """
     w, rng = sim.world, np.random.default_rng([seed, 3])
     before = sim.exposure_covariates
     after = before + shift_vector(w.design, shift)
     worlds: list[Array] = []
     displacement = []
-    for _ in range(draws):
-        noise = rng.normal(size=sim.noise.shape)
+    for _ in range(1 if counterfactual else draws):
+        noise = sim.noise if counterfactual else rng.normal(size=sim.noise.shape)
         z0, z1 = (_factors(w, c, sim.preference_covariates, noise) for c in (before, after))
         p1_q0 = np.hstack([z1[:, w.platform], z0[:, w.preference]])
         states = ((before, z0), (after, z0), (after, p1_q0), (after, z1))
@@ -470,9 +477,14 @@ def shift_vector(design: Design, shift: Mapping[str, float]) -> Array:
 
 
 def write_simulation(
-    sim: Simulation, out: Path, seed: int, format: str = "parquet", progress: bool = False
+    sim: Simulation,
+    out: Path,
+    seed: int,
+    format: str = "parquet",
+    progress: bool = False,
+    truth: bool = True,
 ) -> None:
-    """Write a dataset folder with ``truth.npz`` and ``truth.json`` in it.
+    """Write a dataset folder, with ``truth.npz`` and ``truth.json`` in it unless `truth` is off.
 
     ``truth.npz`` holds platform and preference (the true factors), oracle_platform and oracle_preference (the
     posterior means under the true parameters) and user_id; ``truth.json`` the design, the seed, the edges and
@@ -496,7 +508,9 @@ def write_simulation(
         extra_files={
             "truth.npz": _truth_arrays(sim, user_id),
             "truth.json": _truth_json(sim, seed, progress),
-        },
+        }
+        if truth
+        else {},
     )
 
 

@@ -1,0 +1,331 @@
+"""Effects: are the effects of a policy shift estimated without bias, and do their intervals cover?
+
+Aims          Bias of TE, NDE, NIE and the split of NIE by channel; coverage of their 90% intervals; whether
+              suppression and substitution are found where they are, and only there; whether logs made under a new
+              policy, encoded by the old run, move in the factors that the policy moves and in no other.
+Data          ``substitution``: the world of ``simulate.SUBSTITUTION`` (2 + 3 factors, 24 categories), in which one
+              more standard deviation of ``exposure_1`` raises engagement and lowers alignment, at 4,000 and at
+              20,000 users.  ``control``: the same strengths, but exposure moves towards what users look for.
+              ``coverage``: the world of substitution at 1,000 users with 2 + 2 factors and 12 categories.  ``placebo``:
+              a world of that size without substitution, the values of ``exposure_1`` dealt out anew among the users,
+              so that every effect is 0.  The world and its users are drawn anew from each seed.
+Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and alignment, at the users' covariates; in
+              ``coverage`` also the counterfactual ones of the same users with their own noise.
+Methods       The fit's restarts (their settings are the defaults; the encoders are not needed for these effects and
+              are left out), the Laplace posterior, and ``mediation.average_effects``.  For counterfactual effects the
+              users' noise is abducted by the expansion guide.  ``invariance`` uses whole fits, encoders included.
+              Against them the naive comparison: the slope of users' engagement rates on ``exposure_1``.
+Performance   Bias relative to the largest true effect on the outcome, its Monte Carlo standard error, and the empirical
+              against the stated standard deviation; coverage with its Monte Carlo standard error.
+
+Run           ``python simulations/effects.py`` (resumable; ``--quick`` for a small form).
+              Results: ``simulations/effects/results.csv``, ``invariance.csv``, ``summary.md`` and ``effects.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one replication a core
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+
+from pyro_hmvcrl.dataset import read_dataset
+from pyro_hmvcrl.guide import ExpansionGuide, Expert
+from pyro_hmvcrl.identifiability import cross_r2
+from pyro_hmvcrl.inference import Settings, fit, tensors_of
+from pyro_hmvcrl.laplace import SCORING_STEPS, laplace_posterior
+from pyro_hmvcrl.mediation import SURE, Users, average_effects, interval, substitution, suppression
+from pyro_hmvcrl.results import fit_folder, load_run
+from pyro_hmvcrl.simulate import SUBSTITUTION, Design, draw_world, simulate, true_effects, write_simulation
+
+HERE = Path(__file__).parent / "effects"
+LEVEL = 0.9
+SHIFT = {"exposure_1": 1.0}
+SMALL = SUBSTITUTION | {"users": 1_000, "preference_factors": 2, "categories": 12}
+DESIGNS: dict[str, dict[str, Any]] = {
+    "substitution": SUBSTITUTION,
+    "substitution_20000": SUBSTITUTION | {"users": 20_000},
+    "control": SUBSTITUTION | {"substitution": -SUBSTITUTION["substitution"]},
+    "coverage": SMALL,
+    "placebo": SMALL | {"substitution": 0.0},
+}
+SEEDS = {"substitution": 20, "substitution_20000": 20, "control": 20, "coverage": 100, "placebo": 20}
+INVARIANCE_SEEDS = 5
+TRUTH_DRAWS = 60
+ESTIMANDS = ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference")
+
+
+# --- Effects -------------------------------------------------------------------------------------------------
+
+
+def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
+    """One data seed of one design: simulate, fit, ask for effects, and keep rows of truth and estimates."""
+    part = parts / f"{design}-{seed}.json"
+    if part.exists():
+        return
+    d = Design.with_knobs(**(DESIGNS[design] | ({"users": 300} if quick else {})))
+    sim = simulate(d, seed)
+    scratch = parts / f"{design}-{seed}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    write_simulation(sim, scratch, seed, truth=False)
+    if design == "placebo":
+        _deal_out(scratch, seed)
+    dataset = read_dataset(scratch)
+    shutil.rmtree(scratch)
+    steps = {"restarts": 1, "steps": 60} if quick else {}
+    settings = Settings(
+        d.platform_factors, d.preference_factors, seed=seed, device="cpu", encoder_steps=1, **steps
+    )
+    found = fit(dataset, settings)
+    logs = tensors_of(dataset, found.standardisation)
+    trained_on = logs.batch(torch.as_tensor(np.flatnonzero(~found.held_out)))
+    posterior = laplace_posterior(found.guide, trained_on, seed, draws=20 if quick else 200)
+
+    expansion = ExpansionGuide(found.guide.model, d.users, SCORING_STEPS)
+    expansion.coefficients = found.guide.coefficients
+    experts = expansion.experts(logs, expansion.prior(expansion.coefficients.means(), logs))
+    own = Expert(*(torch.stack(parts).sum(0) for parts in zip(*experts, strict=True)))
+    users = Users(logs, own)
+    step = torch.tensor([SHIFT.get(name, 0.0) / found.standardisation.sd[name] for name in d.exposure_names])
+    rows = []
+    for counterfactual in (False, True) if design == "coverage" else (False,):
+        effects = average_effects(
+            found.guide,
+            posterior,
+            users,
+            {"exposure_covariates": logs.exposure_covariates + step},
+            counterfactual=counterfactual,
+            seed=seed,
+        )
+        truth = true_effects(sim, SHIFT, TRUTH_DRAWS, counterfactual=counterfactual)["outcomes"]
+        for outcome, estimand in ((o, e) for o in truth for e in ESTIMANDS):
+            draws = effects.contrasts[outcome][estimand]
+            row = {
+                "design": design,
+                "seed": seed,
+                "kind": ("interventional", "counterfactual")[counterfactual],
+            }
+            row |= {"outcome": outcome, "estimand": estimand}
+            row |= {"truth": 0.0 if design == "placebo" else truth[outcome][estimand]}
+            row |= {**interval(draws, LEVEL), "sd": draws.std()}
+            row |= {"suppression": suppression(effects.contrasts["engagement"])}
+            row |= {"substitution": substitution(effects.contrasts)}
+            rows.append(row | {"naive": naive(sim)})
+    partial = part.with_suffix(".partial")
+    partial.write_text(json.dumps(rows))
+    os.replace(partial, part)
+
+
+def naive(sim: Any) -> float:
+    """Slope of users' engagement rates on ``exposure_1``."""
+    shown = sim.exposure.sum(1)
+    rate = sim.engagement.sum(1)[shown > 0] / shown[shown > 0]
+    return float(np.polyfit(sim.exposure_covariates[shown > 0, 0], rate, 1)[0])
+
+
+def _deal_out(data: Path, seed: int) -> None:
+    users = pd.read_parquet(data / "users.parquet")
+    users["exposure_1"] = np.random.default_rng(seed).permutation(users["exposure_1"].to_numpy())
+    users.to_parquet(data / "users.parquet", index=False)
+
+
+# --- Invariance ----------------------------------------------------------------------------------------------
+
+
+def invariance(seed: int, quick: bool, parts: Path) -> None:
+    """Encode the logs of the same users under the new policy, and compare the factors' displacement with the truth."""
+    part = parts / f"invariance-{seed}.json"
+    if part.exists():
+        return
+    d = Design.with_knobs(**(SUBSTITUTION | ({"users": 300} if quick else {})))
+    steps = {"restarts": 1, "steps": 60, "encoder_steps": 60} if quick else {}
+    settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
+    scratch = parts / f"invariance-{seed}"
+    for folder in ("before", "after", "run"):
+        shutil.rmtree(scratch / folder, ignore_errors=True)
+    world = draw_world(d, seed)
+    before, after = simulate(d, seed, world), simulate(d, seed, world, SHIFT)
+    write_simulation(before, scratch / "before", seed)
+    write_simulation(after, scratch / "after", seed, truth=False)
+    fit_folder(scratch / "before", scratch / "run", settings)
+    run = load_run(scratch / "run")
+    first, second = (
+        run.encode(read_dataset(scratch / folder, categories=run.categories))
+        for folder in ("before", "after")
+    )
+    report = json.loads((scratch / "run" / "report.json").read_text())["identifiability"]["channels"]
+    rows = []
+    for channel in ("platform", "preference"):
+        matched = report[channel]["mcc"]
+        truths = getattr(before, channel), getattr(after, channel)
+        for k, (j, sign) in enumerate(zip(matched["assignment"], matched["signs"], strict=True)):
+            name = f"{channel}_{j + 1}"
+            moved = sign * (second[name] - first[name]).mean() / first[name].std(ddof=0)
+            true = (truths[1] - truths[0])[:, k].mean() / truths[0][:, k].std()
+            both = {"r2": first[[name]].to_numpy(), "true_r2": truths[0][:, [k]]}
+            r2 = cross_r2({"exposure": before.exposure_covariates}, both)["exposure"]
+            rows.append({"seed": seed, "factor": f"{channel}_{k + 1}", "true": true, "encoded": moved} | r2)
+    partial = part.with_suffix(".partial")
+    partial.write_text(json.dumps(rows))
+    os.replace(partial, part)
+    shutil.rmtree(scratch)
+
+
+# --- Results -------------------------------------------------------------------------------------------------
+
+
+def summarise(results: pd.DataFrame, moved: pd.DataFrame, out: Path) -> None:
+    """Tables by design and estimand, and the figures with every replication."""
+    results.to_csv(out / "results.csv", index=False)
+    moved.to_csv(out / "invariance.csv", index=False)
+    parts = ["# Effects", "", "## Bias and coverage", "", _table(performance(results))]
+    parts += ["", "## Suppression and substitution", "", _table(flags(results))]
+    parts += ["", "## Invariance: displacement of each factor, in standard deviations", ""]
+    moved = moved.assign(error=moved["encoded"] - moved["true"], r2_error=moved["r2"] - moved["true_r2"])
+    table = moved.groupby("factor").agg(
+        seeds=("seed", "size"),
+        true=("true", "mean"),
+        encoded=("encoded", "mean"),
+        largest_error=("error", lambda e: e.abs().max()),
+        largest_r2_error=("r2_error", lambda e: e.abs().max()),
+    )
+    parts.append(_table(table.reset_index()))
+    (out / "summary.md").write_text("\n".join(parts) + "\n")
+    _draw(results, moved).savefig(out / "effects.png", dpi=150)
+
+
+def performance(results: pd.DataFrame) -> pd.DataFrame:
+    """Bias (relative to the replication's largest true effect on the outcome), standard errors and coverage."""
+    r = results.copy()
+    largest = r.groupby(["design", "seed", "kind", "outcome"])["truth"].transform(lambda t: t.abs().max())
+    r["error"] = (r["mean"] - r["truth"]) / largest.where(largest > 0)
+    r["z"] = (r["mean"] - r["truth"]) / r["sd"].where(r["sd"] > 0)
+    r["covered"] = (r["lower"] <= r["truth"] + 1e-9) & (r["truth"] - 1e-9 <= r["upper"])
+    rows = []
+    for key, g in r.groupby(["design", "kind", "outcome", "estimand"], sort=False):
+        if not g["sd"].any():
+            continue  # alignment has no direct effect: 0 exactly, in truth and estimate
+        n, covered = len(g), g["covered"].mean()
+        rows.append(dict(zip(("design", "kind", "outcome", "estimand"), key, strict=True)))
+        rows[-1] |= {"seeds": n, "bias": g["error"].mean(), "bias_se": g["error"].std() / n**0.5}
+        rows[-1] |= {"rmse": (g["error"] ** 2).mean() ** 0.5, "error_in_sds": (g["z"] ** 2).mean() ** 0.5}
+        rows[-1] |= {"coverage": covered, "coverage_se": (covered * (1 - covered) / n) ** 0.5}
+    return pd.DataFrame(rows)
+
+
+def flags(results: pd.DataFrame) -> pd.DataFrame:
+    """How often suppression and substitution are there, and are found; and what the naive comparison says."""
+    one = results[(results["kind"] == "interventional") & (results["outcome"] == "engagement")]
+    rows = []
+    for design, g in one.groupby("design", sort=False):
+        wide = g.pivot(index="seed", columns="estimand", values="truth")
+        aligned = results[(results["design"] == design) & (results["kind"] == "interventional")]
+        aligned = aligned[(aligned["outcome"] == "alignment") & (aligned["estimand"] == "TE")].set_index(
+            "seed"
+        )
+        each = g.drop_duplicates("seed").set_index("seed")
+        rows.append(
+            {"design": design, "seeds": len(each), "true_suppression": (wide["NDE"] * wide["NIE"] < 0).sum()}
+        )
+        rows[-1] |= {"suppression_found": (each["suppression"] >= SURE).sum()}
+        rows[-1] |= {"true_substitution": ((wide["TE"] > 0) & (aligned["truth"] < 0)).sum()}
+        rows[-1] |= {"substitution_found": (each["substitution"] >= SURE).sum()}
+        rows[-1] |= {"naive_says_success": (each["naive"] > 0).sum()}
+    return pd.DataFrame(rows)
+
+
+def _table(frame: pd.DataFrame) -> str:
+    cells = frame.map(lambda v: f"{v:.3f}" if isinstance(v, float) else str(v))
+    lines = ["| " + " | ".join(c.replace("_", " ") for c in frame) + " |", "|---" * len(frame.columns) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in cells.to_numpy()])
+
+
+def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", width_ratios=[1.3, 1, 1])
+    r = results[
+        (results["kind"] == "interventional")
+        & (results["design"].isin(["substitution", "substitution_20000"]))
+    ]
+    largest = r.groupby(["design", "seed", "outcome"])["truth"].transform(lambda t: t.abs().max())
+    r = r.assign(error=(r["mean"] - r["truth"]) / largest)
+    names = [(o, e) for o in ("engagement", "alignment") for e in ESTIMANDS if (o, e) != ("alignment", "NDE")]
+    for y, (outcome, estimand) in enumerate(names):
+        for shift, design, colour in (
+            (-0.17, "substitution", "#D55E00"),
+            (0.17, "substitution_20000", "#0072B2"),
+        ):
+            g = r[(r["outcome"] == outcome) & (r["estimand"] == estimand) & (r["design"] == design)]
+            place = y + shift + np.linspace(-0.1, 0.1, max(len(g), 1))[: len(g)]
+            users = "20,000 users" if design.endswith("20000") else "4,000 users"
+            axes[0].scatter(100 * g["error"], place, s=10, color=colour, label=users, alpha=0.7, lw=0)
+            axes[0].vlines(100 * g["error"].mean(), y + shift - 0.16, y + shift + 0.16, color="black")
+    axes[0].axvline(0, color="0.7", lw=0.8, zorder=0)
+    axes[0].set_yticks(range(len(names)), [f"{o}: {e.replace('_', ' ')}" for o, e in names])
+    axes[0].invert_yaxis()
+    axes[0].set(xlabel="error, % of the largest true effect", title="error of every replication (bar: mean)")
+    p = performance(results)
+    p = p[p["design"] == "coverage"]
+    for kind, marker, colour in (("interventional", "o", "#0072B2"), ("counterfactual", "D", "#D55E00")):
+        g = p[p["kind"] == kind]
+        y = [names.index((o, e)) for o, e in zip(g["outcome"], g["estimand"], strict=True)]
+        y = np.array(y, float) + (0.17 if kind == "counterfactual" else -0.17)
+        axes[1].errorbar(
+            100 * g["coverage"], y, xerr=100 * g["coverage_se"], fmt=marker, color=colour, label=kind, ms=4
+        )
+    axes[1].axvspan(83, 97, color="0.92", zorder=0)
+    axes[1].axvline(90, color="0.6", lw=0.8, zorder=0)
+    axes[1].set_yticks(range(len(names)), [""] * len(names))
+    axes[1].invert_yaxis()
+    axes[1].set(xlabel="coverage of 90% intervals, % (± Monte Carlo se)", title="coverage, 1,000 users")
+    for channel, colour in (("platform", "#0072B2"), ("preference", "#D55E00")):
+        g = moved[moved["factor"].str.startswith(channel)]
+        axes[2].scatter(g["true"], g["encoded"], color=colour, s=16, label=channel)
+    ends = [moved[["true", "encoded"]].min(axis=None), moved[["true", "encoded"]].max(axis=None)]
+    axes[2].plot(ends, ends, color="0.6", lw=0.8, zorder=0)
+    axes[2].set(xlabel="true displacement, sd", ylabel="displacement of encoded factors, sd")
+    axes[2].set_title("logs under the new policy, encoded")
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+        ax.legend(handles.values(), handles.keys(), fontsize=7)
+    return figure
+
+
+def main() -> None:
+    """Run what is missing, then write tables and figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two small replications a design, for a check")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    out = arguments.out or (Path(tempfile.mkdtemp()) if quick else HERE)
+    parts = out / "replications"
+    parts.mkdir(parents=True, exist_ok=True)
+    cells = [(design, seed) for design in DESIGNS for seed in range(2 if quick else SEEDS[design])]
+    seeds = range(2 if quick else INVARIANCE_SEEDS)
+    jobs = [delayed(replicate)(design, seed, quick, parts) for design, seed in cells]
+    jobs += [delayed(invariance)(seed, quick, parts) for seed in seeds]
+    Parallel(n_jobs=arguments.jobs, verbose=10)(jobs)
+    rows = [r for design, seed in cells for r in json.loads((parts / f"{design}-{seed}.json").read_text())]
+    moved = [r for seed in seeds for r in json.loads((parts / f"invariance-{seed}.json").read_text())]
+    summarise(pd.DataFrame(rows), pd.DataFrame(moved), out)
+    print((out / "summary.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
