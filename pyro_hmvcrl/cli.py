@@ -14,10 +14,12 @@ import pandas as pd
 import typer
 
 from pyro_hmvcrl.dataset import read_dataset
+from pyro_hmvcrl.effects import LEVEL, effects, write_effects
 from pyro_hmvcrl.inference import Settings
+from pyro_hmvcrl.interventions import add, parse_shift
 from pyro_hmvcrl.report import write_report
 from pyro_hmvcrl.results import RunError, fit_folder, load_run
-from pyro_hmvcrl.simulate import Design, simulate, write_simulation
+from pyro_hmvcrl.simulate import SUBSTITUTION, Design, simulate, write_simulation
 
 app = typer.Typer(
     add_completion=False,
@@ -37,15 +39,19 @@ DEFAULTS = Settings(platform_factors=1, preference_factors=1)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the data and the run.")] = Path("demo-run"),
 ) -> None:
-    """Simulate logs with known truth, fit, judge and report: a few minutes on two cores."""
+    """Simulate logs with known truth, fit, ask for a policy's effects, report: a few minutes on two cores."""
     with _plain_errors():
         data, run = out / "simulated-logs", out / "run"
         if not data.exists():  # a demo that was interrupted goes on
-            write_simulation(simulate(Design(), seed=0), data, seed=0, progress=True)
+            world = simulate(Design.with_knobs(**SUBSTITUTION), seed=0)
+            write_simulation(world, data, seed=0, progress=True)
         if not run.exists():
             fit_folder(data, run, Settings(platform_factors=2, preference_factors=3), progress=True)
+        answer = effects(run, [add("exposure_1", 1.0)], progress=True)
+        write_effects(answer, run / "effects.json")
         page = write_report(run)
     _print_summary(run)
+    _print_effects(answer)
     typer.echo(f"\nLook at it: {page}")
 
 
@@ -123,6 +129,42 @@ def encode(
     typer.echo(f"{out}: factors of {len(factors):,} users")
 
 
+@app.command("effects")
+def effects_command(
+    run: RunFolder,
+    shift: Annotated[
+        list[str],
+        typer.Option(
+            help="COLUMN=+1.0 in the column's own units, COLUMN=+1sd in standard deviations, COLUMN:=3 to set it; "
+            "a factor's name for COLUMN intervenes on the factor."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    counterfactual: Annotated[
+        bool, typer.Option(help="Effects on these very users, with the noise of their own logs.")
+    ] = False,
+    level: Annotated[float, typer.Option(help="Level of the intervals.")] = LEVEL,
+    extrapolate: Annotated[bool, typer.Option(help="Answer even where no data support the shift.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+) -> None:
+    """Ask what a change of the platform does: effects and mediation with intervals and checks."""
+    with _plain_errors():
+        answer = effects(
+            run,
+            [parse_shift(text) for text in shift],
+            counterfactual=counterfactual,
+            level=level,
+            extrapolate=extrapolate,
+            seed=seed,
+            progress=True,
+        )
+        write_effects(answer, out)
+        write_effects(answer, run / "effects.json")
+        page = write_report(run)
+    _print_effects(answer)
+    typer.echo(f"\n{out}: all figures.  Report: {page}")
+
+
 @app.command()
 def report(run: RunFolder) -> None:
     """Draw a run's figures and write its report.html anew."""
@@ -172,3 +214,19 @@ def _print_summary(run: Path) -> None:
     typer.echo("\nVerdict")
     for sentences in found["identifiability"]["verdict"].values():
         typer.echo("\n".join(f"- {sentence}" for sentence in sentences))
+
+
+def _print_effects(answer: dict[str, Any]) -> None:
+    """Effects, flags and overlap of an answer, for the terminal."""
+    typer.echo(
+        f"\nEffects of {', '.join(answer['shift'])} ({answer['kind']}; {answer['level']:.0%} intervals)"
+    )
+    rows = {
+        f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in ("mean", "lower", "upper")]
+        for outcome, of in answer["outcomes"].items()
+        for name in ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference")
+        if name in of
+    }
+    typer.echo(pd.DataFrame.from_dict(rows, "index", columns=["mean", "lower", "upper"]).to_string())
+    for sentence in [*answer["sentences"], f"Overlap: {answer['overlap']['verdict']}."]:
+        typer.echo(f"- {sentence}")

@@ -134,10 +134,14 @@ class Standardisation:
         """
         table = _Table(f"users of dataset {dataset.name}", dataset.users)
         _validate(table, {name: [_FINITE] for name in self.mean})
+        return self.standardise(dataset.users)
+
+    def standardise(self, users: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Standardised covariates, as :meth:`apply`, of a table that has them all."""
 
         def block(names: list[str]) -> NDArray[np.float32]:
-            columns = [(_numbers(dataset.users[name]) - self.mean[name]) / self.sd[name] for name in names]
-            return np.array(columns, np.float32).reshape(len(names), dataset.n_users).T.copy()
+            columns = [(_numbers(users[name]) - self.mean[name]) / self.sd[name] for name in names]
+            return np.array(columns, np.float32).reshape(len(names), len(users)).T.copy()
 
         return block(self.exposure_covariates), block(self.preference_covariates)
 

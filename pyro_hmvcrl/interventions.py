@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,25 +41,47 @@ class InterventionError(ValueError):
 # --- Policies ------------------------------------------------------------------------------------------------
 
 
-def add(column: str, amount: float, sd: bool = False) -> Policy:
+@dataclass(frozen=True)
+class Shift:
+    """The policy that changes one covariate: adds an amount, in its own units or standard deviations, or sets it.
+
+    On a factor the same change is an intervention, see :meth:`force`.
+    """
+
+    column: str
+    amount: float
+    in_sd: bool = False
+    fixed: bool = False
+
+    def __call__(self, covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+        if self.column not in covariates:
+            known = ", ".join(covariates.columns)
+            raise InterventionError(f"no exposure covariate or factor {self.column}: choose of {known}")
+        values = covariates[self.column]
+        sd = float(values.std(ddof=0))
+        return covariates.assign(**{self.column: self._changed(values, sd)})
+
+    def force(self, sd: float) -> Callable[[Tensor], Tensor]:
+        """The change as a function of a factor's natural value; `sd` is the factor's."""
+        return lambda now: self._changed(now, sd)
+
+    def _changed(self, now: Any, sd: float) -> Any:
+        return 0 * now + self.amount if self.fixed else now + self.amount * (sd if self.in_sd else 1)
+
+    def __str__(self) -> str:
+        if self.fixed:
+            return f"{self.column}:={self.amount:g}"
+        return f"{self.column}={self.amount:+g}{'sd' if self.in_sd else ''}"
+
+
+def add(column: str, amount: float, in_sd: bool = False) -> Shift:
     """Add an amount to a covariate, in its own units or in standard deviations."""
-
-    def policy(covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-        values = _column(covariates, column)
-        step = amount * values.std(ddof=0) if sd else amount
-        return covariates.assign(**{column: values + step})
-
-    return policy
+    return Shift(column, amount, in_sd)
 
 
-def set_to(column: str, value: float) -> Policy:
+def set_to(column: str, value: float) -> Shift:
     """Give all users the same value of a covariate, in its own units."""
-
-    def policy(covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-        _column(covariates, column)
-        return covariates.assign(**{column: float(value)})
-
-    return policy
+    return Shift(column, value, fixed=True)
 
 
 def together(*policies: Policy) -> Policy:
@@ -82,19 +105,19 @@ def scaled(policy: Policy, size: float) -> Policy:
     return sized
 
 
-def parse_shift(text: str) -> Policy:
-    """A policy as the command line has it: ``COLUMN=+1.0``, ``COLUMN=-0.5sd``, or ``COLUMN:=3`` to set a value."""
+def parse_shift(text: str) -> Shift:
+    """A change as the command line has it: ``COLUMN=+1.0``, ``COLUMN=-0.5sd``, or ``COLUMN:=3`` to set a value."""
     column, _, amount = text.partition("=")
     fixed, in_sd = column.endswith(":"), amount.endswith("sd")
     try:
         number = float(amount.removesuffix("sd"))
     except ValueError:
         number = np.nan
-    if not column or not np.isfinite(number) or (fixed and in_sd):
+    if not column.removesuffix(":") or not np.isfinite(number) or (fixed and in_sd):
         raise InterventionError(
             f"shift {text!r}: write COLUMN=+1.0, COLUMN=-0.5sd, or COLUMN:=3 to set a value"
         )
-    return set_to(column[:-1], number) if fixed else add(column, number, in_sd)
+    return Shift(column.removesuffix(":"), number, in_sd, fixed)
 
 
 def apply(policy: Policy, covariates: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -119,13 +142,6 @@ def apply(policy: Policy, covariates: pd.DataFrame, seed: int = 0) -> pd.DataFra
             f"the policy gave {shifted.iat[row, column]} for {shifted.columns[column]} in row {row + 1}"
         )
     return shifted
-
-
-def _column(covariates: pd.DataFrame, column: str) -> pd.Series:
-    if column not in covariates:
-        raise InterventionError(f"no exposure covariate {column}: choose of {', '.join(covariates.columns)}")
-    values: pd.Series = covariates[column]
-    return values
 
 
 # --- Worlds --------------------------------------------------------------------------------------------------

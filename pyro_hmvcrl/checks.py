@@ -1,0 +1,269 @@
+"""Checks that come with every causal answer.
+
+Overlap             does the data support the shifted policy, or does the answer extrapolate?
+Placebo             what does the same shift of covariates that do nothing seem to do?
+Negative controls   do exposure covariates reach preference, or preference covariates the platform, but through the
+                    graph?  Where they do, the model's exclusions are wrong.
+Sensitivity         how strong would an unmeasured cause of both the platform's factors and engagement have to be to
+                    undo the answer?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_hmvcrl.guide import Guide, product_of_experts
+from pyro_hmvcrl.identifiability import cross_r2
+from pyro_hmvcrl.interventions import Interventions
+from pyro_hmvcrl.laplace import ParameterPosterior, Values
+from pyro_hmvcrl.mediation import Users, average_effects, interval
+from pyro_hmvcrl.model import HMVCRL
+
+Array = NDArray[np.float64]
+
+LEVELS = 10  # a covariate with no more values than this is taken for discrete
+TAIL = 0.99  # share of users that the support holds
+LEAK_R2 = 0.02
+LOGISTIC_SD = math.pi / 3**0.5  # of the error in the log odds of engagement
+RHOS = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
+
+
+# --- Overlap -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Share of users whom a policy shifts outside the support of the data, and what that means.
+
+    Attributes
+    ----------
+    outside
+        For any of the reasons below.
+    beyond_range, no_level, unlike_others
+        A shifted column is beyond its observed range; a discrete one has a value that nobody has; or the shifted
+        columns are, given the user's other covariates, further from expectation than those of 99% of the users.
+    """
+
+    outside: float
+    beyond_range: float
+    no_level: float
+    unlike_others: float
+
+    @property
+    def verdict(self) -> str:
+        if self.outside <= 0.1:
+            return "supported: the shifted policy lies within what the data have seen"
+        if self.outside <= 0.5:
+            return (
+                f"in part: for {self.outside:.0%} of the users the answer rests on the model's extrapolation"
+            )
+        return f"not supported: {self.outside:.0%} of the users are shifted to where there are no data"
+
+    @property
+    def supported(self) -> bool:
+        return self.outside <= 0.5
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"verdict": self.verdict}
+
+
+def overlap(observed: pd.DataFrame, shifted: pd.DataFrame) -> Overlap:
+    """Overlap of the shifted with the observed values.
+
+    Parameters
+    ----------
+    observed
+        All covariates of the users, preference covariates too: support is needed given these.
+    shifted
+        Columns of `observed` under the policy, the same users in the same order.
+    """
+    moved = [c for c in shifted if not np.array_equal(shifted[c], observed[c])]
+    now, then = observed[moved].to_numpy(float), shifted[moved].to_numpy(float)
+    beyond = ((then < now.min(0)) | (then > now.max(0))).any(1) if moved else np.zeros(len(observed), bool)
+    no_level = np.zeros(len(observed), bool)
+    for c in moved:
+        if observed[c].nunique() <= LEVELS:
+            no_level |= ~shifted[c].isin(observed[c].unique()).to_numpy()
+    unlike = _unlike_others(observed.drop(columns=moved).to_numpy(float), now, then)
+    outside = beyond | no_level | unlike
+    return Overlap(*(float(part.mean()) for part in (outside, beyond, no_level, unlike)))
+
+
+def _unlike_others(given: Array, now: Array, then: Array) -> NDArray[np.bool_]:
+    """Who is, after the shift, further from a linear prediction (Mahalanobis) than `TAIL` of the users are before."""
+    if not now.shape[1]:
+        return np.zeros(len(now), bool)
+    design = np.column_stack([np.ones(len(given)), given])
+    expected = design @ np.linalg.lstsq(design, now, rcond=None)[0]
+    residual = now - expected
+    precision = np.linalg.pinv(np.atleast_2d(np.cov(residual.T)))
+
+    def distance(r: Array) -> Array:
+        return np.asarray(np.einsum("ni,ij,nj->n", r, precision, r))
+
+    return distance(then - expected) > np.quantile(distance(residual), TAIL)
+
+
+# --- Placebo -------------------------------------------------------------------------------------------------
+
+
+def placebo(
+    guide: Guide,
+    posterior: ParameterPosterior,
+    users: Users,
+    shifted: Tensor,
+    level: float,
+    seed: int = 0,
+    draws: int = 100,
+    progress: str = "",
+) -> dict[str, Any]:
+    """Effects of the shift on the dealt-out copy of the exposure covariates, whose true effect is 0.
+
+    Parameters
+    ----------
+    shifted
+        Standardised exposure covariates ``(N, D_P)`` under the policy; the copy is dealt out with them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    dealt = torch.randperm(users.logs.n_users, generator=generator).to(shifted.device)
+    real = users.logs.exposure_covariates
+    both = users.logs._replace(exposure_covariates=torch.cat([real, real[dealt]], 1))
+    effects = average_effects(
+        guide,
+        posterior.with_placebo(),
+        replace(users, logs=both),
+        {"exposure_covariates": torch.cat([real, shifted[dealt]], 1)},
+        draws=draws,
+        seed=seed,
+        progress=progress,
+    )
+    found = {
+        outcome: {name: interval(values, level) for name, values in contrasts.items()}
+        for outcome, contrasts in effects.contrasts.items()
+    }
+    asked = [e for contrasts in found.values() for e in contrasts.values() if e["upper"] > e["lower"]]
+    covered = sum(e["lower"] <= 0 <= e["upper"] for e in asked)
+    return {"outcomes": found, "covers_zero": covered, "of": len(asked)}
+
+
+# --- Negative controls ---------------------------------------------------------------------------------------
+
+
+def negative_controls(
+    guide: Guide, posterior: ParameterPosterior, users: Users, seed: int = 0
+) -> dict[str, Any]:
+    """Out-of-fold R² of each block of covariates on the other channel's noise, which should have none.
+
+    The noise is the posterior mean, from the users' own logs; under the right model no covariate predicts it.
+    `null` is the largest of 20 R² of covariates dealt out anew.
+    """
+    if users.experts is None:
+        raise ValueError("negative controls need the experts of the users' own logs")
+    prior = guide.prior(posterior.mean, users.logs)
+    noise = product_of_experts(prior, [users.experts]).mean
+    platform, preference = guide.model.channels(noise)
+    rng, found = np.random.default_rng(seed), {}
+    for block, covariates, channel, of in (
+        ("exposure", users.logs.exposure_covariates, "preference", preference),
+        ("preference", users.logs.preference_covariates, "platform", platform),
+    ):
+        c, y = covariates.cpu().numpy(), of.cpu().numpy()
+        r2 = cross_r2({"c": c}, {"y": y})["c"]["y"]
+        null = max(cross_r2({"c": rng.permutation(c)}, {"y": y})["c"]["y"] for _ in range(20))
+        said = "passes" if r2 <= max(null, LEAK_R2) else "fails: these covariates reach it past the graph"
+        found[f"{block} covariates on {channel} noise"] = {"r2": r2, "null": null, "verdict": said}
+    return found
+
+
+# --- Sensitivity ---------------------------------------------------------------------------------------------
+
+
+def rho_curve(
+    guide: Guide,
+    posterior: ParameterPosterior,
+    users: Users,
+    interventions: Interventions,
+    level: float,
+    rhos: tuple[float, ...] = RHOS,
+    seed: int = 0,
+    draws: int = 40,
+    progress: str = "",
+) -> dict[str, Any]:
+    """NDE and NIE on engagement if engagement's error and the platform's noise had correlation rho.
+
+    The correlation is taken along the direction in which the intervention moves the platform, the worst one (Imai,
+    Keele & Yamamoto 2010, for latent mediators and log odds).  TE does not hinge on it: what NIE loses, NDE gains.
+    Alignment has no such curve, since both of its parts are emissions of the factors themselves.
+    """
+    model, n_platform = guide.model, guide.model.n_platform
+    logs = users.logs
+    location, scale = model.mechanisms(posterior.mean, logs.exposure_covariates, logs.preference_covariates)
+    then = interventions["exposure_covariates"]
+    moved, _ = model.mechanisms(posterior.mean, then, logs.preference_covariates)
+    inverse = model.graph.inverse(posterior.mean["edges"])
+    unit = scale.mean(0)[:n_platform]
+    step = ((moved - location) @ inverse.mT).mean(0)[:n_platform] / unit
+    direction = step / step.norm().clamp_min(1e-12)
+    curve: dict[str, Any] = {"rho": list(rhos), "NDE": [], "NIE": [], "TE": []}
+    for rho in tqdm(rhos, progress, disable=not progress, leave=False):
+        loading = rho * LOGISTIC_SD * direction / unit  # of engagement's log odds on the platform's factors
+        changed = replace(
+            posterior,
+            mean=_without_confounding(model, posterior.mean, loading),
+            draws=_without_confounding(model, posterior.draws, loading),
+        )
+        effects = average_effects(guide, changed, users, interventions, draws=draws, seed=seed)
+        for name in ("NDE", "NIE", "TE"):
+            curve[name].append(interval(effects.contrasts["engagement"][name], level))
+    sign = np.sign(curve["NIE"][list(rhos).index(0.0)]["mean"])
+    against = [abs(r) for r, e in zip(rhos, curve["NIE"], strict=True) if sign * e["mean"] <= 0]
+    undone = [abs(r) for r, e in zip(rhos, curve["NIE"], strict=True) if e["lower"] <= 0 <= e["upper"]]
+    curve["first_rho_with_zero_in_NIE"] = min(against + undone, default=None)
+    return curve
+
+
+def _without_confounding(model: HMVCRL, values: Values, loading: Tensor) -> Values:
+    """Coefficients once a common cause has its part of the platform factors' loadings on engagement.
+
+    That part runs through the noise ``(platform - m(c) - sum_j B[j, platform] preference_j) / s``, so what alpha
+    loses along the factors is made up for along covariates and preference: the logs are fitted as before.
+    """
+    p = model.n_platform
+    incoming = (values["edges"] * model.graph.allowed.to(values["edges"]))[..., p:, :p]
+    return values | {
+        "alpha": values["alpha"] - loading,
+        "delta": values["delta"] + values["platform_location"] @ loading,
+        "a": values["a"] + (incoming @ loading).unsqueeze(-2),
+    }
+
+
+def e_value(ratio: float) -> float:
+    """E-value of a ratio of probabilities (VanderWeele & Ding 2017).
+
+    How strongly, as a ratio of risks, an unmeasured cause would have to go with both, to explain the ratio away.
+    """
+    ratio = max(ratio, 1 / ratio)
+    return ratio + math.sqrt(ratio * (ratio - 1))
+
+
+def e_values(levels: Mapping[str, Array], level: float) -> dict[str, dict[str, float]]:
+    """E-values of TE, NDE and NIE on a probability: of the ratio, and of the interval's end that is nearer to 1."""
+    pairs = {"TE": ("after", "before"), "NDE": ("direct", "before"), "NIE": ("after", "direct")}
+    found = {}
+    for name, (end, start) in pairs.items():
+        ratio = interval(levels[end] / levels[start], level)
+        crosses = ratio["lower"] <= 1 <= ratio["upper"]
+        nearer = ratio["lower"] if ratio["mean"] > 1 else ratio["upper"]
+        found[name] = {"ratio": ratio["mean"], "e_value": e_value(ratio["mean"])}
+        found[name] |= {"e_value_of_interval": 1.0 if crosses else e_value(nearer)}
+    return found

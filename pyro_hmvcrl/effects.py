@@ -1,0 +1,250 @@
+"""The answer to a causal question: the effects of a change, with the checks that it needs to be believed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_hmvcrl import checks, mediation
+from pyro_hmvcrl.dataset import CHANNELS
+from pyro_hmvcrl.guide import Expert
+from pyro_hmvcrl.inference import load_tensors
+from pyro_hmvcrl.interventions import InterventionError, Interventions, Policy, Shift, apply, scaled, together
+from pyro_hmvcrl.mediation import OUTCOMES, EffectDraws, Mediators, Outcome, Users, average_effects, interval
+from pyro_hmvcrl.results import Run, RunError, load_run
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.9
+DETAIL_DRAWS = 60  # of the questions beside TE, NDE and NIE
+CURVE_DRAWS = 40
+SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  # of the dose-response, in units of the asked shift
+LIKELY = 0.5  # probability from which an edge's path is asked for
+
+
+@dataclass(frozen=True)
+class Population:
+    """The users of a run: covariates in their own units, factors, and both as the model reads them."""
+
+    run: Run
+    covariates: pd.DataFrame
+    factors: pd.DataFrame  # posterior means
+    users: Users
+
+    @classmethod
+    def of(cls, folder: Path) -> Population:
+        """The users whom a run folder was fitted on.
+
+        Raises
+        ------
+        RunError
+            If the folder is not a run folder, or lacks a file.
+        """
+        run = load_run(folder)
+        try:
+            experts, _ = load_tensors(folder / "experts.safetensors")
+            covariates = pd.read_parquet(folder / "covariates.parquet")
+            factors = pd.read_parquet(folder / "factors.parquet")
+        except FileNotFoundError as error:
+            raise RunError(f"{error.filename or error}: not found; fit again into a new folder") from None
+        exposure, preference = map(torch.as_tensor, run.standardisation.standardise(covariates))
+        users = Users.with_covariates(exposure, preference, Expert(**experts))
+        return cls(run, covariates, factors[run.factor_names], users)
+
+    @property
+    def exposure(self) -> pd.DataFrame:
+        """Exposure covariates in their own units."""
+        return self.covariates[self.run.config["exposure_covariates"]]
+
+    def standardised(self, exposure: pd.DataFrame) -> Tensor:
+        """Exposure covariates as the model reads them."""
+        return torch.as_tensor(self.run.standardisation.standardise(self.covariates.assign(**exposure))[0])
+
+
+def effects(
+    folder: Path,
+    change: Policy | Sequence[Shift],
+    *,
+    counterfactual: bool = False,
+    outcomes: Mapping[str, Outcome] = OUTCOMES,
+    level: float = LEVEL,
+    extrapolate: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Effects of a change on engagement, alignment and the factors, with their checks.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    change
+        A policy, that is a function of the exposure covariates; or shifts of covariates or of factors.
+    counterfactual
+        Effects on these very users, with the noise that their own logs speak of, instead of on a population with
+        their covariates.
+    outcomes
+        Functions of a world, of which engagement and alignment must be two.
+    level
+        Of the intervals.
+    extrapolate
+        Answer even where no data support the change.
+
+    Returns
+    -------
+    dict
+        What ``effects`` writes as JSON (design, section 9).
+
+    Raises
+    ------
+    InterventionError
+        If a column or a factor is unknown, or the change is not supported and `extrapolate` is off.
+    RunError
+        If the folder is not a run folder.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: it must lie between 0 and 1")
+    population = Population.of(folder)
+    run, users = population.run, population.users
+    on_factors = isinstance(change, Sequence) and any(s.column in run.factor_names for s in change)
+    if on_factors:
+        interventions, support = _force_factors(population, change)  # type: ignore[arg-type]
+    else:
+        policy = together(*change) if isinstance(change, Sequence) else change
+        shifted = apply(policy, population.exposure, seed)
+        interventions = {"exposure_covariates": population.standardised(shifted)}
+        support = checks.overlap(population.covariates.drop(columns="user_id"), shifted)
+    if not support.supported and not extrapolate:
+        raise InterventionError(
+            f"the change is {support.verdict}. Make it smaller, or ask for the extrapolation by name (--extrapolate)"
+        )
+
+    def ask(title: str, draws: int | None, mediators: Mediators | None = None, **other: Any) -> EffectDraws:
+        return average_effects(
+            run.guide,
+            run.posterior,
+            users,
+            other.get("interventions", interventions),
+            mediators,
+            outcomes,
+            counterfactual,
+            draws,
+            seed,
+            progress=title if progress else "",
+        )
+
+    main = ask("effects", None)
+    detail = ask("factors and paths", DETAIL_DRAWS, _in_detail(population))
+    answer = {
+        "shift": [str(s) for s in change]
+        if isinstance(change, Sequence)
+        else getattr(change, "__name__", "policy"),
+        "kind": "counterfactual" if counterfactual else "interventional",
+        "level": level,
+        "users": users.logs.n_users,
+        "outcomes": {name: _outcome(name, main, detail, level) for name in outcomes},
+        "suppression": mediation.suppression(main.contrasts["engagement"]),
+        "substitution": mediation.substitution(main.contrasts),
+        "sentences": mediation.sentences(main.contrasts),
+        "displacement": {factor: interval(draws, level) for factor, draws in main.displacement.items()},
+        "densities": {factor: _density(values) for factor, values in main.densities.items()},
+        "overlap": support.to_dict(),
+        "negative_controls": checks.negative_controls(run.guide, run.posterior, users, seed),
+        "e_values": checks.e_values(main.levels["engagement"], level),
+    }
+    if on_factors:
+        return answer
+    shifted_to = interventions["exposure_covariates"]
+    assert isinstance(shifted_to, Tensor)
+    common = (run.guide, run.posterior, users)
+    answer["placebo"] = checks.placebo(
+        *common, shifted_to, level, seed, progress="placebo" if progress else ""
+    )
+    answer["sensitivity"] = checks.rho_curve(
+        *common,
+        interventions,
+        level,
+        seed=seed,
+        draws=CURVE_DRAWS,
+        progress="sensitivity" if progress else "",
+    )
+    doses = {size: apply(scaled(policy, size), population.exposure, seed) for size in SIZES}
+    found = {
+        size: ask("", CURVE_DRAWS, interventions={"exposure_covariates": population.standardised(to)})
+        for size, to in tqdm(doses.items(), "dose-response", disable=not progress, leave=False)
+    }
+    answer["dose_response"] = {
+        "size": list(SIZES),
+        "outside": [
+            checks.overlap(population.covariates.drop(columns="user_id"), to).outside for to in doses.values()
+        ],
+        **{o: [interval(draws.contrasts[o]["TE"], level) for draws in found.values()] for o in outcomes},
+    }
+    return answer
+
+
+def write_effects(answer: dict[str, Any], out: Path) -> None:
+    """Write an answer as JSON, whole or not at all."""
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(json.dumps(answer, indent=2, allow_nan=False))
+    os.replace(partial, out)
+
+
+def _force_factors(population: Population, shifts: Sequence[Shift]) -> tuple[Interventions, checks.Overlap]:
+    """Interventions on factors, and whether the users' own factors support them."""
+    names = population.run.factor_names
+    for shift in shifts:
+        if shift.column not in names:
+            raise InterventionError(
+                f"{shift.column} is no factor: shift covariates or factors ({', '.join(names)}), not both at once"
+            )
+    forced = apply(together(*shifts), population.factors)
+    sd = population.factors.std(ddof=0)
+    interventions = {s.column: s.force(float(sd[s.column])) for s in shifts}
+    return interventions, checks.overlap(population.factors, forced)
+
+
+def _in_detail(population: Population) -> Mediators:
+    """Each factor alone, each likely path from platform to preference, and the controlled direct effect."""
+    run = population.run
+    edges = run.edges(population.factors)
+    likely = edges[(edges["probability"] >= LIKELY) & edges["source"].str.startswith(CHANNELS[0])]
+    paths = list(zip(likely["source"], likely["target"], strict=True))
+    levels = population.factors.mean().to_dict()
+    return Mediators(mediation.factors_by_channel(run.guide.model), paths, each=True, levels=levels)
+
+
+def _outcome(name: str, main: EffectDraws, detail: EffectDraws, level: float) -> dict[str, Any]:
+    """Everything that is said of one outcome."""
+    contrasts, more = main.contrasts[name], detail.contrasts[name]
+    estimands: dict[str, Any] = {estimand: interval(draws, level) for estimand, draws in contrasts.items()}
+    paths = {key: interval(draws, level) for key, draws in more.items() if "->" in key}
+    factors = {key: interval(draws, level) for key, draws in more.items() if key in main.displacement}
+    mediated = mediation.proportion_mediated(contrasts)
+    return estimands | {
+        "CDE": interval(more["CDE"], level),
+        "factors": factors,
+        "paths": paths,
+        "suppression": mediation.suppression(contrasts),
+        "proportion_mediated": None if mediated is None else interval(mediated, level),
+        "levels": {world: interval(draws, level) for world, draws in main.levels[name].items()},
+    }
+
+
+def _density(values: Array, bins: int = 60) -> dict[str, list[float]]:
+    """Histograms of a factor before and after, on common bins."""
+    low, high = np.quantile(values, [0.002, 0.998])
+    edges = np.linspace(low, high, bins + 1)
+    before, after = (np.histogram(row, edges, density=True)[0] for row in values)
+    return {"at": ((edges[1:] + edges[:-1]) / 2).tolist(), "before": before.tolist(), "after": after.tolist()}
