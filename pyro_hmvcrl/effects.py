@@ -39,7 +39,7 @@ class Population:
 
     run: Run
     covariates: pd.DataFrame
-    factors: pd.DataFrame  # posterior means
+    factors: pd.DataFrame  # posterior means and standard deviations (_sd)
     users: Users
 
     @classmethod
@@ -60,12 +60,22 @@ class Population:
             raise RunError(f"{error.filename or error}: not found; fit again into a new folder") from None
         exposure, preference = map(torch.as_tensor, run.standardisation.standardise(covariates))
         users = Users.with_covariates(exposure, preference, Expert(**experts))
-        return cls(run, covariates, factors[run.factor_names], users)
+        return cls(run, covariates, factors, users)
 
     @property
     def exposure(self) -> pd.DataFrame:
         """Exposure covariates in their own units."""
         return self.covariates[self.run.config["exposure_covariates"]]
+
+    @property
+    def factor_means(self) -> pd.DataFrame:
+        """Posterior means of the factors."""
+        return self.factors[self.run.factor_names]
+
+    def sd_of(self, factor: str) -> float:
+        """A factor's standard deviation over users, with what is not known of each of them."""
+        within = (self.factors[f"{factor}_sd"] ** 2).mean()
+        return float((self.factors[factor].var(ddof=0) + within) ** 0.5)
 
     def standardised(self, exposure: pd.DataFrame) -> Tensor:
         """Exposure covariates as the model reads them."""
@@ -209,10 +219,9 @@ def _force_factors(population: Population, shifts: Sequence[Shift]) -> tuple[Int
             raise InterventionError(
                 f"{shift.column} is no factor: shift covariates or factors ({', '.join(names)}), not both at once"
             )
-    forced = apply(together(*shifts), population.factors)
-    sd = population.factors.std(ddof=0)
-    interventions = {s.column: s.force(float(sd[s.column])) for s in shifts}
-    return interventions, checks.overlap(population.factors, forced)
+    forced = apply(together(*shifts), population.factor_means)
+    interventions = {s.column: s.force(population.sd_of(s.column)) for s in shifts}
+    return interventions, checks.overlap(population.factor_means, forced)
 
 
 def _in_detail(population: Population) -> Mediators:
@@ -221,7 +230,7 @@ def _in_detail(population: Population) -> Mediators:
     edges = run.edges(population.factors)
     likely = edges[(edges["probability"] >= LIKELY) & edges["source"].str.startswith(CHANNELS[0])]
     paths = list(zip(likely["source"], likely["target"], strict=True))
-    levels = population.factors.mean().to_dict()
+    levels = population.factor_means.mean().to_dict()
     return Mediators(mediation.factors_by_channel(run.guide.model), paths, each=True, levels=levels)
 
 

@@ -88,7 +88,7 @@ def laplace_posterior(guide: Guide, logs: Logs, seed: int, draws: int = DRAWS) -
     Cost: the scores, a gradient for each user, and a Cholesky factor of the size of the parameters.
     """
     generator = torch.Generator().manual_seed(seed)
-    fitted = _fitted(guide)
+    fitted = fitted_values(guide)
     dealt = torch.randperm(len(logs.index), generator=generator).to(logs.index.device)
     beside = torch.cat([logs.exposure_covariates, logs.exposure_covariates[dealt]], 1)
     n_copies = logs.exposure_covariates.shape[1]
@@ -141,7 +141,7 @@ def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: T
     return torch.cat([t.flatten(1) for t in scores.values()], 1)
 
 
-def _fitted(guide: Guide) -> Values:
+def fitted_values(guide: Guide) -> Values:
     """What is given a posterior: the structural coefficients, and the decoders' weights but for `inner` and `shift`."""
     weights = {n: w for n, w in guide.model.named_parameters() if n.rpartition(".")[2] in DECODER_PRIOR}
     return {n: t.detach() for n, t in (guide.coefficients.means() | weights).items()}

@@ -146,7 +146,7 @@ def natural_effects(
     for source, target in mediators.paths:
         if source in as_before and target in as_before:
             others = {site: value for site, value in as_before.items() if site != target}
-            carried = run(program, args, {**policy, **others, source: after[source]}, before)[target]
+            carried = run(program, args, {**others, source: after[source]}, before)[target]
             worlds[f"{source} -> {target}"] = forced({target: carried})
             asked[f"{source} -> {target}"] = "direct", f"{source} -> {target}"
     if mediators.levels is not None:

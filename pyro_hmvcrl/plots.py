@@ -8,7 +8,7 @@ channel and its column (from 1) in the mechanisms, which map a channel to its co
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -19,13 +19,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.path import Path
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
 Array = NDArray[np.float64]
 Mechanisms = Mapping[str, Mapping[str, Any]]
+Effects = Mapping[str, Any]  # what effects.json holds
 P = ParamSpec("P")
 
 HUES = {"platform": "#0072B2", "preference": "#D55E00"}
@@ -55,6 +56,13 @@ LIKELY = 0.5  # an edge less probable than this is drawn dashed and faint
 Z90 = 1.645  # half-width, in standard deviations, of a 90% interval
 SHOWN_COVARIATES = 15  # a channel's strongest; more would not be readable
 SHOWN_USERS = 2000  # dots in a panel; lines, bands and correlations use all users
+SHOWN_PATHS = 15  # the strongest
+
+ESTIMANDS = {"TE": "total (TE)", "NDE": "direct (NDE)", "NIE": "through the factors (NIE)"}
+ESTIMANDS |= {"NIE_platform": "NIE by platform", "NIE_preference": "NIE by preference"}
+PARTS = {"TE": INK, "NDE": "#009E73", "NIE": "#AA4499"}
+PROBABILITIES = {"engagement": "P(engaged)", "alignment": "P(searched for)"}  # shown in percentage points
+EXTRAPOLATES = 0.1  # share of users outside the data from which an answer is marked as extrapolation
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
@@ -329,8 +337,7 @@ def _label_edges(ax: Axes, weights: Array, curves: Array) -> None:
             score += weight * np.minimum(gap.min(axis=1, initial=1.2), 1.2)
         written.append(points[np.argmax(score), i])
         patch = {"fc": "white", "ec": "none", "pad": 1.2, "alpha": 0.9}
-        text = f"{weights[i]:+.2f}".replace("-", "−")
-        ax.text(*written[-1], text, size=8.5, ha="center", va="center", bbox=patch, zorder=5)
+        ax.text(*written[-1], _signed(weights[i]), size=8.5, ha="center", va="center", bbox=patch, zorder=5)
 
 
 @_styled
@@ -350,6 +357,181 @@ def overview(run: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@_styled
+def effects_forest(effects: Effects) -> Figure:
+    """Effects with intervals, a panel an outcome: the estimands, then through each factor alone and each path.
+
+    In grey under an estimand: the same of the placebo, where there is one.
+    """
+    outcomes, placebo = effects["outcomes"], effects.get("placebo", {}).get("outcomes", {})
+    rows = _forest_rows(outcomes["engagement"])
+    figure, axes = _outcome_panels(outcomes, 0.9 + 0.22 * len(rows))
+    for name, ax in axes.items():
+        scale, of = outcome_scale(name), outcomes[name]
+        found = {e: of[e] for e in ESTIMANDS} | of["factors"] | of["paths"]
+        ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+        for y, key in enumerate(rows):
+            if key in placebo.get(name, {}):
+                _, low, high = _curve([placebo[name][key]], scale)
+                ax.hlines(y + 0.3, low, high, color=RULE, lw=4, zorder=1)
+            if key in found:
+                mean, low, high = _curve([found[key]], scale)
+                ax.hlines(y, low, high, color=_hue(key), lw=2.6, zorder=3)
+                ax.plot(mean, y, "|", color=_hue(key), ms=8, mew=1.8, zorder=4)
+        ax.set(title=label(name), xlabel=_change(name), ylim=(len(rows) - 0.4, -0.6))
+        ax.set_yticks(range(len(rows)), list(rows.values()))
+        for text, key in zip(ax.get_yticklabels(), rows, strict=True):
+            text.set_weight("normal" if key in found else "bold")
+        ax.tick_params(axis="y", length=0, labelleft=ax.get_subplotspec().is_first_col())
+    look = {"color": INK, "lw": 2.6, "marker": "|", "ms": 8, "mew": 1.8}
+    handles = [Line2D([], [], label=f"mean and {effects['level']:.0%} interval", **look)]
+    if placebo:
+        handles.append(Line2D([], [], color=RULE, lw=4, label="placebo: what nothing looks like"))
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    return figure
+
+
+def _forest_rows(outcome: Mapping[str, Any]) -> dict[str, str]:
+    """What is asked of an outcome, and how it is called; headings stand between."""
+    rows = dict(ESTIMANDS)
+    paths = sorted(outcome["paths"], key=lambda path: -abs(outcome["paths"][path]["mean"]))[:SHOWN_PATHS]
+    if outcome["factors"]:
+        rows |= {"factors": "Through one factor alone"} | {f: label(f) for f in outcome["factors"]}
+    if paths:
+        rows |= {"paths": "Along one path"} | {path: label(path.replace("->", "→"), 40) for path in paths}
+    return rows
+
+
+@_styled
+def effects_displacement(effects: Effects) -> Figure:
+    """Histogram of every factor before (grey outline) and after (filled), with its displacement and interval."""
+    densities = effects["densities"]
+    rows = _rows(_names(densities))
+    figure = Figure(figsize=(2.15 * max(map(len, rows)), 0.6 + 1.75 * len(rows)), layout="constrained")
+    for f, ax in _panels(figure, rows).items():
+        at, hue, moved = densities[f]["at"], HUES[_channel(f)], effects["displacement"][f]
+        ax.fill_between(at, densities[f]["after"], step="mid", color=hue, alpha=0.45, lw=0)
+        ax.step(at, densities[f]["before"], where="mid", color=INK, lw=0.8, alpha=0.75)
+        ends = f"({_signed(moved['lower'])} to {_signed(moved['upper'])})"
+        ax.set_title(f"{label(f)}\n{_signed(moved['mean'])} sd {ends}", color=hue, size=8.5)
+        ax.set(ylim=(0, None), yticks=[])
+        ax.locator_params(axis="x", nbins=5)
+        ax.spines["left"].set_visible(False)
+    figure.supxlabel("value of the factor, in the model's units", size=8.5)
+    before, after = Line2D([], [], color=INK, lw=0.8, label="before"), Patch(color=QUIET, label="after")
+    figure.legend(handles=[before, after], loc="outside upper right", ncols=2)
+    return figure
+
+
+@_styled
+def effects_dose(effects: Effects) -> Figure:
+    """Total effect against the size of the shift, a panel an outcome; hollow and dashed where it extrapolates."""
+    dose = effects["dose_response"]
+    sizes = np.array([*dose["size"], 0.0])
+    order = np.argsort(sizes)
+    x, outside = sizes[order], np.array([*dose["outside"], 0.0])[order]
+    seen = outside <= EXTRAPOLATES
+    figure, axes = _outcome_panels(effects["outcomes"], 2.9)
+    for name, ax in axes.items():
+        none = {"mean": 0.0, "lower": 0.0, "upper": 0.0}  # no shift, no effect
+        mean, low, high = _curve([*dose[name], none], outcome_scale(name))[:, order]
+        ax.axhline(0, color=RULE, lw=1, zorder=0)
+        for i in range(len(x) - 1):
+            piece = slice(i, i + 2)
+            alpha, dash = (0.2, "-") if seen[piece].all() else (0.07, (0, (3, 2)))
+            ax.fill_between(x[piece], low[piece], high[piece], color=INK, alpha=alpha, lw=0)
+            ax.plot(x[piece], mean[piece], color=INK, lw=1.4, ls=dash)
+        for which, fill in ((seen, INK), (~seen, "white")):
+            ax.plot(x[which], mean[which], "o", color=INK, mfc=fill, ms=4.5, zorder=4)
+        ax.set(title=label(name), ylabel=_change(name).replace(", ", ",\n"))
+        ax.set_xticks(x, [f"{_plain(a)}\n{b:.0%}" for a, b in zip(x, outside, strict=True)])
+        ax.set_xlabel("size of the shift (1: as asked)\nbelow it: share of users outside the data")
+    looks = {
+        "within the data": INK,
+        f"extrapolates: more than {EXTRAPOLATES:.0%} of the users outside": "white",
+    }
+    handles = [
+        Line2D([], [], color=INK, marker="o", mfc=fill, ms=4.5, ls="-" if fill == INK else "--", label=name)
+        for name, fill in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, handlelength=3.5)
+    return figure
+
+
+@_styled
+def effects_sensitivity(effects: Effects) -> Figure:
+    """NDE, NIE and TE on engagement against the correlation rho that an unmeasured cause would make."""
+    curve = effects["sensitivity"]
+    figure = Figure(figsize=(6.6, 3.3), layout="constrained")
+    ax = figure.subplots()
+    ax.axhline(0, color=QUIET, lw=0.8, zorder=0)
+    for (name, hue), dash in zip(PARTS.items(), ("-", (0, (5, 2)), (0, (1, 1))), strict=True):
+        mean, low, high = _curve(curve[name], outcome_scale("engagement"))
+        ax.fill_between(curve["rho"], low, high, color=hue, alpha=0.18, lw=0)
+        ax.plot(curve["rho"], mean, color=hue, lw=2, ls=dash, label=ESTIMANDS[name])
+    for rho in undone_at(curve):
+        ax.axvline(rho, color=PARTS["NIE"], lw=0.9, ls=(0, (4, 2)), zorder=0)
+        said = f"from rho = {_plain(rho)}\nNIE may be nothing"
+        ax.annotate(
+            said, (rho, 1.02), xycoords=("data", "axes fraction"), ha="center", size=8, color=PARTS["NIE"]
+        )
+    ax.set_xticks(curve["rho"], [_plain(rho) for rho in curve["rho"]])
+    ax.set_xlabel("rho: correlation of engagement's error with the platform factors' noise")
+    ax.set_ylabel(_change("engagement"))
+    figure.legend(loc="outside lower center", ncols=3, handlelength=3.5)
+    return figure
+
+
+def undone_at(curve: Mapping[str, Any]) -> list[float]:
+    """Of the smallest correlations that undo NIE (its interval includes zero, or its sign is another), each."""
+    sign = np.sign(curve["NIE"][int(np.argmin(np.abs(curve["rho"])))]["mean"])
+    return [
+        rho
+        for rho, e in zip(curve["rho"], curve["NIE"], strict=True)
+        if abs(rho) == curve["first_rho_with_zero_in_NIE"]
+        and (e["lower"] <= 0 <= e["upper"] or sign * e["mean"] <= 0)
+    ]
+
+
+def outcome_scale(outcome: str) -> float:
+    """By what an outcome is multiplied to be shown: probabilities in percentage points, others as they are."""
+    return 100.0 if outcome in PROBABILITIES else 1.0
+
+
+def _change(outcome: str) -> str:
+    probability = PROBABILITIES.get(outcome)
+    return f"change of {probability}, percentage points" if probability else f"change of {label(outcome)}"
+
+
+def _outcome_panels(outcomes: Mapping[str, Any], height: float) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with an axes for every outcome, two in a row; `height` is a row's."""
+    rows = -(-len(outcomes) // 2)
+    figure = Figure(figsize=(9, height * rows + 0.3), layout="constrained")
+    axes = list(figure.subplots(rows, 2, squeeze=False).flat)
+    for spare in axes[len(outcomes) :]:
+        spare.set_axis_off()
+    return figure, dict(zip(outcomes, axes, strict=False))
+
+
+def _curve(intervals: Sequence[Mapping[str, float]], scale: float) -> Array:
+    """Mean, lower and upper end, ``(3, n)``."""
+    return scale * np.array([[e[part] for e in intervals] for part in ("mean", "lower", "upper")])
+
+
+def _hue(key: str) -> str:
+    """Of an estimand, a factor or a path: its channel's; a path's is its source's."""
+    first = key.removeprefix("NIE_").partition(" -> ")[0]
+    return HUES.get(first) or HUES.get(_channel(first)) or PARTS[key]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
 def _channel(factor: str) -> str:
     return factor.rpartition("_")[0]
 
@@ -358,8 +540,8 @@ def _by_channel(factors: Sequence[str]) -> list[list[str]]:
     return [[f for f in factors if _channel(f) == channel] for channel in HUES]
 
 
-def _names(factors: pd.DataFrame) -> list[str]:
-    """The factors of a table, platform first."""
+def _names(factors: Iterable[str]) -> list[str]:
+    """The factors among these names (of a table's columns), platform first."""
     named = [c for c in factors if c.rpartition("_")[2].isdigit()]
     return [name for own in _by_channel(named) for name in own]
 

@@ -11,9 +11,10 @@ Data          ``substitution``: the world of ``simulate.SUBSTITUTION`` (2 + 3 fa
               so that every effect is 0.  The world and its users are drawn anew from each seed.
 Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and alignment, at the users' covariates; in
               ``coverage`` also the counterfactual ones of the same users with their own noise.
-Methods       The fit's restarts (their settings are the defaults; the encoders are not needed for these effects and
-              are left out), the Laplace posterior, and ``mediation.average_effects``.  For counterfactual effects the
-              users' noise is abducted by the expansion guide.  ``invariance`` uses whole fits, encoders included.
+Methods       The fit's first stage with its defaults, but for fewer restarts in all but ``substitution`` (`RESTARTS`);
+              the encoders are not needed for these effects and are left out.  Then the Laplace posterior, and
+              ``mediation.average_effects``.  For counterfactual effects the users' noise is abducted by the expansion
+              guide.  ``invariance`` uses whole fits, encoders included.
               Against them the naive comparison: the slope of users' engagement rates on ``exposure_1``.
 Performance   Bias relative to the largest true effect on the outcome, its Monte Carlo standard error, and the empirical
               against the stated standard deviation; coverage with its Monte Carlo standard error.
@@ -63,9 +64,11 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "coverage": SMALL,
     "placebo": SMALL | {"substitution": 0.0},
 }
-SEEDS = {"substitution": 20, "substitution_20000": 20, "control": 20, "coverage": 100, "placebo": 20}
-INVARIANCE_SEEDS = 5
-TRUTH_DRAWS = 60
+SEEDS = {"substitution": 20, "substitution_20000": 20, "control": 10, "coverage": 100, "placebo": 20}
+RESTARTS = {"substitution_20000": 2, "control": 1, "coverage": 1, "placebo": 1}  # a stuck start counts
+DRAWS = {"substitution_20000": 100}  # of the posterior
+INVARIANCE_SEEDS = 4
+TRUTH_DRAWS = 240_000  # users times noise draws of the Monte Carlo of the truth
 ESTIMANDS = ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference")
 
 
@@ -86,14 +89,17 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
         _deal_out(scratch, seed)
     dataset = read_dataset(scratch)
     shutil.rmtree(scratch)
-    steps = {"restarts": 1, "steps": 60} if quick else {}
+    steps = {"restarts": RESTARTS.get(design, Settings.restarts)}
+    steps |= {"restarts": 1, "steps": 60} if quick else {}
     settings = Settings(
         d.platform_factors, d.preference_factors, seed=seed, device="cpu", encoder_steps=1, **steps
     )
     found = fit(dataset, settings)
     logs = tensors_of(dataset, found.standardisation)
     trained_on = logs.batch(torch.as_tensor(np.flatnonzero(~found.held_out)))
-    posterior = laplace_posterior(found.guide, trained_on, seed, draws=20 if quick else 200)
+    posterior = laplace_posterior(
+        found.guide, trained_on, seed, draws=20 if quick else DRAWS.get(design, 200)
+    )
 
     expansion = ExpansionGuide(found.guide.model, d.users, SCORING_STEPS)
     expansion.coefficients = found.guide.coefficients
@@ -111,7 +117,7 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
             counterfactual=counterfactual,
             seed=seed,
         )
-        truth = true_effects(sim, SHIFT, TRUTH_DRAWS, counterfactual=counterfactual)["outcomes"]
+        truth = true_effects(sim, SHIFT, TRUTH_DRAWS // d.users, counterfactual=counterfactual)["outcomes"]
         for outcome, estimand in ((o, e) for o in truth for e in ESTIMANDS):
             draws = effects.contrasts[outcome][estimand]
             row = {
