@@ -409,17 +409,19 @@ def effects_displacement(effects: Effects) -> Figure:
     rows = _rows(_names(densities))
     figure = Figure(figsize=(2.15 * max(map(len, rows)), 0.6 + 1.75 * len(rows)), layout="constrained")
     for f, ax in _panels(figure, rows).items():
-        at, hue, moved = densities[f]["at"], HUES[_channel(f)], effects["displacement"][f]
-        ax.fill_between(at, densities[f]["after"], step="mid", color=hue, alpha=0.45, lw=0)
-        ax.step(at, densities[f]["before"], where="mid", color=INK, lw=0.8, alpha=0.75)
+        at, before, after = (np.array(densities[f][part]) for part in ("at", "before", "after"))
+        hue, moved = HUES[_channel(f)], effects["displacement"][f]
+        ax.fill_between(at, after, step="mid", color=hue, alpha=0.45, lw=0)
+        ax.step(at, before, where="mid", color=INK, lw=0.8, alpha=0.75)
         ends = f"({_signed(moved['lower'])} to {_signed(moved['upper'])})"
         ax.set_title(f"{label(f)}\n{_signed(moved['mean'])} sd {ends}", color=hue, size=8.5)
-        ax.set(ylim=(0, None), yticks=[])
+        # a factor set to one value is a spike that would flatten what was before: it leaves the frame
+        ax.set(ylim=(0, 1.05 * max(before.max(), min(after.max(), 2 * before.max()))), yticks=[])
         ax.locator_params(axis="x", nbins=5)
         ax.spines["left"].set_visible(False)
     figure.supxlabel("value of the factor, in the model's units", size=8.5)
-    before, after = Line2D([], [], color=INK, lw=0.8, label="before"), Patch(color=QUIET, label="after")
-    figure.legend(handles=[before, after], loc="outside upper right", ncols=2)
+    handles = [Line2D([], [], color=INK, lw=0.8, label="before"), Patch(color=QUIET, label="after")]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
     return figure
 
 
@@ -444,7 +446,7 @@ def effects_dose(effects: Effects) -> Figure:
         for which, fill in ((seen, INK), (~seen, "white")):
             ax.plot(x[which], mean[which], "o", color=INK, mfc=fill, ms=4.5, zorder=4)
         ax.set(title=label(name), ylabel=_change(name).replace(", ", ",\n"))
-        ax.set_xticks(x, [f"{_plain(a)}\n{b:.0%}" for a, b in zip(x, outside, strict=True)])
+        ax.set_xticks(x, [f"{plain(a)}\n{b:.0%}" for a, b in zip(x, outside, strict=True)])
         ax.set_xlabel("size of the shift (1: as asked)\nbelow it: share of users outside the data")
     looks = {
         "within the data": INK,
@@ -471,13 +473,13 @@ def effects_sensitivity(effects: Effects) -> Figure:
         ax.plot(curve["rho"], mean, color=hue, lw=2, ls=dash, label=ESTIMANDS[name])
     for rho in undone_at(curve):
         ax.axvline(rho, color=PARTS["NIE"], lw=0.9, ls=(0, (4, 2)), zorder=0)
-        said = f"from rho = {_plain(rho)}\nNIE may be nothing"
+        said = f"at rho = {plain(rho)}\nNIE may be nothing"
         ax.annotate(
             said, (rho, 1.02), xycoords=("data", "axes fraction"), ha="center", size=8, color=PARTS["NIE"]
         )
-    ax.set_xticks(curve["rho"], [_plain(rho) for rho in curve["rho"]])
+    ax.set_xticks(curve["rho"], [plain(rho) for rho in curve["rho"]])
     ax.set_xlabel("rho: correlation of engagement's error with the platform factors' noise")
-    ax.set_ylabel(_change("engagement"))
+    ax.set_ylabel(_change("engagement").replace(", ", ",\n"))
     figure.legend(loc="outside lower center", ncols=3, handlelength=3.5)
     return figure
 
@@ -499,8 +501,9 @@ def outcome_scale(outcome: str) -> float:
 
 
 def _change(outcome: str) -> str:
-    probability = PROBABILITIES.get(outcome)
-    return f"change of {probability}, percentage points" if probability else f"change of {label(outcome)}"
+    if outcome in PROBABILITIES:
+        return f"change of {PROBABILITIES[outcome]}, percentage points"
+    return f"change of {label(outcome)}, in its own units"
 
 
 def _outcome_panels(outcomes: Mapping[str, Any], height: float) -> tuple[Figure, dict[str, Axes]]:
@@ -525,10 +528,10 @@ def _hue(key: str) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+    return f"{value:+z.2f}".replace("-", "−")
 
 
-def _plain(value: float) -> str:
+def plain(value: float) -> str:
     return f"{value:g}".replace("-", "−")
 
 

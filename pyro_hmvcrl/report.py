@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from matplotlib.figure import Figure
 
 from pyro_hmvcrl import plots
 from pyro_hmvcrl.dataset import CHANNELS
-from pyro_hmvcrl.plots import LIKELY, label, strongest
+from pyro_hmvcrl.plots import ESTIMANDS, EXTRAPOLATES, LIKELY, PARTS, PROBABILITIES, label, plain, strongest
 
 Run = dict[str, Any]
+Effects = dict[str, Any]
 
 MEND = "restore it from a copy of the run, or fit again into a new folder"
+EFFECTS_MEND = "ask for the effects again (pyro-hmvcrl effects), or delete the file"
 CONFIG_KEYS = ["version", "name", "platform_factors", "preference_factors", "exposure_covariates"]
 CONFIG_KEYS += ["preference_covariates", "categories", "users", "held_out_users", "search_events"]
 CONFIG_KEYS += ["recommendation_events", "settings.restarts", "seconds"]
@@ -35,6 +37,18 @@ CHANNEL_KEYS = [
 CHANNEL_KEYS += [f"mechanisms.{{0}}.{part}" for part in MECHANISM_KEYS]
 REPORT_KEYS = ["restarts", "factor_categories", "held_out_bound.mean", "held_out_bound.standard_error"]
 REPORT_KEYS += [key.format(channel) for channel in CHANNELS for key in CHANNEL_KEYS]
+# "*" stands for every entry of a dict or list.
+EFFECT_KEYS = ["shift", "kind", "sentences", "overlap.verdict", "outcomes.engagement", "outcomes.alignment"]
+EFFECT_KEYS += ["outcomes.*.proportion_mediated", "negative_controls.*.verdict"]
+EFFECT_NUMBERS = ["level", "users", "overlap.outside", "negative_controls.*.r2", "negative_controls.*.null"]
+EFFECT_NUMBERS += ["outcomes.*.suppression"]
+EFFECT_NUMBERS += [f"e_values.{e}.{v}" for e in PARTS for v in ("e_value", "e_value_of_interval")]
+INTERVAL = ("mean", "lower", "upper")
+EFFECT_INTERVALS = [f"outcomes.*.{e}" for e in (*ESTIMANDS, "CDE", "factors.*", "paths.*")]
+EFFECT_INTERVALS += ["outcomes.*.levels.before", "outcomes.*.levels.after", "displacement.*"]
+DENSITY = ("at", "before", "after")
+ABSENT = object()
+WEAK = 0.1  # a correlation that easily goes unnoticed
 TEXT = {"user_id", "stage", "source", "target"}  # all other columns hold numbers
 MAY_BE_EMPTY = {"held_out_bound"}
 # Words of a verdict (identifiability.verdict) that speak against the fit.
@@ -75,7 +89,7 @@ def write_report(run_folder: Path) -> Path:
     sources = {p.name: base64.b64encode(files[f"figures/{p.name}.svg"]).decode() for p in pictures}
     alts = {p.name: p.alt for p in pictures}
     try:
-        page = _template().render(run, alts=alts, sources=sources, trust=trust, likely=LIKELY)
+        page = _template().render(run, alts=alts, sources=sources, **WORDS)
     except jinja2.UndefinedError as error:
         raise ReportError(f"{run_folder / 'report.json'}: {error.message}; {MEND}") from error
     (run_folder / "figures").mkdir(exist_ok=True)
@@ -97,6 +111,46 @@ def trust(verdict: list[str]) -> tuple[str, str]:
     return "good", "Its factors can be believed."
 
 
+def judge(effects: Effects, verdict: dict[str, list[str]]) -> dict[str, tuple[str, str]]:
+    """What the checks of an answer come to: for each a level (good, care, no; empty: neither) and, shortly, why."""
+    levels = {channel: trust(sentences)[0] for channel, sentences in verdict.items()}
+    doubted = [channel for channel, level in levels.items() if level != "good"]
+    supported = effects["overlap"]["verdict"].partition(":")[0]
+    failed = [c for c in effects["negative_controls"].values() if c["verdict"] != "passes"]
+    checks = {
+        "factors": ("care", f"doubt on {' and '.join(doubted)}") if doubted else ("good", "can be believed"),
+        "overlap": ({"supported": "good", "in part": "care"}.get(supported, "no"), supported),
+        "negative_controls": ("no", "failed") if failed else ("good", "passed"),
+    }
+    if "placebo" in effects:
+        covers, of = effects["placebo"]["covers_zero"], effects["placebo"]["of"]
+        missed, by_chance = of - covers, of * (1 - effects["level"])
+        level = "good" if missed <= 2 * by_chance else "care" if missed <= of / 2 else "no"
+        checks["placebo"] = level, f"covers zero {covers} of {of}"
+    if "sensitivity" in effects:
+        checks["rho"] = _judge_rho(effects["sensitivity"])
+    return checks
+
+
+def _judge_rho(curve: dict[str, Any]) -> tuple[str, str]:
+    first = curve["first_rho_with_zero_in_NIE"]
+    if first is None:
+        return "good", f"NIE stands up to {max(map(abs, curve['rho'])):g}"
+    if first == 0:
+        return "", "NIE includes zero at 0"
+    return "care" if first <= WEAK else "", f"{first:g} may undo NIE"
+
+
+def overall(checks: dict[str, tuple[str, str]]) -> tuple[str, str]:
+    """What the checks come to together: the worst level, and whether to believe the answer."""
+    levels = {level for level, _ in checks.values()}
+    if "no" in levels:
+        return "no", "Do not rely on this answer: a check below speaks against it."
+    if "care" in levels:
+        return "care", "Use this answer with care: see the checks below."
+    return "good", "No check below speaks against this answer."
+
+
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -106,13 +160,30 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"label": lambda name: label(name, width=60), "number": _number}
+    environment.filters |= {"effect": _effect, "level": _level}
+    environment.tests["probability"] = PROBABILITIES.__contains__
     return environment.get_template("report.html.jinja")
+
+
+def _effect(e: dict[str, float], outcome: str) -> str:
+    """Mean and interval of an effect, in percentage points if the outcome is a probability."""
+    return f"{'+' if e['mean'] > 0 else ''}{_level(e, outcome)}"
+
+
+def _level(e: dict[str, float], outcome: str) -> str:
+    scale, digits = plots.outcome_scale(outcome), 2 if outcome in PROBABILITIES else 4
+    mean, lower, upper = (_number(scale * e[part], digits) for part in INTERVAL)
+    return f"{mean} ({lower} to {upper})"
 
 
 def _number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
-    return f"{float(value):,.{digits}f}".replace("-", "−")  # float: a value that is missing says its name
+    return f"{float(value):z,.{digits}f}".replace("-", "−")  # float: a value that is missing says its name
+
+
+WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
+WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": plots.SHOWN_PATHS}
 
 
 # --- Reading -------------------------------------------------------------------------------------------------
@@ -146,22 +217,75 @@ def read_run(folder: Path) -> Run:
         "covariates": covariates.iloc[row].reset_index(drop=True),
         "graph": graph.sort_values("probability", ascending=False, kind="stable"),
         "names": names,
+        "effects": _effects(folder / "effects.json", names),
     }
 
 
-def _json(path: Path, keys: list[str]) -> Any:
+def _effects(path: Path, factors: list[str]) -> Effects | None:
+    """The answer of the command effects, if it has been asked."""
+    if not path.exists():
+        return None
+    effects: Effects = _json(path, EFFECT_KEYS, EFFECTS_MEND)
+    if "sensitivity" in effects:
+        _require(path, effects, ["sensitivity", "first_rho_with_zero_in_NIE"], EFFECTS_MEND)
+    for key in _numbers(effects, factors):
+        _require(path, effects, key, EFFECTS_MEND, number=True)
+    if set(effects["displacement"]) != set(factors):
+        raise ReportError(f"{path}: its 'displacement' is of other factors than the run's; {EFFECTS_MEND}")
+    return effects
+
+
+def _numbers(effects: Effects, factors: list[str]) -> list[list[str]]:
+    """Keys of what must be numbers, in parts, as an outcome's name may have a dot."""
+    numbers = [*EFFECT_NUMBERS, *(f"densities.{f}.{part}.*" for f in factors for part in DENSITY)]
+    intervals, outcomes = [key.split(".") for key in EFFECT_INTERVALS], effects["outcomes"]
+    intervals += [
+        ["outcomes", o, "proportion_mediated"] for o in outcomes if outcomes[o]["proportion_mediated"]
+    ]
+    if "placebo" in effects:
+        numbers += ["placebo.covers_zero", "placebo.of"]
+        intervals += [["placebo", "outcomes", "*", e] for e in ESTIMANDS]
+    if "sensitivity" in effects:
+        numbers += ["sensitivity.rho.*"]
+        intervals += [["sensitivity", e, "*"] for e in PARTS]
+    if "dose_response" in effects:
+        numbers += ["dose_response.size.*", "dose_response.outside.*"]
+        intervals += [["dose_response", o, "*"] for o in outcomes]
+    return [key.split(".") for key in numbers] + [[*e, part] for e in intervals for part in INTERVAL]
+
+
+def _json(path: Path, keys: Sequence[str], mend: str = MEND) -> Any:
     """A JSON file that has these dotted keys."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, mend) from error
     for key in keys:
-        value = content
-        for part in key.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise ReportError(f"{path}: no {key!r}; {MEND}")
-            value = value[part]
+        _require(path, content, key.split("."), mend)
     return content
+
+
+def _require(path: Path, content: Any, key: Sequence[str], mend: str, number: bool = False) -> None:
+    for name, value in _entries(content, key):
+        if value is ABSENT:
+            raise ReportError(f"{path}: no {'.'.join(name)!r}; {mend}")
+        if number and not isinstance(value, int | float):
+            raise ReportError(f"{path}: {'.'.join(name)!r} must be a number; {mend}")
+
+
+def _entries(content: Any, key: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
+    """Name and value of every entry that a key means; `ABSENT` where there is none."""
+    if not key:
+        yield [], content
+        return
+    inside = dict(enumerate(content)) if isinstance(content, list) else content
+    found = isinstance(inside, dict) and (key[0] == "*" or key[0] in inside)
+    if not found:
+        yield [*key], ABSENT
+        return
+    for part in inside if key[0] == "*" else key[:1]:
+        for name, value in _entries(inside[part], key[1:]):
+            yield [str(part), *name], value
 
 
 def _table(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -180,10 +304,10 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     return table
 
 
-def _unreadable(path: Path, error: Exception) -> ReportError:
+def _unreadable(path: Path, error: Exception, mend: str = MEND) -> ReportError:
     if not path.exists():
         return ReportError(f"{path}: not found; give a folder that fit has written, or {MEND}")
-    return ReportError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {MEND}")
+    return ReportError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {mend}")
 
 
 # --- Pictures ------------------------------------------------------------------------------------------------
@@ -232,6 +356,52 @@ def _training(run: Run) -> Picture:
     return Picture("training", plots.training(run["training"], selected), alt)
 
 
+def _effects_forest(run: Run) -> Picture | None:
+    if run["effects"] is None:
+        return None
+    said = [
+        f"{label(o)}: {', '.join(f'{name} {_effect(of[e], o)}' for e, name in ESTIMANDS.items())}"
+        for o, of in run["effects"]["outcomes"].items()
+    ]
+    figure = plots.effects_forest(run["effects"])
+    return Picture("effects_forest", figure, f"Effects with intervals. {'; '.join(said)}.")
+
+
+def _effects_displacement(run: Run) -> Picture | None:
+    if run["effects"] is None:
+        return None
+    moved = run["effects"]["displacement"]
+    said = "; ".join(f"{label(f)} by {_level(moved[f], 'sd')} sd" for f in run["names"])
+    figure = plots.effects_displacement(run["effects"])
+    return Picture("effects_displacement", figure, f"Factors before and after. The policy moves {said}.")
+
+
+def _effects_dose(run: Run) -> Picture | None:
+    if run["effects"] is None or "dose_response" not in run["effects"]:
+        return None
+    dose = run["effects"]["dose_response"]
+    said = [
+        f"{label(o)}: "
+        + ", ".join(f"{_effect(e, o)} at {plain(x)}" for x, e in zip(dose["size"], dose[o], strict=True))
+        for o in run["effects"]["outcomes"]
+    ]
+    beyond = [plain(x) for x, out in zip(dose["size"], dose["outside"], strict=True) if out > EXTRAPOLATES]
+    alt = f"Total effect by size of the shift. {'; '.join(said)}. Extrapolates at: {', '.join(beyond) or 'none'}."
+    return Picture("effects_dose", plots.effects_dose(run["effects"]), alt)
+
+
+def _effects_sensitivity(run: Run) -> Picture | None:
+    if run["effects"] is None or "sensitivity" not in run["effects"]:
+        return None
+    curve = run["effects"]["sensitivity"]
+    nie = zip(curve["rho"], curve["NIE"], strict=True)
+    said = ", ".join(f"{_effect(e, 'engagement')} at rho {plain(rho)}" for rho, e in nie)
+    undone = ", ".join(map(plain, plots.undone_at(curve))) or "none of these"
+    alt = f"Indirect effect on engagement: {said}. First undone at: {undone}. What it loses, the direct effect gains."
+    return Picture("effects_sensitivity", plots.effects_sensitivity(run["effects"]), alt)
+
+
 PICTURES: tuple[Callable[[Run], Picture | None], ...] = (
     *(_factors, _graph, _modulation, _coefficients, _training),
+    *(_effects_forest, _effects_displacement, _effects_dose, _effects_sensitivity),
 )

@@ -59,15 +59,15 @@ SHIFT = {"exposure_1": 1.0}
 SMALL = SUBSTITUTION | {"users": 1_000, "preference_factors": 2, "categories": 12}
 DESIGNS: dict[str, dict[str, Any]] = {
     "substitution": SUBSTITUTION,
-    "substitution_20000": SUBSTITUTION | {"users": 20_000},
-    "control": SUBSTITUTION | {"substitution": -SUBSTITUTION["substitution"]},
     "coverage": SMALL,
+    "substitution_20000": SUBSTITUTION | {"users": 20_000},
     "placebo": SMALL | {"substitution": 0.0},
+    "control": SUBSTITUTION | {"substitution": -SUBSTITUTION["substitution"]},
 }
-SEEDS = {"substitution": 20, "substitution_20000": 20, "control": 10, "coverage": 100, "placebo": 20}
-RESTARTS = {"substitution_20000": 2, "control": 1, "coverage": 1, "placebo": 1}  # a stuck start counts
+SEEDS = {"substitution": 20, "substitution_20000": 20, "control": 6, "coverage": 100, "placebo": 20}
+RESTARTS = {"substitution_20000": 1, "control": 1, "coverage": 1, "placebo": 1}  # a stuck start counts
 DRAWS = {"substitution_20000": 100}  # of the posterior
-INVARIANCE_SEEDS = 4
+INVARIANCE_SEEDS = 3
 TRUTH_DRAWS = 240_000  # users times noise draws of the Monte Carlo of the truth
 ESTIMANDS = ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference")
 

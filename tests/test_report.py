@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import itertools
 import json
@@ -14,11 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch
 
 from pyro_hmvcrl import plots
 from pyro_hmvcrl.identifiability import ChannelEvidence, identifiability
-from pyro_hmvcrl.report import ReportError, trust, write_report
+from pyro_hmvcrl.report import ReportError, judge, overall, trust, write_report
 
 COVARIATES = {
     "platform": ["feed_share", "push_notifications", "new_interface", "autoplay_minutes"],
@@ -306,3 +308,311 @@ def test_a_figure_that_only_the_page_reads_is_missed_before_anything_is_written(
         write_report(run)
     assert not (run / "report.html").exists()
     assert not (run / "figures").exists()
+
+
+# --- Effects -------------------------------------------------------------------------------------------------
+
+ESTIMANDS = ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference")
+MEANS = {  # of the two outcomes: suppression and substitution
+    "engagement": dict(zip(ESTIMANDS, (0.0686, 0.1435, -0.0749, -0.0649, -0.01), strict=True)),
+    "alignment": dict(zip(ESTIMANDS, (-0.0344, 0.0, -0.0344, -0.0339, -0.0005), strict=True)),
+}
+ONLY_OF_COVARIATES = ("placebo", "sensitivity", "dose_response")
+
+
+def around(mean: float, half: float = 0.005) -> dict[str, float]:
+    return {"mean": mean, "lower": mean - half, "upper": mean + half}
+
+
+def answer() -> dict:
+    """What effects.json holds, of a shift of a covariate."""
+    at = np.linspace(-3, 3, 60)
+    density = {
+        "at": at.tolist(),
+        "before": np.exp(-(at**2)).tolist(),
+        "after": np.exp(-((at - 1) ** 2)).tolist(),
+    }
+    return {
+        "shift": ["feed_share=+1", "<new>=-0.5sd"], "kind": "interventional", "level": 0.9, "users": 4000,
+        "outcomes": {
+            outcome: {e: around(mean, 0.005 * (mean != 0)) for e, mean in means.items()}
+            | {
+                "CDE": around(0.1736),
+                "factors": {f: around(0.01 * k) for k, f in enumerate(NAMES)},
+                "paths": {"platform_1 -> preference_1": around(-0.0042), "platform_2 -> preference_2": around(0.03)},
+                "suppression": float(outcome == "engagement"),
+                "proportion_mediated": None if outcome == "engagement" else around(0.9123),
+                "levels": {"before": around(0.4713), "direct": around(0.614), "after": around(0.5391)},
+            }
+            for outcome, means in MEANS.items()
+        },
+        "suppression": 1.0, "substitution": 1.0,
+        "sentences": ["Suppression (probability 1.00): so & so.", "Substitution (probability 1.00): and so on."],
+        "displacement": {f: around(0.25 * k - 0.5) for k, f in enumerate(NAMES)},
+        "densities": {f: copy.deepcopy(density) for f in NAMES},
+        "overlap": {"outside": 0.052, "beyond_range": 0.018, "no_level": 0.0, "unlike_others": 0.052,
+                    "verdict": "supported: the shifted policy lies within what the data have seen"},
+        "negative_controls": {
+            f"{block} covariates on {channel} noise": {"r2": -0.009, "null": 0.002, "verdict": "passes"}
+            for block, channel in (("exposure", "preference"), ("preference", "platform"))
+        },
+        "e_values": {e: {"ratio": 1.15, "e_value": 1.55, "e_value_of_interval": 1.52} for e in ESTIMANDS[:3]},
+        "placebo": {
+            "outcomes": {o: {e: around(0.0, 0.0067) for e in ESTIMANDS} for o in MEANS}, "covers_zero": 9, "of": 9
+        },
+        "sensitivity": {
+            "rho": [-0.2, -0.1, 0.0, 0.1, 0.2],
+            "TE": [around(0.07) for _ in range(5)],
+            "NDE": [around(0.07 + n) for n in (0.003, 0.04, 0.075, 0.1, 0.12)],
+            "NIE": [around(-n) for n in (0.003, 0.04, 0.075, 0.1, 0.12)],
+            "first_rho_with_zero_in_NIE": 0.2,
+        },
+        "dose_response": {
+            "size": [-1.0, 1.0, 2.0], "outside": [0.057, 0.052, 0.269],
+            "engagement": [around(y) for y in (-0.0687, 0.0686, 0.1397)],
+            "alignment": [around(y) for y in (0.0389, -0.0344, -0.0561)],
+        },
+    }  # fmt: skip
+
+
+def asked(run: Path, folder: Path, effects: dict) -> Path:
+    """A copy of the run, of which this has been asked."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("figures", "report.html"))
+    (folder / "effects.json").write_text(json.dumps(effects, allow_nan=False))
+    return folder
+
+
+def text_of(page: str) -> str:
+    """The words of the section on effects, without tags and line breaks."""
+    section = re.search(r'<section id="effects">.*?</section>', page, re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", section[0])).split())
+
+
+@pytest.fixture(scope="session")
+def effects_page(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("effects")
+    return page_of(asked(write_run(folder / "bare", truth=False, users=400), folder / "run", answer()))
+
+
+def test_effects_are_shown_once_they_have_been_asked(runs, effects_page):
+    assert 'id="effects"' not in page_of(runs["real"])
+    assert not list((runs["real"] / "figures").glob("effects*"))
+    text = text_of(effects_page)
+    assert "feed_share=+1, <new>=-0.5sd" in text
+    assert "interventional: on a population with these users' covariates" in text
+    for sentence in answer()["sentences"]:
+        assert sentence in text
+    assert "Engagement: from 47.1% to 53.9%, by +6.86 (6.36 to 7.36) percentage points." in text
+    assert "covers zero 9 of 9" in text
+    assert text.index("Suppression") < text.index("Check") < text.index("Estimand")
+
+
+def test_the_table_of_effects_has_every_estimand(effects_page):
+    text = text_of(effects_page)
+    for row in (
+        "Total (TE) +6.86 (6.36 to 7.36) −3.44 (−3.94 to −2.94)",
+        "Direct (NDE) +14.35 (13.85 to 14.85) 0.00 (0.00 to 0.00)",
+        "Through the factors (NIE) −7.49 (−7.99 to −6.99)",
+        "NIE by platform −6.49",
+        "NIE by preference −1.00",
+        "Controlled direct (CDE) +17.36",
+        "Level before 47.13 (46.63 to 47.63)",
+        "Level after 53.91",
+        "Through platform 2 alone +1.00",
+        "platform 1 → preference 1 −0.42",
+        "E-value of NDE 1.55 (of its interval: 1.52) –",
+        "opposite signs (probability 1.00) 0.91 (0.91 to 0.92)",
+    ):
+        assert row in text
+
+
+def test_words_beside_the_figures_of_effects_say_their_numbers(effects_page):
+    alts = [html.unescape(alt) for alt in re.findall(r'<img alt="([^"]*)"', effects_page)]
+    for words in (
+        "engagement: total (TE) +6.86 (6.36 to 7.36), direct (NDE) +14.35",
+        "alignment: total (TE) −3.44",
+        "preference 3 by 0.500 (0.495 to 0.505) sd",
+        "engagement: −6.87 (−7.37 to −6.37) at −1, +6.86",
+        "Extrapolates at: 2.",
+        "First undone at: −0.2.",
+    ):
+        assert any(words in alt for alt in alts), words
+
+
+def test_effects_of_a_change_of_factors_lack_what_is_asked_of_covariates_only(runs, tmp_path):
+    effects = {key: value for key, value in answer().items() if key not in ONLY_OF_COVARIATES}
+    effects |= {"shift": ["platform_1:=2"], "kind": "counterfactual"}
+    for outcome in effects["outcomes"].values():
+        del outcome["factors"]["platform_1"]
+        outcome["paths"] = {}
+    run = asked(runs["real"], tmp_path / "run", effects)
+    text = text_of(page_of(run))
+    assert "counterfactual: on these very users" in text
+    assert "The change sets factors." in text
+    assert "Through platform 2 alone" in text
+    assert "Through platform 1 alone" not in text
+    assert not {"Placebo", "Correlation rho"} & set(re.findall(r"Placebo|Correlation rho", text))
+    drawn = {p.stem for p in (run / "figures").glob("effects*.svg")}
+    assert drawn == {"effects_forest", "effects_displacement"}
+
+
+def test_a_policy_of_one_s_own_and_its_outcome_are_shown_in_their_own_terms(runs, tmp_path):
+    effects = answer() | {"shift": "feed_of_the_<night>"}
+    reach = copy.deepcopy(effects["outcomes"]["engagement"]) | {"TE": around(1.5, 0.25)}
+    effects["outcomes"]["reach.per_day"] = reach
+    effects["dose_response"]["reach.per_day"] = effects["dose_response"]["engagement"]
+    text = text_of(page_of(asked(runs["real"], tmp_path / "run", effects)))
+    assert "the policy feed_of_the_<night> ." in text
+    assert "reach.per day: from 0.4713 to 0.5391, by +1.5000 (1.2500 to 1.7500)." in text
+    panels = plots.effects_forest(effects).axes
+    assert [ax.get_title() for ax in panels if ax.axison] == ["engagement", "alignment", "reach.per day"]
+    assert "own units" in panels[2].get_xlabel()
+    assert "percentage points" in panels[0].get_xlabel()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("kind", None, "no 'kind'"),
+        ("outcomes.engagement.TE.lower", None, r"no 'outcomes\.engagement\.TE\.lower'"),
+        (
+            "outcomes.alignment.factors.platform_2.mean",
+            "1",
+            r"'outcomes\.alignment\.factors\.platform_2\.mean' must",
+        ),
+        (
+            "outcomes.alignment.proportion_mediated.mean",
+            None,
+            r"no 'outcomes\.alignment\.proportion_mediated\.mean'",
+        ),
+        ("densities.preference_3", None, r"no 'densities\.preference_3"),
+        ("displacement.preference_3", None, "'displacement' is of other factors"),
+        ("placebo.covers_zero", None, r"no 'placebo\.covers_zero'"),
+        ("sensitivity.NIE.1.upper", None, r"no 'sensitivity\.NIE\.1\.upper'"),
+        ("dose_response.alignment", None, r"no 'dose_response\.alignment"),
+        ("sensitivity.first_rho_with_zero_in_NIE", None, "no 'sensitivity.first_rho"),
+    ],
+)
+def test_a_malformed_answer_is_named_and_nothing_is_written(runs, tmp_path, key, value, message):
+    effects = answer()
+    *parents, last = key.split(".")
+    inside = effects
+    for part in parents:
+        inside = inside[int(part) if isinstance(inside, list) else part]
+    del inside[last]
+    if value is not None:
+        inside[last] = value
+    run = asked(runs["real"], tmp_path / "run", effects)
+    with pytest.raises(ReportError, match=rf"effects\.json: .*{message}.*; ask for the effects again"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+    assert not (run / "figures").exists()
+
+
+def test_an_answer_that_cannot_be_read_is_named(runs, tmp_path):
+    run = asked(runs["real"], tmp_path / "run", {})
+    (run / "effects.json").write_text("{")
+    with pytest.raises(ReportError, match=r"effects\.json: cannot be read .*ask for the effects again"):
+        write_report(run)
+
+
+def lines_of(ax, hue: str) -> list[tuple[float, float]]:
+    """Ends of the horizontal lines of this colour, from top to bottom."""
+    found = [
+        (segment[0, 1], *segment[:, 0])
+        for lines in ax.collections
+        if to_hex(lines.get_colors()[0]) == hue.lower()
+        for segment in lines.get_segments()
+    ]
+    return [(low, high) for _, low, high in sorted(found)]
+
+
+def test_the_forest_draws_each_interval_and_the_placebo_under_it():
+    effects = answer()
+    engagement, alignment = plots.effects_forest(effects).axes
+    assert lines_of(engagement, plots.INK) == [pytest.approx((6.36, 7.36))]
+    assert lines_of(engagement, plots.HUES["preference"])[0] == pytest.approx((-1.5, -0.5))
+    assert lines_of(alignment, plots.HUES["platform"])[0] == pytest.approx((-3.89, -2.89))
+    assert lines_of(engagement, plots.RULE) == [pytest.approx((-0.67, 0.67))] * len(ESTIMANDS)
+    del effects["placebo"]
+    assert lines_of(plots.effects_forest(effects).axes[0], plots.RULE) == []
+
+
+def test_the_forest_keeps_to_the_strongest_paths():
+    effects = answer()
+    pairs = itertools.product(range(1, 6), range(1, 6))
+    paths = {f"platform_{a} -> preference_{b}": around(0.001 * (5 * a + b)) for a, b in pairs}
+    for outcome in effects["outcomes"].values():
+        outcome["paths"] = paths
+    rows = [text.get_text() for text in plots.effects_forest(effects).axes[0].get_yticklabels()]
+    shown = [row for row in rows if "→" in row]
+    assert len(shown) == plots.SHOWN_PATHS
+    assert shown[0] == "platform 5 → preference 5"
+    assert "platform 1 → preference 1" not in shown
+
+
+def test_doses_beyond_the_data_are_hollow_and_no_shift_does_nothing():
+    for ax in plots.effects_dose(answer()).axes:
+        dots = {line.get_markerfacecolor(): line.get_xdata() for line in ax.lines if line.get_marker() == "o"}
+        assert list(dots["white"]) == [2.0]
+        assert list(dots[plots.INK]) == [-1.0, 0.0, 1.0]
+        middle = next(line for line in ax.lines if line.get_marker() == "o")
+        assert middle.get_ydata()[1] == 0
+        assert [line.get_linestyle() for line in ax.lines if len(line.get_xdata()) == 2][-1] == "--"
+
+
+@pytest.mark.parametrize(
+    ("first", "nie", "marked"),
+    [
+        (0.2, (-0.003, -0.04, -0.075, -0.1, -0.12), ["−0.2"]),
+        (0.2, (0.03, -0.04, -0.075, -0.1, -0.12), ["−0.2"]),  # beyond zero: another sign
+        (0.1, (0.01, 0.001, -0.03, -0.001, 0.01), ["−0.1", "0.1"]),
+        (None, (-0.03, -0.04, -0.075, -0.1, -0.12), []),
+    ],
+)
+def test_the_correlation_that_undoes_nie_is_marked(first, nie, marked):
+    effects = answer()
+    effects["sensitivity"] |= {"NIE": [around(y) for y in nie], "first_rho_with_zero_in_NIE": first}
+    (ax,) = plots.effects_sensitivity(effects).axes
+    assert [re.search("rho = (.*)", text.get_text())[1] for text in ax.texts] == marked
+
+
+def test_a_factor_set_to_one_value_does_not_flatten_what_was_before():
+    effects = answer()
+    effects["densities"]["platform_1"]["after"] = [0.0] * 30 + [50.0] + [0.0] * 29
+    spike, other = plots.effects_displacement(effects).axes[:2]
+    assert spike.get_ylim()[1] < 3
+    assert other.get_ylim()[1] == pytest.approx(1.05, rel=0.02)
+    assert other.get_title() == "platform 2\n−0.25 sd (−0.26 to −0.24)"
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "level"),
+    [
+        ("overlap", {"overlap": {"verdict": "supported: as it is"}}, "good"),
+        ("overlap", {"overlap": {"verdict": "in part: for 23% of the users ..."}}, "care"),
+        ("overlap", {"overlap": {"verdict": "not supported: 80% of the users ..."}}, "no"),
+        ("placebo", {"placebo": {"covers_zero": 8, "of": 9}}, "good"),
+        ("placebo", {"placebo": {"covers_zero": 6, "of": 9}}, "care"),
+        ("placebo", {"placebo": {"covers_zero": 4, "of": 9}}, "no"),
+        (
+            "negative_controls",
+            {"negative_controls": {"a": {"verdict": "passes"}, "b": {"verdict": "fails: ..."}}},
+            "no",
+        ),
+        ("rho", {"sensitivity": {"rho": [0.3], "first_rho_with_zero_in_NIE": None}}, "good"),
+        ("rho", {"sensitivity": {"rho": [0.3], "first_rho_with_zero_in_NIE": 0.1}}, "care"),
+        ("rho", {"sensitivity": {"rho": [0.3], "first_rho_with_zero_in_NIE": 0.2}}, ""),
+        ("rho", {"sensitivity": {"rho": [0.3], "first_rho_with_zero_in_NIE": 0.0}}, ""),
+    ],
+)
+def test_whether_to_believe_an_answer_follows_its_checks(check, changes, level):
+    believed = {"platform": ["platform is identified up to order, sign and scale of each factor: ..."]}
+    checks = judge(answer() | changes, believed)
+    assert checks[check][0] == level
+    assert overall(checks)[0] == (level or "good")  # all else speaks for it
+
+
+def test_an_answer_is_no_better_than_the_factors():
+    doubtful = {"preference": ["preference is identified only up to rotation: ..."]}
+    assert judge(answer(), doubtful)["factors"] == ("care", "doubt on preference")
