@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ from tqdm.auto import tqdm
 
 from pyro_hmvcrl.guide import Guide, product_of_experts
 from pyro_hmvcrl.identifiability import cross_r2
-from pyro_hmvcrl.interventions import Interventions
+from pyro_hmvcrl.interventions import Interventions, World
 from pyro_hmvcrl.laplace import ParameterPosterior, Values
+from pyro_hmvcrl.mechanisms import location_scale
 from pyro_hmvcrl.mediation import Users, average_effects, interval
 from pyro_hmvcrl.model import HMVCRL
 
@@ -89,11 +91,12 @@ def overlap(observed: pd.DataFrame, shifted: pd.DataFrame) -> Overlap:
     """
     moved = [c for c in shifted if not np.array_equal(shifted[c], observed[c])]
     now, then = observed[moved].to_numpy(float), shifted[moved].to_numpy(float)
-    beyond = ((then < now.min(0)) | (then > now.max(0))).any(1) if moved else np.zeros(len(observed), bool)
-    no_level = np.zeros(len(observed), bool)
-    for c in moved:
-        if observed[c].nunique() <= LEVELS:
-            no_level |= ~shifted[c].isin(observed[c].unique()).to_numpy()
+    beyond, no_level = np.zeros((2, len(observed)), bool)
+    for x, to in zip(now.T, then.T, strict=True):
+        rounding, levels = 1e-9 * np.abs(x).max(), np.unique(x)
+        beyond |= (to < levels[0] - rounding) | (to > levels[-1] + rounding)
+        if len(levels) <= LEVELS:
+            no_level |= (np.abs(to[:, None] - levels) > rounding).all(1)
     unlike = _unlike_others(observed.drop(columns=moved).to_numpy(float), now, then)
     outside = beyond | no_level | unlike
     return Overlap(*(float(part.mean()) for part in (outside, beyond, no_level, unlike)))
@@ -222,7 +225,10 @@ def rho_curve(
             mean=_without_confounding(model, posterior.mean, loading),
             draws=_without_confounding(model, posterior.draws, loading),
         )
-        effects = average_effects(guide, changed, users, interventions, draws=draws, seed=seed)
+        outcome = {"engagement": partial(_engagement_with_cause, loading=loading)}
+        effects = average_effects(
+            guide, changed, users, interventions, outcomes=outcome, draws=draws, seed=seed
+        )
         for name in ("NDE", "NIE", "TE"):
             curve[name].append(interval(effects.contrasts["engagement"][name], level))
     sign = np.sign(curve["NIE"][list(rhos).index(0.0)]["mean"])
@@ -230,6 +236,15 @@ def rho_curve(
     undone = [abs(r) for r, e in zip(rhos, curve["NIE"], strict=True) if e["lower"] <= 0 <= e["upper"]]
     curve["first_rho_with_zero_in_NIE"] = min(against + undone, default=None)
     return curve
+
+
+def _engagement_with_cause(world: World, loading: Tensor) -> Tensor:
+    """Engagement with the common cause put back: it is the user's own, and stays as it was in every world."""
+    natural = world.trace.nodes["exposure_covariates"]["value"]
+    _, scale = location_scale(natural, world["platform_location"], world["platform_log_scale"])
+    cause = (scale * world["noise"][..., : len(loading)]) @ loading
+    shown, engaged = world.distribution("exposure"), world.distribution("engagement")
+    return (shown.probability * (engaged.logits + cause.unsqueeze(-1)).sigmoid()).sum(-1)
 
 
 def _without_confounding(model: HMVCRL, values: Values, loading: Tensor) -> Values:

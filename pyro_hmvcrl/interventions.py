@@ -70,8 +70,8 @@ class Shift:
 
     def __str__(self) -> str:
         if self.fixed:
-            return f"{self.column}:={self.amount:g}"
-        return f"{self.column}={self.amount:+g}{'sd' if self.in_sd else ''}"
+            return f"{self.column}:={self.amount:.15g}"
+        return f"{self.column}={self.amount:+.15g}{'sd' if self.in_sd else ''}"
 
 
 def add(column: str, amount: float, in_sd: bool = False) -> Shift:
@@ -126,7 +126,7 @@ def apply(policy: Policy, covariates: pd.DataFrame, seed: int = 0) -> pd.DataFra
     Raises
     ------
     InterventionError
-        If the policy gives other rows or columns, or a value that is not finite.
+        If the policy gives other rows or columns, or a value that is not a finite number.
     """
     shifted = policy(covariates.copy(), np.random.default_rng(seed))
     if not isinstance(shifted, pd.DataFrame) or list(shifted.columns) != list(covariates.columns):
@@ -135,13 +135,16 @@ def apply(policy: Policy, covariates: pd.DataFrame, seed: int = 0) -> pd.DataFra
         )
     if len(shifted) != len(covariates):
         raise InterventionError(f"the policy gave {len(shifted)} rows for {len(covariates)} users")
-    finite = np.isfinite(shifted.to_numpy(float))
+    if not shifted.index.equals(covariates.index):
+        raise InterventionError("the policy must keep every user, in the same order (the same index)")
+    numbers = shifted.apply(pd.to_numeric, errors="coerce")
+    finite = np.isfinite(numbers.to_numpy(float))
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise InterventionError(
             f"the policy gave {shifted.iat[row, column]} for {shifted.columns[column]} in row {row + 1}"
         )
-    return shifted
+    return numbers
 
 
 # --- Worlds --------------------------------------------------------------------------------------------------
@@ -163,7 +166,13 @@ class World:
 
     def __getitem__(self, site: str) -> Tensor:
         """The value that the rest of the program saw."""
-        value: Tensor = self.forced[site] if site in self.forced else self.trace.nodes[site]["value"]
+        if site in self.forced:
+            return self.forced[site]
+        if site not in self.trace.nodes:
+            raise InterventionError(f"no site {site}: choose of {', '.join(self.sites)}")
+        if _is_forced(self.trace.nodes[site]):
+            raise InterventionError(f"site {site} was forced outside: the trace has only its natural value")
+        value: Tensor = self.trace.nodes[site]["value"]
         return value
 
     def distribution(self, site: str) -> Any:
@@ -210,33 +219,41 @@ def run(
     if not interventions:
         return World(poutine.trace(program).get_trace(*args), {})
     natural = natural or run(program, args)
-    forced = {
-        site: _value(site, force, natural)
-        for name, force in interventions.items()
-        for site, force in _sites(name, force, natural)
-    }
+    forced: dict[str, Tensor] = {}
+    for name, force in interventions.items():
+        for site in _sites(name, natural):
+            if site in forced:
+                raise InterventionError(f"site {site} is forced twice in one mapping")
+            forced[site] = _value(site, force, natural)
     return World(poutine.trace(pyro.do(program, data=forced)).get_trace(*args), forced)
 
 
-def _sites(name: str, force: Force, natural: World) -> list[tuple[str, Force]]:
+def _sites(name: str, natural: World) -> list[str]:
     """A site, or the factors of a channel."""
     if name in CHANNELS and name not in natural.sites:
         factor = re.compile(rf"{name}_\d+")
-        return [(site, force) for site in natural.sites if factor.fullmatch(site)]
-    return [(name, force)]
+        return [site for site in natural.sites if factor.fullmatch(site)] or [name]
+    return [name]
+
+
+def _is_forced(site: dict[str, Any]) -> bool:
+    return site.get("_intervener_id") is not None
 
 
 def _value(site: str, force: Force, natural: World) -> Tensor:
     if site not in natural.sites:
         raise InterventionError(f"no site {site}: choose of {', '.join(natural.sites)}")
-    if natural.trace.nodes[site].get("_intervener_id") is not None:
+    if _is_forced(natural.trace.nodes[site]):
         raise InterventionError(f"site {site} is forced already: give all interventions in one mapping")
     now: Tensor = natural.trace.nodes[site]["value"]
     value = torch.as_tensor(force(now) if callable(force) else force, dtype=now.dtype, device=now.device)
-    fits = all(v in (1, n) for v, n in zip(value.shape[::-1], now.shape[::-1], strict=False))
+    fits = value.dim() <= now.dim() or value.shape[value.dim() - now.dim() :] == now.shape
+    fits &= all(v in (1, n) for v, n in zip(value.shape[::-1], now.shape[::-1], strict=False))
     if not fits:
         raise InterventionError(
             f"the value for {site} has shape {tuple(value.shape)}, the site {tuple(now.shape)}: "
             "give a number, or a value for each of the users at hand"
         )
+    if not value.isfinite().all():
+        raise InterventionError(f"the value for {site} is not finite everywhere")
     return value.expand(torch.broadcast_shapes(value.shape, now.shape))

@@ -8,6 +8,9 @@ user's posterior, taken by importance sampling from the expansion guide.  Struct
 are taken together, so that an edge's uncertainty has in it that of the decoders, which say what a factor's unit is.
 The decoders' hidden features (``inner``, ``shift``) stay as fitted: what they could do, ``outer`` can.
 
+The sum over users is noisy where users are few for the parameters, and the intervals then too wide: with the default
+design's 1,114 parameters, standard deviations at the truth are 1.3 times theirs at 1,000 users, 1.05 at 4,000.
+
 The same pass gives a **placebo**.  A copy of the exposure covariates, dealt out anew among the users, stands beside
 the real ones, and its coefficients, truly zero, are estimated too, by one scoring step.  The effect that a policy
 shift of the copy seems to have is what this fit makes of nothing.
@@ -96,12 +99,12 @@ def laplace_posterior(guide: Guide, logs: Logs, seed: int, draws: int = DRAWS) -
 
     precision = torch.diag(_flat(_prior_precision(guide.model, start)))
     gradient = torch.zeros(len(precision), dtype=torch.double)
-    torch.manual_seed(seed)
-    for rows in torch.arange(len(logs.index)).split(SCORE_BATCH):
-        rows = rows.to(logs.index.device)
-        scores = user_scores(guide, start, logs.batch(rows), beside[rows]).double().cpu()
-        precision += scores.T @ scores
-        gradient += scores.sum(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for rows in torch.arange(len(logs.index), device=logs.index.device).split(SCORE_BATCH):
+            scores = user_scores(guide, start, logs.batch(rows), beside[rows]).double().cpu()
+            precision += scores.T @ scores
+            gradient += scores.sum(0)
     cholesky = torch.linalg.cholesky(precision)
     mean = _flat(start) + torch.cholesky_solve(gradient[:, None], cholesky)[:, 0]
     standard = torch.randn(len(precision), draws, dtype=torch.double, generator=generator)
@@ -115,6 +118,7 @@ def laplace_posterior(guide: Guide, logs: Logs, seed: int, draws: int = DRAWS) -
     return ParameterPosterior({n: t.cpu() for n, t in fitted.items()}, kept, drawn, placebo)
 
 
+@torch.no_grad()
 def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: Tensor) -> Tensor:
     """Gradients ``(N, parameters)`` of each user's log likelihood at `values`, which may have more covariates.
 
@@ -123,7 +127,8 @@ def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: T
     """
     expansion = ExpansionGuide(guide.model, len(logs.index), SCORING_STEPS).to(logs.index.device)
     expansion.coefficients = guide.coefficients
-    _, posterior = expansion.posterior(logs._replace(index=torch.arange(len(logs.index))))
+    index = torch.arange(len(logs.index), device=logs.index.device)
+    _, posterior = expansion.posterior(logs._replace(index=index))
     half = posterior.rsample(torch.Size([PARTICLES // 2]))
     noise = torch.cat([half, 2 * posterior.mean - half])
 

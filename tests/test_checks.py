@@ -381,3 +381,10 @@ def test_the_e_value_of_an_interval_is_that_of_its_end_nearer_to_1():
     assert found["NIE"]["e_value_of_interval"] == pytest.approx(
         1 / upper + (1 / upper * (1 / upper - 1)) ** 0.5
     )
+
+
+def test_levels_are_compared_as_numbers_with_rounding():
+    o = pd.DataFrame({"dose": np.tile([0.1, 0.2, 0.3], 200), "g": np.random.default_rng(0).normal(size=600)})
+    to = o[["dose"]].where(o[["dose"]] > 0.25, o[["dose"]] + 0.1)  # 0.1 -> 0.2, 0.2 -> 0.30000000000000004
+    assert overlap(o, to).no_level == 0
+    assert overlap(o, to).beyond_range == 0

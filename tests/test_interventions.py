@@ -306,7 +306,9 @@ def test_numbers_and_integers_take_the_site_s_shape_and_type(users):
     for value in (2, 2.0, np.float64(2), torch.tensor(2), torch.full((40,), 2.0, dtype=torch.double)):
         found = run(held, (logs,), {"platform_1": value})["platform_1"]
         assert torch.equal(found, torch.full((40,), 2.0))
-    several = run(held, (logs,), {"platform_1": torch.tensor([[0.0], [1.0]])})  # two values for each user
+    several = run(
+        held, (logs,), {"platform_1": torch.tensor([[0.0], [1.0]]).expand(2, 40)}
+    )  # two values for each user
     assert several["platform_1"].shape == several["preference_1"].shape == (2, 40)
     one = run(held, (logs,), {"platform_1": 1.0})
     assert torch.equal(several["preference_1"][1], one["preference_1"])
@@ -359,3 +361,60 @@ def test_any_pyro_program_serves():
     assert run(program, (3.0,), {"x": 1.0})["y"] == 4
     with pytest.raises(InterventionError, match="no site z: choose of x, platform, y"):
         run(held, (3.0,), {"z": 0.0})
+
+
+# --- What must not pass in silence -----------------------------------------------------------------------------
+
+
+def short_program():
+    x = pyro.sample("x", dist.Normal(0.0, 1.0).expand([4]).to_event(1))
+    one = pyro.deterministic("platform_1", x + 1, event_dim=1)
+    return pyro.deterministic("y", 2 * one, event_dim=1)
+
+
+SHORT = hold(short_program, x=torch.arange(4.0))
+FRAME = pd.DataFrame({"x": [3.0, 1.0, 2.0], "y": [0.0, 1.0, 1.0]})
+
+
+def test_a_column_is_not_taken_for_values_of_each_user():
+    with pytest.raises(InterventionError, match=r"\(4, 1\)"):
+        run(SHORT, (), {"platform_1": torch.zeros(4, 1)})
+
+
+def test_a_value_that_is_not_finite_is_refused():
+    with pytest.raises(InterventionError):
+        run(SHORT, (), {"platform_1": float("nan")})
+    with pytest.raises(InterventionError):
+        run(SHORT, (), {"platform_1": lambda now: (now - 2).log()})
+
+
+def test_a_site_twice_in_one_mapping_is_refused():
+    with pytest.raises(InterventionError, match="platform_1"):
+        run(SHORT, (), {"platform": 1.0, "platform_1": 2.0})
+
+
+def test_a_channel_without_factors_is_refused():
+    with pytest.raises(InterventionError, match="preference"):
+        run(SHORT, (), {"preference": 1.0})
+
+
+def test_a_world_of_a_program_under_do_does_not_pass_off_the_natural_value():
+    world = run(pyro.do(SHORT, data={"platform_1": torch.zeros(4)}), ())
+    assert (world["y"] == 0).all()
+    with pytest.raises(InterventionError):
+        world["platform_1"]
+
+
+def test_a_policy_that_reorders_the_users_is_refused():
+    with pytest.raises(InterventionError, match="same order"):
+        apply(lambda c, rng: c.sort_values("x"), FRAME)
+
+
+def test_a_policy_that_gives_words_is_refused_by_name():
+    with pytest.raises(InterventionError, match="x in row 1"):
+        apply(lambda c, rng: c.assign(x="a"), FRAME)
+
+
+@pytest.mark.parametrize("shift", [add("x", 0.123456789), set_to("income", 1234567)])
+def test_a_shift_is_written_exactly(shift):
+    assert parse_shift(str(shift)) == shift
