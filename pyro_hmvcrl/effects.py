@@ -159,7 +159,7 @@ def effects(
     answer = {
         "shift": [str(s) for s in change]
         if isinstance(change, Sequence)
-        else getattr(change, "__name__", "policy"),
+        else [getattr(change, "__name__", "policy")],
         "kind": "counterfactual" if counterfactual else "interventional",
         "level": level,
         "users": users.logs.n_users,
@@ -251,7 +251,7 @@ def _outcome(name: str, main: EffectDraws, detail: EffectDraws, level: float) ->
     }
 
 
-def _density(values: Array, bins: int = 60) -> dict[str, list[float]]:
+def _density(values: Array, bins: int = 40) -> dict[str, list[float]]:
     """Histograms of a factor before and after, on common bins."""
     low, high = np.quantile(values, [0.002, 0.998])
     edges = np.linspace(low, high, bins + 1)

@@ -532,6 +532,7 @@ def _signed(value: float) -> str:
 
 
 def plain(value: float) -> str:
+    """A number as short as it goes."""
     return f"{value:g}".replace("-", "−")
 
 

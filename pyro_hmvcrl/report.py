@@ -160,7 +160,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"label": lambda name: label(name, width=60), "number": _number}
-    environment.filters |= {"effect": _effect, "level": _level}
+    environment.filters |= {"effect": _effect, "level": _level, "interval": _interval}
     environment.tests["probability"] = PROBABILITIES.__contains__
     return environment.get_template("report.html.jinja")
 
@@ -171,7 +171,10 @@ def _effect(e: dict[str, float], outcome: str) -> str:
 
 
 def _level(e: dict[str, float], outcome: str) -> str:
-    scale, digits = plots.outcome_scale(outcome), 2 if outcome in PROBABILITIES else 4
+    return _interval(e, 2 if outcome in PROBABILITIES else 4, plots.outcome_scale(outcome))
+
+
+def _interval(e: dict[str, float], digits: int, scale: float = 1.0) -> str:
     mean, lower, upper = (_number(scale * e[part], digits) for part in INTERVAL)
     return f"{mean} ({lower} to {upper})"
 
@@ -371,7 +374,7 @@ def _effects_displacement(run: Run) -> Picture | None:
     if run["effects"] is None:
         return None
     moved = run["effects"]["displacement"]
-    said = "; ".join(f"{label(f)} by {_level(moved[f], 'sd')} sd" for f in run["names"])
+    said = "; ".join(f"{label(f)} by {_interval(moved[f], 2)} sd" for f in run["names"])
     figure = plots.effects_displacement(run["effects"])
     return Picture("effects_displacement", figure, f"Factors before and after. The policy moves {said}.")
 

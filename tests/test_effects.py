@@ -76,7 +76,7 @@ def test_a_policy_may_be_any_function_and_an_outcome_too(run):
 
     outcomes = OUTCOMES | {"reach": lambda world: world["platform_1"].tanh()}
     answer = e.effects(run, feed_of_the_night, outcomes=outcomes)
-    assert answer["shift"] == "feed_of_the_night"
+    assert answer["shift"] == ["feed_of_the_night"]
     assert set(answer["outcomes"]) == {"engagement", "alignment", "reach"}
     assert "reach" in answer["dose_response"]
 

@@ -431,7 +431,7 @@ def test_words_beside_the_figures_of_effects_say_their_numbers(effects_page):
     for words in (
         "engagement: total (TE) +6.86 (6.36 to 7.36), direct (NDE) +14.35",
         "alignment: total (TE) −3.44",
-        "preference 3 by 0.500 (0.495 to 0.505) sd",
+        "preference 3 by 0.50 (0.49 to 0.51) sd",
         "engagement: −6.87 (−7.37 to −6.37) at −1, +6.86",
         "Extrapolates at: 2.",
         "First undone at: −0.2.",
