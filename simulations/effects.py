@@ -314,7 +314,7 @@ def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
 def main() -> None:
     """Run what is missing, then write tables and figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two small replications a design, for a check")
+    parser.add_argument("--quick", action="store_true", help="one small replication a design, for a check")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
@@ -322,8 +322,8 @@ def main() -> None:
     out = arguments.out or (Path(tempfile.mkdtemp()) if quick else HERE)
     parts = out / "replications"
     parts.mkdir(parents=True, exist_ok=True)
-    cells = [(design, seed) for design in DESIGNS for seed in range(2 if quick else SEEDS[design])]
-    seeds = range(2 if quick else INVARIANCE_SEEDS)
+    cells = [(design, seed) for design in DESIGNS for seed in range(1 if quick else SEEDS[design])]
+    seeds = range(1 if quick else INVARIANCE_SEEDS)
     jobs = [delayed(replicate)(design, seed, quick, parts) for design, seed in cells]
     jobs += [delayed(invariance)(seed, quick, parts) for seed in seeds]
     Parallel(n_jobs=arguments.jobs, verbose=10)(jobs)

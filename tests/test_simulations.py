@@ -81,3 +81,20 @@ def test_a_replication_that_was_killed_goes_on_with_the_data_of_its_design(recov
     changed = (permuted != default).mean()
     assert (changed[Design().preference_names] > 0.9).all()
     assert (changed[["user_id", *Design().exposure_names]] == 0).all()
+
+
+def test_effects_runs_in_its_quick_form_and_redoes_only_what_is_missing(tmp_path):
+    command = [sys.executable, SIMULATIONS / "effects.py", "--quick", "--jobs", "1", "--out", tmp_path]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "| coverage | counterfactual | engagement | TE | 1 |" in said
+    results = pd.read_csv(tmp_path / "results.csv")
+    assert set(results["design"]) == {"substitution", "substitution_20000", "coverage", "placebo", "control"}
+    assert (results.loc[results["design"] == "placebo", "truth"] == 0).all()
+    assert len(pd.read_csv(tmp_path / "invariance.csv")) == 5
+    assert (tmp_path / "effects.png").stat().st_size > 10_000
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "replications").glob("*.json")}
+    (tmp_path / "replications" / "placebo-0.json").unlink()
+    subprocess.run(command, check=True, capture_output=True)
+    again = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "replications").glob("*.json")}
+    assert [name for name in again if again[name] != kept[name]] == ["placebo-0.json"]
+    pd.testing.assert_frame_equal(results, pd.read_csv(tmp_path / "results.csv"))
