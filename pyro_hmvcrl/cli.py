@@ -136,7 +136,7 @@ def effects_command(
         list[str],
         typer.Option(
             help="COLUMN=+1.0 in the column's own units, COLUMN=+1sd in standard deviations, COLUMN:=3 to set it; "
-            "a factor's name for COLUMN intervenes on the factor."
+            "a factor's or channel's name for COLUMN intervenes on the factors."
         ),
     ],
     out: Annotated[Path, typer.Option(help="JSON file to write.")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ def effects(
     folder
         A run folder.
     change
-        A policy, that is a function of the exposure covariates; or shifts of covariates or of factors.
+        A policy, that is a function of the exposure covariates; or shifts of covariates, of factors, or of whole
+        channels (``platform``: the same shift of each of its factors).
     counterfactual
         Effects on these very users, with the noise that their own logs speak of, instead of on a population with
         their covariates.
@@ -127,6 +128,8 @@ def effects(
         raise ValueError(f"level is {level}: it must lie between 0 and 1")
     population = Population.of(folder)
     run, users = population.run, population.users
+    if isinstance(change, Sequence):
+        change = [shift for of_one in change for shift in _each_factor(of_one, run.factor_names)]
     on_factors = isinstance(change, Sequence) and any(s.column in run.factor_names for s in change)
     if on_factors:
         interventions, support = _force_factors(population, change)  # type: ignore[arg-type]
@@ -209,6 +212,13 @@ def write_effects(answer: dict[str, Any], out: Path) -> None:
     partial = out.with_name(f".{out.name}.partial")
     partial.write_text(json.dumps(answer, indent=2, allow_nan=False))
     os.replace(partial, out)
+
+
+def _each_factor(shift: Shift, names: Sequence[str]) -> list[Shift]:
+    """A shift of a channel as shifts of its factors; any other as it is."""
+    if shift.column not in CHANNELS:
+        return [shift]
+    return [replace(shift, column=name) for name in names if name.startswith(f"{shift.column}_")]
 
 
 def _force_factors(population: Population, shifts: Sequence[Shift]) -> tuple[Interventions, checks.Overlap]:

@@ -88,6 +88,12 @@ def test_a_factor_can_be_intervened_on(run):
     assert "placebo" not in answer
 
 
+def test_a_whole_channel_can_be_intervened_on(run):
+    answer = e.effects(run, [add("preference", -0.5, in_sd=True)])
+    assert answer["shift"] == [f"preference_{k}=-0.5sd" for k in (1, 2, 3)]
+    assert all(answer["displacement"][f"preference_{k}"]["upper"] < 0 for k in (1, 2, 3))
+
+
 def test_counterfactual_effects_say_so(run):
     answer = e.effects(run, [add("exposure_1", 0.5)], counterfactual=True)
     assert answer["kind"] == "counterfactual"
