@@ -136,10 +136,10 @@ def natural_effects(
     reached = "direct"
     for channel, sites in channels.items():
         moved |= {site: after[site] for site in sites}
-        is_last = len(moved) == len(as_before)
-        asked[f"NIE_{channel}"] = reached, "after" if is_last else channel
-        worlds |= {} if is_last else {channel: forced(moved)}
-        reached = channel
+        moved_to = "after" if len(moved) == len(as_before) else channel
+        worlds |= {} if moved_to in worlds else {moved_to: forced(moved)}
+        asked[f"NIE_{channel}"] = reached, moved_to
+        reached = moved_to
     if mediators.each:
         worlds |= {site: forced({site: after[site]}) for site in as_before}
         asked |= {site: ("direct", site) for site in as_before}

@@ -84,7 +84,6 @@ def test_a_policy_may_be_any_function_and_an_outcome_too(run):
 def test_a_factor_can_be_intervened_on(run):
     answer = e.effects(run, [add("platform_1", 1.0, in_sd=True)])
     assert answer["displacement"]["platform_1"]["lower"] > 0.1  # 1 where the model is well fitted
-    assert answer["displacement"]["platform_2"]["mean"] == 0
     assert "placebo" not in answer
 
 

@@ -236,6 +236,17 @@ def test_a_forced_factor_no_longer_mediates(world):
     assert abs(c["NIE_preference"]).min() > 1e-5
 
 
+@pytest.mark.parametrize("channel", ["platform", "preference"])
+def test_a_forced_channel_leaves_the_other_to_mediate(world, channel):
+    _, guide, posterior, logs = world
+    found = m.average_effects(guide, posterior, m.Users(logs), {channel: lambda now: now + 1}, draws=2)
+    other = {"platform": "preference", "preference": "platform"}[channel]
+    for c in found.contrasts.values():
+        assert abs(c[f"NIE_{channel}"]).max() == 0
+        assert abs(c[f"NIE_{other}"]).min() > 1e-4
+        assert c[f"NIE_{other}"] == pytest.approx(c["TE"] - c["NDE"], abs=1e-7)
+
+
 def test_memory_is_bounded_and_batches_change_nothing_but_chance(world, monkeypatch):
     _, guide, posterior, logs = world
     seen = []
