@@ -52,19 +52,20 @@ def linear_effects(program, start, end, noise):
         hold(program, noise=noise),
         (treatment,),
         {"treatment": end},
-        m.Mediators({"mediator": ["mediator"]}),
+        m.Mediators({"mediator": ["mediator"]}, levels={"mediator": 3.0}),
         {"outcome": lambda world: world["outcome"]},
     )
 
 
 def test_linear_gaussian_with_interaction_has_its_closed_form():
-    """NIE = a (b + h t') (t' - t) and NDE = (c + h E[M(t)]) (t' - t), for any a, b, c, h, t and t'."""
+    """NIE = a (b + h t') (t' - t), NDE = (c + h E[M(t)]) (t' - t), CDE(m) = (c + h m) (t' - t)."""
     a, b, c, h, start, end = 0.8, 0.5, -0.3, 0.4, 0.5, 2.0
     noise = torch.randn(4_000, dtype=torch.double)
     noise -= noise.mean()
     found = linear_effects(linear_gaussian(a, b, c, h), start, end, noise)
     assert mean(found, "outcome", "NIE") == pytest.approx(a * (b + h * end) * (end - start), rel=1e-5)
     assert mean(found, "outcome", "NDE") == pytest.approx((c + h * a * start) * (end - start), rel=1e-5)
+    assert mean(found, "outcome", "CDE") == pytest.approx((c + h * 3.0) * (end - start), rel=1e-5)
     assert mean(found, "outcome", "NIE_mediator") == mean(found, "outcome", "NIE")
 
 
