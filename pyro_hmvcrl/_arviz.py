@@ -7,7 +7,6 @@ size nor R-hat means anything: look at Pareto k (``arviz.loo(..., pointwise=True
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+
+from pyro_hmvcrl.dataset import whole_file
 
 with warnings.catch_warnings():
     # 0.23 announces 1.x on import, which Python 3.11 cannot install.
@@ -84,13 +85,8 @@ def _one_chain(group: str, arrays: Arrays) -> dict[str, np.ndarray]:
 
 def save_netcdf(idata: Any, path: str | Path) -> None:
     """Write to ``path``, whole or not at all; a file already there is replaced."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        idata.to_netcdf(partial, engine="h5netcdf")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(Path(path)) as file:
+        idata.to_netcdf(file, engine="h5netcdf")
 
 
 def summary(idata: Any, level: float = 0.9) -> pd.DataFrame:

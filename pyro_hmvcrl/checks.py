@@ -35,6 +35,8 @@ Array = NDArray[np.float64]
 
 LEVELS = 10  # a covariate with no more values than this is taken for discrete
 TAIL = 0.99  # share of users that the support holds
+EXTRAPOLATES = 0.1  # share of users outside the support from which an answer is said to extrapolate
+UNSUPPORTED = 0.5  # ... and from which there is none
 LEAK_R2 = 0.02
 LOGISTIC_SD = math.pi / 3**0.5  # of the error in the log odds of engagement
 RHOS = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
@@ -63,9 +65,9 @@ class Overlap:
 
     @property
     def verdict(self) -> str:
-        if self.outside <= 0.1:
+        if self.outside <= EXTRAPOLATES:
             return "supported: the shifted policy lies within what the data have seen"
-        if self.outside <= 0.5:
+        if self.supported:
             return (
                 f"in part: for {self.outside:.0%} of the users the answer rests on the model's extrapolation"
             )
@@ -73,7 +75,7 @@ class Overlap:
 
     @property
     def supported(self) -> bool:
-        return self.outside <= 0.5
+        return self.outside <= UNSUPPORTED
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"verdict": self.verdict}
@@ -231,11 +233,18 @@ def rho_curve(
         )
         for name in ("NDE", "NIE", "TE"):
             curve[name].append(interval(effects.contrasts["engagement"][name], level))
-    sign = np.sign(curve["NIE"][list(rhos).index(0.0)]["mean"])
-    against = [abs(r) for r, e in zip(rhos, curve["NIE"], strict=True) if sign * e["mean"] <= 0]
-    undone = [abs(r) for r, e in zip(rhos, curve["NIE"], strict=True) if e["lower"] <= 0 <= e["upper"]]
-    curve["first_rho_with_zero_in_NIE"] = min(against + undone, default=None)
+    curve["first_rho_with_zero_in_NIE"] = min(map(abs, undoing(curve)), default=None)
     return curve
+
+
+def undoing(curve: Mapping[str, Any]) -> list[float]:
+    """The correlations of a curve at which NIE's interval includes zero, or its sign is not that without any."""
+    sign = np.sign(curve["NIE"][int(np.argmin(np.abs(curve["rho"])))]["mean"])
+    return [
+        rho
+        for rho, e in zip(curve["rho"], curve["NIE"], strict=True)
+        if sign * e["mean"] <= 0 or e["lower"] <= 0 <= e["upper"]
+    ]
 
 
 def _engagement_with_cause(world: World, loading: Tensor) -> Tensor:

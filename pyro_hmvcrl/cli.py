@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from pyro_hmvcrl.dataset import read_dataset
+from pyro_hmvcrl.dataset import read_dataset, whole_file
 from pyro_hmvcrl.effects import LEVEL, effects, write_effects
 from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.interventions import add, parse_shift
+from pyro_hmvcrl.plots import ESTIMANDS
 from pyro_hmvcrl.report import write_report
 from pyro_hmvcrl.results import RunError, fit_folder, load_run
 from pyro_hmvcrl.simulate import SUBSTITUTION, Design, simulate, write_simulation
@@ -120,12 +120,11 @@ def encode(
             raise RunError(f"{out}: the name must end in .parquet or .csv")
         fitted = load_run(run)
         factors = fitted.encode(read_dataset(dataset, categories=fitted.categories))
-        partial = out.with_name(f".{out.name}.partial")
-        if out.suffix == ".parquet":
-            factors.to_parquet(partial, index=False)
-        else:
-            factors.to_csv(partial, index=False)
-        os.replace(partial, out)
+        with whole_file(out) as file:
+            if out.suffix == ".parquet":
+                factors.to_parquet(file, index=False)
+            else:
+                factors.to_csv(file, index=False)
     typer.echo(f"{out}: factors of {len(factors):,} users")
 
 
@@ -224,8 +223,7 @@ def _print_effects(answer: dict[str, Any]) -> None:
     rows = {
         f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in ("mean", "lower", "upper")]
         for outcome, of in answer["outcomes"].items()
-        for name in ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference")
-        if name in of
+        for name in ESTIMANDS
     }
     typer.echo(pd.DataFrame.from_dict(rows, "index", columns=["mean", "lower", "upper"]).to_string())
     for sentence in [*answer["sentences"], f"Overlap: {answer['overlap']['verdict']}."]:

@@ -232,6 +232,17 @@ def write_dataset(
 
 
 @contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which becomes `path` if all goes well, and nothing otherwise."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill, which becomes `folder` if all goes well, and nothing otherwise."""
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")  # beside the target: same file system

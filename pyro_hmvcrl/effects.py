@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +16,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl import checks, mediation
-from pyro_hmvcrl.dataset import CHANNELS
+from pyro_hmvcrl.dataset import CHANNELS, whole_file
 from pyro_hmvcrl.guide import Expert
 from pyro_hmvcrl.inference import load_tensors
 from pyro_hmvcrl.interventions import InterventionError, Interventions, Policy, Shift, apply, scaled, together
 from pyro_hmvcrl.mediation import OUTCOMES, EffectDraws, Mediators, Outcome, Users, average_effects, interval
-from pyro_hmvcrl.results import Run, RunError, load_run
+from pyro_hmvcrl.results import LIKELY, Run, RunError, load_run
 
 Array = NDArray[np.float64]
 
@@ -30,7 +29,6 @@ LEVEL = 0.9
 DETAIL_DRAWS = 60  # of the questions beside TE, NDE and NIE
 CURVE_DRAWS = 40
 SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  # of the dose-response, in units of the asked shift
-LIKELY = 0.5  # probability from which an edge's path is asked for
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,6 @@ class Population:
         return cls(run, covariates, factors, users)
 
     @property
-    def exposure(self) -> pd.DataFrame:
-        """Exposure covariates in their own units."""
-        return self.covariates[self.run.config["exposure_covariates"]]
-
-    @property
     def factor_means(self) -> pd.DataFrame:
         """Posterior means of the factors."""
         return self.factors[self.run.factor_names]
@@ -77,9 +70,12 @@ class Population:
         within = (self.factors[f"{factor}_sd"] ** 2).mean()
         return float((self.factors[factor].var(ddof=0) + within) ** 0.5)
 
-    def standardised(self, exposure: pd.DataFrame) -> Tensor:
-        """Exposure covariates as the model reads them."""
-        return torch.as_tensor(self.run.standardisation.standardise(self.covariates.assign(**exposure))[0])
+    def under(self, policy: Policy, seed: int) -> tuple[Interventions, checks.Overlap]:
+        """A policy as the model takes it, and whether the users' covariates support it."""
+        shifted = apply(policy, self.covariates[self.run.config["exposure_covariates"]], seed)
+        exposure, _ = self.run.standardisation.standardise(self.covariates.assign(**shifted))
+        support = checks.overlap(self.covariates.drop(columns="user_id"), shifted)
+        return {"exposure_covariates": torch.as_tensor(exposure)}, support
 
 
 def effects(
@@ -128,27 +124,21 @@ def effects(
         raise ValueError(f"level is {level}: it must lie between 0 and 1")
     population = Population.of(folder)
     run, users = population.run, population.users
-    if isinstance(change, Sequence):
-        change = [shift for of_one in change for shift in _each_factor(of_one, run.factor_names)]
-    on_factors = isinstance(change, Sequence) and any(s.column in run.factor_names for s in change)
-    if on_factors:
-        interventions, support = _force_factors(population, change)  # type: ignore[arg-type]
-    else:
-        policy = together(*change) if isinstance(change, Sequence) else change
-        shifted = apply(policy, population.exposure, seed)
-        interventions = {"exposure_covariates": population.standardised(shifted)}
-        support = checks.overlap(population.covariates.drop(columns="user_id"), shifted)
-    if not support.supported and not extrapolate:
+    question = _question(population, change, seed)
+    if not question.support.supported and not extrapolate:
         raise InterventionError(
-            f"the change is {support.verdict}. Make it smaller, or ask for the extrapolation by name (--extrapolate)"
+            f"the change is {question.support.verdict}. Make it smaller, or ask for the extrapolation by name "
+            "(--extrapolate)"
         )
 
-    def ask(title: str, draws: int | None, mediators: Mediators | None = None, **other: Any) -> EffectDraws:
+    def ask(
+        interventions: Interventions, draws: int | None, mediators: Mediators | None = None, title: str = ""
+    ) -> EffectDraws:
         return average_effects(
             run.guide,
             run.posterior,
             users,
-            other.get("interventions", interventions),
+            interventions,
             mediators,
             outcomes,
             counterfactual,
@@ -157,12 +147,10 @@ def effects(
             progress=title if progress else "",
         )
 
-    main = ask("effects", None)
-    detail = ask("factors and paths", DETAIL_DRAWS, _in_detail(population))
+    main = ask(question.interventions, None, title="effects")
+    detail = ask(question.interventions, DETAIL_DRAWS, _in_detail(population), "factors and paths")
     answer = {
-        "shift": [str(s) for s in change]
-        if isinstance(change, Sequence)
-        else [getattr(change, "__name__", "policy")],
+        "shift": question.words,
         "kind": "counterfactual" if counterfactual else "interventional",
         "level": level,
         "users": users.logs.n_users,
@@ -172,46 +160,63 @@ def effects(
         "sentences": mediation.sentences(main.contrasts),
         "displacement": {factor: interval(draws, level) for factor, draws in main.displacement.items()},
         "densities": {factor: _density(values) for factor, values in main.densities.items()},
-        "overlap": support.to_dict(),
+        "overlap": question.support.to_dict(),
         "negative_controls": checks.negative_controls(run.guide, run.posterior, users, seed),
         "e_values": checks.e_values(main.levels["engagement"], level),
     }
-    if on_factors:
+    if question.policy is None:
         return answer
-    shifted_to = interventions["exposure_covariates"]
-    assert isinstance(shifted_to, Tensor)
-    common = (run.guide, run.posterior, users)
-    answer["placebo"] = checks.placebo(
-        *common, shifted_to, level, seed, progress="placebo" if progress else ""
-    )
+    shifted = question.interventions["exposure_covariates"]
+    assert isinstance(shifted, Tensor)
+    of_run = (run.guide, run.posterior, users)
+    answer["placebo"] = checks.placebo(*of_run, shifted, level, seed, progress="placebo" if progress else "")
     answer["sensitivity"] = checks.rho_curve(
-        *common,
-        interventions,
+        *of_run,
+        question.interventions,
         level,
         seed=seed,
         draws=CURVE_DRAWS,
         progress="sensitivity" if progress else "",
     )
-    doses = {size: apply(scaled(policy, size), population.exposure, seed) for size in SIZES}
-    found = {
-        size: ask("", CURVE_DRAWS, interventions={"exposure_covariates": population.standardised(to)})
-        for size, to in tqdm(doses.items(), "dose-response", disable=not progress, leave=False)
-    }
+    doses = [population.under(scaled(question.policy, size), seed) for size in SIZES]
+    found = [
+        ask(interventions, CURVE_DRAWS)
+        for interventions, _ in tqdm(doses, "dose-response", disable=not progress, leave=False)
+    ]
     answer["dose_response"] = {
         "size": list(SIZES),
-        "outside": [
-            checks.overlap(population.covariates.drop(columns="user_id"), to).outside for to in doses.values()
-        ],
-        **{o: [interval(draws.contrasts[o]["TE"], level) for draws in found.values()] for o in outcomes},
+        "outside": [support.outside for _, support in doses],
+        **{o: [interval(draws.contrasts[o]["TE"], level) for draws in found] for o in outcomes},
     }
     return answer
 
 
 def write_effects(answer: dict[str, Any], out: Path) -> None:
     """Write an answer as JSON, whole or not at all."""
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(json.dumps(answer, indent=2, allow_nan=False))
-    os.replace(partial, out)
+    with whole_file(out) as file:
+        file.write_text(json.dumps(answer, indent=2, allow_nan=False))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A change as the model takes it: what was asked in words, and whether the data support it."""
+
+    words: list[str]
+    interventions: Interventions
+    support: checks.Overlap
+    policy: Policy | None  # none: the change is one of factors
+
+
+def _question(population: Population, change: Policy | Sequence[Shift], seed: int) -> Question:
+    if not isinstance(change, Sequence):
+        return Question([getattr(change, "__name__", "policy")], *population.under(change, seed), change)
+    names = population.run.factor_names
+    shifts = [shift for of_one in change for shift in _each_factor(of_one, names)]
+    words = [str(shift) for shift in shifts]
+    if any(shift.column in names for shift in shifts):
+        return Question(words, *_force_factors(population, shifts), None)
+    policy = together(*shifts)
+    return Question(words, *population.under(policy, seed), policy)
 
 
 def _each_factor(shift: Shift, names: Sequence[str]) -> list[Shift]:

@@ -90,7 +90,7 @@ class CategoryEvents(EventCounts):
         """Invert one uniform an event, so that a user's draw never depends on another user's logits."""
         shape = self.shape(sample_shape)
         uniform = torch.rand(*shape[:-1], int(self.total.max()), device=self.logits.device)
-        cumulative = self.logits.softmax(-1).cumsum(-1).expand(shape).contiguous()
+        cumulative = self.probability.cumsum(-1).expand(shape).contiguous()
         category = torch.searchsorted(cumulative, uniform).clamp_max(shape[-1] - 1)
         happened = torch.arange(uniform.shape[-1], device=uniform.device) < self.total.unsqueeze(-1)
         happened = happened.expand_as(uniform).to(cumulative)
@@ -113,5 +113,5 @@ class EngagementEvents(EventCounts):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         shape = self.shape(sample_shape)
-        probability = self.logits.sigmoid().expand(shape).contiguous()
+        probability = self.probability.expand(shape).contiguous()
         return torch.binomial(self.total.expand(shape).contiguous(), probability)

@@ -31,6 +31,8 @@ from torch.nn.functional import pad, softplus
 from pyro_hmvcrl.emissions import engagement_logits
 from pyro_hmvcrl.model import HMVCRL, Logs
 
+STEPS_TO_THE_MODE = 15  # of Fisher scoring, for a user whose mode is not known
+
 
 class Expert(NamedTuple):
     """A Gaussian factor ``exp(-z' precision z / 2 + z' information)`` of the posterior over z."""
@@ -75,10 +77,21 @@ class PrecisionNormal(TorchDistribution):
         root = self.precision_cholesky.mT.expand(*standard.shape[:-1], -1)
         return self._mean + torch.linalg.solve_triangular(root, standard, upper=True).squeeze(-1)
 
+    def antithetic(self, n: int) -> Tensor:
+        """`n` draws in pairs that mirror each other at the mean."""
+        half = self.rsample(torch.Size([n // 2]))
+        return torch.cat([half, 2 * self.mean - half])
+
     def log_prob(self, value: Tensor) -> Tensor:
         standard = (self.precision_cholesky.mT @ (value - self._mean).unsqueeze(-1)).squeeze(-1)
         log_det = self.precision_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return log_det - 0.5 * (standard**2).sum(-1) - 0.5 * value.shape[-1] * math.log(2 * math.pi)
+
+
+def combined(experts: list[Expert]) -> Expert:
+    """Several experts as one."""
+    precisions, informations = zip(*experts, strict=True)
+    return Expert(torch.stack(precisions).sum(0), torch.stack(informations).sum(0))
 
 
 def product_of_experts(prior: Prior, experts: list[Expert]) -> PrecisionNormal:
@@ -86,8 +99,7 @@ def product_of_experts(prior: Prior, experts: list[Expert]) -> PrecisionNormal:
 
     In the noise the prior is standard normal, so its precision is the identity; nothing here divides by a scale.
     """
-    precision = torch.stack([e.precision for e in experts]).sum(0)
-    information = torch.stack([e.information for e in experts]).sum(0)
+    precision, information = combined(experts)
     identity = torch.eye(precision.shape[-1], device=precision.device)
     posterior = identity + prior.turn.mT @ precision @ prior.turn
     shift = (information - _times(precision, prior.base)).unsqueeze(-1)
@@ -148,6 +160,11 @@ class Guide(nn.Module):
         """Prior and noise posterior of the users, at the coefficients' means."""
         prior = self.prior(self.coefficients.means(), logs)
         return prior, product_of_experts(prior, self.experts(logs, prior))
+
+    @torch.no_grad()
+    def evidence(self, logs: Logs) -> Expert:
+        """What the users' own logs say of their factors, at the coefficients' means: the surfaces' experts as one."""
+        return combined(self.experts(logs, self.prior(self.coefficients.means(), logs)))
 
 
 # --- Experts that are learned: two Transformers --------------------------------------------------------------
@@ -253,6 +270,13 @@ class ExpansionGuide(Guide):
         super().__init__(model)
         self.scoring_steps = scoring_steps
         self.register_buffer("mode", torch.zeros(n_users, model.n_factors))
+
+    @classmethod
+    def of(cls, guide: Guide, n_users: int) -> ExpansionGuide:
+        """An expansion guide of the same model and coefficients, for users whose modes are not known yet."""
+        expansion = cls(guide.model, n_users, STEPS_TO_THE_MODE).to(guide.model.zero.device)
+        expansion.coefficients = guide.coefficients
+        return expansion
 
     @torch.no_grad()
     def experts(self, logs: Logs, prior: Prior) -> list[Expert]:

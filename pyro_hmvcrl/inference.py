@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -35,14 +34,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pyro_hmvcrl.dataset import Dataset, Standardisation
+from pyro_hmvcrl.dataset import Dataset, Standardisation, whole_file
 from pyro_hmvcrl.guide import ExpansionGuide, Guide, PrecisionNormal, Prior, TransformerGuide
 from pyro_hmvcrl.model import HMVCRL, Logs, observe
 
 USER_SITES = ("noise", "search", "exposure", "engagement")
 CHECKPOINT_EVERY = 200  # steps
 EVALUATION_PARTICLES = 64
-EVALUATION_SCORING_STEPS = 15  # of a user whose mode is not yet known
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class UserELBO(ELBO):
         log_weights = self.log_weights(model_trace, guide_trace)
         bound = _log_mean(log_weights) if self.importance_weighted else log_weights.mean(0)
         names = guide.coefficients.loc.keys()
-        coefficients = torch.stack([log_prob_of(model_trace, n) - log_prob_of(guide_trace, n) for n in names])
+        coefficients = torch.stack([_log_prob(model_trace, n) - _log_prob(guide_trace, n) for n in names])
         return -(bound.mean() + coefficients.sum() / logs.n_users)
 
     def _get_trace(
@@ -137,8 +135,7 @@ class UserELBO(ELBO):
         """One draw of the coefficients, and `particles` of the noise under it."""
         guide_trace = poutine.trace(guide).get_trace(*args)
         posterior: PrecisionNormal = guide_trace.nodes["noise"]["fn"]
-        half = posterior.rsample(torch.Size([self.num_particles // 2]))
-        noise = torch.cat([half, 2 * posterior.mean - half])
+        noise = posterior.antithetic(self.num_particles)
         held = poutine.condition(observe(model, *args), data={"noise": noise})
         return poutine.trace(poutine.replay(held, guide_trace)).get_trace(*args), guide_trace
 
@@ -146,12 +143,15 @@ class UserELBO(ELBO):
         """Log importance weights ``(particles, B)`` of the users."""
         posterior: PrecisionNormal = guide_trace.nodes["noise"]["fn"]
         scored_under = posterior if self.importance_weighted else posterior.detach()
-        joint = torch.stack([log_prob_of(model_trace, name) for name in USER_SITES]).sum(0)
-        return joint - scored_under.log_prob(model_trace.nodes["noise"]["value"])
+        return log_joint(model_trace) - scored_under.log_prob(model_trace.nodes["noise"]["value"])
 
 
-def log_prob_of(trace: poutine.Trace, name: str) -> Tensor:
-    """Log probability of a site's value, over the site's batch."""
+def log_joint(trace: poutine.Trace) -> Tensor:
+    """Log probability ``(particles, B)`` of the users' noise and events."""
+    return torch.stack([_log_prob(trace, name) for name in USER_SITES]).sum(0)
+
+
+def _log_prob(trace: poutine.Trace, name: str) -> Tensor:
     site = trace.nodes[name]
     log_prob: Tensor = site["fn"].log_prob(site["value"])
     return log_prob
@@ -262,10 +262,9 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors and JSON metadata atomically as one safetensors file."""
-    partial = path.with_suffix(".partial")
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    save_file(contiguous, partial, metadata={"json": json.dumps(metadata)})
-    os.replace(partial, path)
+    with whole_file(path) as file:
+        save_file(contiguous, file, metadata={"json": json.dumps(metadata)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -344,8 +343,7 @@ def _run_restart(
         orient_half_way,
         progress,
     )
-    evaluation = ExpansionGuide(guide.model, held.n_users, EVALUATION_SCORING_STEPS).to(held.index.device)
-    evaluation.coefficients = guide.coefficients
+    evaluation = ExpansionGuide.of(guide, held.n_users)
     factors, _ = factor_posterior(*evaluation.posterior(held))
     return Restart(float(user_bounds(evaluation, held).mean()), factors, guide), bounds
 

@@ -31,13 +31,12 @@ from torch.nn.functional import pad
 
 from pyro_hmvcrl.emissions import DECODER_PRIOR
 from pyro_hmvcrl.guide import ExpansionGuide, Guide
-from pyro_hmvcrl.inference import USER_SITES, log_prob_of
+from pyro_hmvcrl.inference import log_joint
 from pyro_hmvcrl.model import HMVCRL, Logs, at, observe
 
 DRAWS = 200
 PARTICLES = 32  # of a user's noise, in antithetic pairs
 SCORE_BATCH = 256  # users at a time, which bounds the memory
-SCORING_STEPS = 15  # to a user's posterior mode
 OF_EXPOSURE_COVARIATES = ("platform_location", "platform_log_scale", "delta")  # a row for each covariate
 
 Values = dict[str, Tensor]
@@ -125,18 +124,14 @@ def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: T
     The gradient of the importance-weighted bound with its particles held still is the self-normalised estimate of
     the posterior expectation in Fisher's identity.
     """
-    expansion = ExpansionGuide(guide.model, len(logs.index), SCORING_STEPS).to(logs.index.device)
-    expansion.coefficients = guide.coefficients
     index = torch.arange(len(logs.index), device=logs.index.device)
-    _, posterior = expansion.posterior(logs._replace(index=index))
-    half = posterior.rsample(torch.Size([PARTICLES // 2]))
-    noise = torch.cat([half, 2 * posterior.mean - half])
+    _, posterior = ExpansionGuide.of(guide, len(index)).posterior(logs._replace(index=index))
+    noise = posterior.antithetic(PARTICLES)
 
     def log_likelihood(parameters: Values, noise: Tensor, log_proposal: Tensor, *data: Tensor) -> Tensor:
         user = Logs(data[0][None], 1, *(t[None] for t in data[1:]))
         held = pyro.condition(observe(at(guide.model, parameters), user), data={"noise": noise[:, None]})
-        trace = poutine.trace(held).get_trace(user)
-        joint = torch.stack([log_prob_of(trace, name) for name in USER_SITES]).sum(0)[:, 0]
+        joint = log_joint(poutine.trace(held).get_trace(user))[:, 0]
         return (joint - log_proposal).logsumexp(0) - math.log(PARTICLES)
 
     data = (logs.index, exposure_covariates, *logs[3:])

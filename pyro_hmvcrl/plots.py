@@ -24,6 +24,9 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
+from pyro_hmvcrl.checks import EXTRAPOLATES, undoing
+from pyro_hmvcrl.results import LIKELY
+
 Array = NDArray[np.float64]
 Mechanisms = Mapping[str, Mapping[str, Any]]
 Effects = Mapping[str, Any]  # what effects.json holds
@@ -52,7 +55,6 @@ STYLE = {
     "legend.fontsize": 8,
     "svg.hashsalt": "pyro_hmvcrl",  # the same run gives the same file
 }
-LIKELY = 0.5  # an edge less probable than this is drawn dashed and faint
 Z90 = 1.645  # half-width, in standard deviations, of a 90% interval
 SHOWN_COVARIATES = 15  # a channel's strongest; more would not be readable
 SHOWN_USERS = 2000  # dots in a panel; lines, bands and correlations use all users
@@ -62,7 +64,6 @@ ESTIMANDS = {"TE": "total (TE)", "NDE": "direct (NDE)", "NIE": "through the fact
 ESTIMANDS |= {"NIE_platform": "NIE by platform", "NIE_preference": "NIE by preference"}
 PARTS = {"TE": INK, "NDE": "#009E73", "NIE": "#AA4499"}
 PROBABILITIES = {"engagement": "P(engaged)", "alignment": "P(searched for)"}  # shown in percentage points
-EXTRAPOLATES = 0.1  # share of users outside the data from which an answer is marked as extrapolation
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
@@ -485,14 +486,8 @@ def effects_sensitivity(effects: Effects) -> Figure:
 
 
 def undone_at(curve: Mapping[str, Any]) -> list[float]:
-    """Of the smallest correlations that undo NIE (its interval includes zero, or its sign is another), each."""
-    sign = np.sign(curve["NIE"][int(np.argmin(np.abs(curve["rho"])))]["mean"])
-    return [
-        rho
-        for rho, e in zip(curve["rho"], curve["NIE"], strict=True)
-        if abs(rho) == curve["first_rho_with_zero_in_NIE"]
-        and (e["lower"] <= 0 <= e["upper"] or sign * e["mean"] <= 0)
-    ]
+    """Of the correlations that undo NIE, the smallest, to either side."""
+    return [rho for rho in undoing(curve) if abs(rho) == curve["first_rho_with_zero_in_NIE"]]
 
 
 def outcome_scale(outcome: str) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pyro_hmvcrl import plots
-from pyro_hmvcrl.dataset import CHANNELS
-from pyro_hmvcrl.plots import ESTIMANDS, EXTRAPOLATES, LIKELY, PARTS, PROBABILITIES, label, plain, strongest
+from pyro_hmvcrl.checks import EXTRAPOLATES
+from pyro_hmvcrl.dataset import CHANNELS, whole_file
+from pyro_hmvcrl.plots import ESTIMANDS, PARTS, PROBABILITIES, label, plain, strongest
+from pyro_hmvcrl.results import LIKELY
 
 Run = dict[str, Any]
 Effects = dict[str, Any]
@@ -94,9 +95,8 @@ def write_report(run_folder: Path) -> Path:
         raise ReportError(f"{run_folder / 'report.json'}: {error.message}; {MEND}") from error
     (run_folder / "figures").mkdir(exist_ok=True)
     for name, content in {**files, "report.html": page.encode()}.items():
-        partial = run_folder / f"{name}.partial"
-        partial.write_bytes(content)
-        os.replace(partial, run_folder / name)
+        with whole_file(run_folder / name) as file:
+            file.write_bytes(content)
     return run_folder / "report.html"
 
 

@@ -37,9 +37,10 @@ from pyro_hmvcrl.inference import (
     save_tensors,
     tensors_of,
 )
-from pyro_hmvcrl.laplace import ParameterPosterior, laplace_posterior
+from pyro_hmvcrl.laplace import DRAWS, ParameterPosterior, laplace_posterior
 from pyro_hmvcrl.model import HMVCRL, Logs
 
+LIKELY = 0.5  # an edge less probable than this is taken for absent: drawn dashed and faint, no path asked for
 ENCODE_BATCH = 4_096  # users at a time, which bounds the encoders' memory
 Array = NDArray[np.float64]
 
@@ -76,16 +77,10 @@ class Run:
             frame[name], frame[f"{name}_sd"] = mean[:, k], sd[:, k]
         return frame
 
-    @torch.no_grad()
-    def experts(self, dataset: Dataset) -> Expert:
-        """What the users' own logs say of their factors: the product of the surfaces' experts."""
-        parts = []
-        for batch in self._batches(dataset):
-            prior = self.guide.prior(self.guide.coefficients.means(), batch)
-            precisions, informations = zip(*self.guide.experts(batch, prior), strict=True)
-            parts.append((torch.stack(precisions).sum(0).cpu(), torch.stack(informations).sum(0).cpu()))
-        precision, information = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Expert(precision, information)
+    def evidence(self, dataset: Dataset) -> Expert:
+        """What the users' own logs say of their factors."""
+        parts = (self.guide.evidence(batch) for batch in self._batches(dataset))
+        return Expert(*(torch.cat([t.cpu() for t in part]) for part in zip(*parts, strict=True)))
 
     def _batches(self, dataset: Dataset) -> Iterator[Logs]:
         logs = self.logs(dataset)
@@ -229,11 +224,11 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     return run
 
 
-def parameter_posterior(found: Fit, dataset: Dataset, seed: int) -> ParameterPosterior:
+def parameter_posterior(found: Fit, dataset: Dataset, seed: int, draws: int = DRAWS) -> ParameterPosterior:
     """Posterior over the model's parameters, given the users that it was trained on."""
     rows = torch.as_tensor(np.flatnonzero(~found.held_out))
     logs = tensors_of(dataset, found.standardisation).batch(rows)
-    return laplace_posterior(found.guide, logs.to(found.guide.model.zero.device), seed)
+    return laplace_posterior(found.guide, logs.to(found.guide.model.zero.device), seed, draws)
 
 
 def load_run(folder: Path) -> Run:
@@ -293,7 +288,7 @@ def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, fold
     (folder / "config.json").write_text(json.dumps(run.config, indent=2))
     save_tensors(folder / "model.safetensors", run.guide.state_dict(), {"version": __version__})
     save_tensors(folder / "posterior.safetensors", run.posterior.to_tensors(), {"version": __version__})
-    save_tensors(folder / "experts.safetensors", run.experts(dataset)._asdict(), {"version": __version__})
+    save_tensors(folder / "experts.safetensors", run.evidence(dataset)._asdict(), {"version": __version__})
     found.history.to_csv(folder / "training.csv", index=False)
     factors.to_parquet(folder / "factors.parquet", index=False)
     dataset.users[["user_id", *names]].to_parquet(folder / "covariates.parquet", index=False)

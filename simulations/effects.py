@@ -25,11 +25,9 @@ Run           ``python simulations/effects.py`` (resumable; ``--quick`` for a sm
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +43,15 @@ import torch
 from joblib import Parallel, delayed
 
 from pyro_hmvcrl.dataset import read_dataset
-from pyro_hmvcrl.guide import ExpansionGuide, Expert
+from pyro_hmvcrl.guide import ExpansionGuide
 from pyro_hmvcrl.identifiability import cross_r2
 from pyro_hmvcrl.inference import Settings, fit, tensors_of
-from pyro_hmvcrl.laplace import SCORING_STEPS, laplace_posterior
 from pyro_hmvcrl.mediation import SURE, Users, average_effects, interval, substitution, suppression
-from pyro_hmvcrl.results import fit_folder, load_run
+from pyro_hmvcrl.plots import ESTIMANDS
+from pyro_hmvcrl.results import fit_folder, load_run, parameter_posterior
 from pyro_hmvcrl.simulate import SUBSTITUTION, Design, draw_world, simulate, true_effects, write_simulation
+
+from study import keep, legend, options
 
 HERE = Path(__file__).parent / "effects"
 LEVEL = 0.9
@@ -69,7 +69,6 @@ RESTARTS = {"substitution_20000": 1, "control": 1, "coverage": 1, "placebo": 1} 
 DRAWS = {"substitution_20000": 100}  # of the posterior
 INVARIANCE_SEEDS = 3
 TRUTH_DRAWS = 240_000  # users times noise draws of the Monte Carlo of the truth
-ESTIMANDS = ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference")
 
 
 # --- Effects -------------------------------------------------------------------------------------------------
@@ -96,16 +95,8 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
     )
     found = fit(dataset, settings)
     logs = tensors_of(dataset, found.standardisation)
-    trained_on = logs.batch(torch.as_tensor(np.flatnonzero(~found.held_out)))
-    posterior = laplace_posterior(
-        found.guide, trained_on, seed, draws=20 if quick else DRAWS.get(design, 200)
-    )
-
-    expansion = ExpansionGuide(found.guide.model, d.users, SCORING_STEPS)
-    expansion.coefficients = found.guide.coefficients
-    experts = expansion.experts(logs, expansion.prior(expansion.coefficients.means(), logs))
-    own = Expert(*(torch.stack(parts).sum(0) for parts in zip(*experts, strict=True)))
-    users = Users(logs, own)
+    posterior = parameter_posterior(found, dataset, seed, 20 if quick else DRAWS.get(design, 200))
+    users = Users(logs, ExpansionGuide.of(found.guide, d.users).evidence(logs))
     step = torch.tensor([SHIFT.get(name, 0.0) / found.standardisation.sd[name] for name in d.exposure_names])
     rows = []
     for counterfactual in (False, True) if design == "coverage" else (False,):
@@ -131,9 +122,7 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
             row |= {"suppression": suppression(effects.contrasts["engagement"])}
             row |= {"substitution": substitution(effects.contrasts)}
             rows.append(row | {"naive": naive(sim)})
-    partial = part.with_suffix(".partial")
-    partial.write_text(json.dumps(rows))
-    os.replace(partial, part)
+    keep(part, rows)
 
 
 def naive(sim: Any) -> float:
@@ -185,9 +174,7 @@ def invariance(seed: int, quick: bool, parts: Path) -> None:
             both = {"r2": first[[name]].to_numpy(), "true_r2": truths[0][:, [k]]}
             r2 = cross_r2({"exposure": before.exposure_covariates}, both)["exposure"]
             rows.append({"seed": seed, "factor": f"{channel}_{k + 1}", "true": true, "encoded": moved} | r2)
-    partial = part.with_suffix(".partial")
-    partial.write_text(json.dumps(rows))
-    os.replace(partial, part)
+    keep(part, rows)
     shutil.rmtree(scratch)
 
 
@@ -305,32 +292,22 @@ def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
     axes[2].set(xlabel="true displacement, sd", ylabel="displacement of encoded factors, sd")
     axes[2].set_title("logs under the new policy, encoded")
     for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-        ax.legend(handles.values(), handles.keys(), fontsize=7)
+        legend(ax)
     return figure
 
 
 def main() -> None:
     """Run what is missing, then write tables and figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one small replication a design, for a check")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=None)
-    arguments = parser.parse_args()
-    quick = arguments.quick
-    out = arguments.out or (Path(tempfile.mkdtemp()) if quick else HERE)
-    parts = out / "replications"
-    parts.mkdir(parents=True, exist_ok=True)
-    cells = [(design, seed) for design in DESIGNS for seed in range(1 if quick else SEEDS[design])]
-    seeds = range(1 if quick else INVARIANCE_SEEDS)
-    jobs = [delayed(replicate)(design, seed, quick, parts) for design, seed in cells]
-    jobs += [delayed(invariance)(seed, quick, parts) for seed in seeds]
-    Parallel(n_jobs=arguments.jobs, verbose=10)(jobs)
-    rows = [r for design, seed in cells for r in json.loads((parts / f"{design}-{seed}.json").read_text())]
-    moved = [r for seed in seeds for r in json.loads((parts / f"invariance-{seed}.json").read_text())]
-    summarise(pd.DataFrame(rows), pd.DataFrame(moved), out)
-    print((out / "summary.md").read_text())
+    o = options(__doc__, HERE)
+    cells = [(design, seed) for design in DESIGNS for seed in range(1 if o.quick else SEEDS[design])]
+    seeds = range(1 if o.quick else INVARIANCE_SEEDS)
+    jobs = [delayed(replicate)(design, seed, o.quick, o.parts) for design, seed in cells]
+    jobs += [delayed(invariance)(seed, o.quick, o.parts) for seed in seeds]
+    Parallel(n_jobs=o.jobs, verbose=10)(jobs)
+    rows = [r for d, seed in cells for r in json.loads((o.parts / f"{d}-{seed}.json").read_text())]
+    moved = [r for seed in seeds for r in json.loads((o.parts / f"invariance-{seed}.json").read_text())]
+    summarise(pd.DataFrame(rows), pd.DataFrame(moved), o.out)
+    print((o.out / "summary.md").read_text())
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ Run           ``python simulations/recovery.py`` (resumable; ``--quick`` for a s
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,8 @@ from joblib import Parallel, delayed
 from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.results import fit_folder
 from pyro_hmvcrl.simulate import DEFAULT_EDGES, Design, simulate, write_simulation
+
+from study import keep, legend, options
 
 HERE = Path(__file__).parent / "recovery"
 BOTH_WAYS = (
@@ -92,9 +92,7 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
         _permute(scratch / "data", world.preference_names, seed)
     fit_folder(scratch / "data", scratch / "run", settings)
     row = {"design": design, "seed": seed, **compare(scratch / "data", scratch / "run")}
-    partial = part.with_suffix(".partial")
-    partial.write_text(json.dumps(row))
-    os.replace(partial, part)
+    keep(part, row)
     shutil.rmtree(scratch)
 
 
@@ -206,9 +204,7 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
             ax.vlines(null, y - 0.4, y + 0.4, color="0.5", ls=":", label="random rotation (mean)")
         ax.set_title(f"{channel} factors, held-out users: every replication", fontsize=10)
         ax.set_xlabel("MCC")
-        ax.spines[["top", "right"]].set_visible(False)
-        handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-        ax.legend(handles.values(), handles.keys(), fontsize=7, loc="lower left")
+        legend(ax, loc="lower left")
     axes[0].set_yticks(range(len(designs)), [d.replace("_", " ") for d in designs])
     axes[0].invert_yaxis()
     return figure
@@ -216,20 +212,13 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
 
 def main() -> None:
     """Run what is missing, then write table and figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one small replication a design, for a check")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=None)
-    arguments = parser.parse_args()
-    out = arguments.out or (Path(tempfile.mkdtemp()) if arguments.quick else HERE)
-    parts = out / "replications"
-    parts.mkdir(parents=True, exist_ok=True)
-    cells = [(d, s) for d in DESIGNS for s in range(1 if arguments.quick else SEEDS.get(d, NEGATIVE_SEEDS))]
-    jobs = (delayed(replicate)(design, seed, arguments.quick, parts) for design, seed in cells)
-    Parallel(n_jobs=arguments.jobs, verbose=10)(jobs)
-    rows = [json.loads((parts / f"{design}-{seed}.json").read_text()) for design, seed in cells]
-    summarise(pd.DataFrame(rows), out)
-    print((out / "summary.md").read_text())
+    o = options(__doc__, HERE)
+    cells = [(d, s) for d in DESIGNS for s in range(1 if o.quick else SEEDS.get(d, NEGATIVE_SEEDS))]
+    jobs = (delayed(replicate)(design, seed, o.quick, o.parts) for design, seed in cells)
+    Parallel(n_jobs=o.jobs, verbose=10)(jobs)
+    rows = [json.loads((o.parts / f"{design}-{seed}.json").read_text()) for design, seed in cells]
+    summarise(pd.DataFrame(rows), o.out)
+    print((o.out / "summary.md").read_text())
 
 
 if __name__ == "__main__":

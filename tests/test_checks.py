@@ -13,39 +13,25 @@ from scipy.stats import chi2, ncx2, norm
 from pyro_hmvcrl import checks
 from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.checks import e_value, e_values, negative_controls, overlap, rho_curve
-from pyro_hmvcrl.guide import ExpansionGuide, Expert
 from pyro_hmvcrl.laplace import laplace_posterior
 from pyro_hmvcrl.mediation import Users, average_effects, interval
 
-from worlds import logs_of, model_of, set_truth, true_coefficients
+from worlds import TWO_AND_TWO, logs_of, true_coefficients, true_expansion
 
-EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))
-DESIGN = s.Design(
-    users=600,
-    preference_factors=2,
-    categories=6,
-    exposure_covariates=3,
-    preference_covariates=3,
-    edges=EDGES,
-    direct=0.5,
-)
+DESIGN = replace(TWO_AND_TWO, users=600, categories=6, direct=0.5)
 
 
 def of_logs(guide, sim):
     """The users, with what their logs say of them."""
     logs = logs_of(sim)
-    with torch.no_grad():
-        experts = guide.experts(logs, guide.prior(guide.coefficients.means(), logs))
-    together = Expert(*(torch.stack(part).sum(0) for part in zip(*experts, strict=True)))
-    return Users.with_covariates(logs.exposure_covariates, logs.preference_covariates, together)
+    return Users.with_covariates(logs.exposure_covariates, logs.preference_covariates, guide.evidence(logs))
 
 
 @pytest.fixture(scope="module")
 def world():
     """A true world: a guide at its parameters, the posterior there, its users, and a shift of exposure_1."""
     sim = s.simulate(DESIGN, 0)
-    guide = ExpansionGuide(model_of(sim), 600, scoring_steps=15)
-    set_truth(guide.model, guide.coefficients, sim)
+    guide = true_expansion(sim, scoring_steps=15)
     logs = logs_of(sim)
     shifted = logs.exposure_covariates + torch.tensor([1.0, 0.0, 0.0])
     return sim, guide, laplace_posterior(guide, logs, seed=0, draws=100), of_logs(guide, sim), shifted

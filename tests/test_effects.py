@@ -143,5 +143,5 @@ def test_setting_a_column_gives_all_users_one_value(run):
     answer = e.effects(run, [set_to("exposure_1", 0.0)])
     population = e.Population.of(run)
     assert answer["overlap"]["outside"] < 0.1
-    shifted = population.standardised(population.exposure.assign(exposure_1=0.0))[:, 0]
+    shifted = population.under(set_to("exposure_1", 0.0), 0)[0]["exposure_covariates"][:, 0]
     assert np.ptp(shifted.numpy()) < 1e-6

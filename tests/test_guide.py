@@ -11,7 +11,6 @@ import torch
 from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.guide import (
     EventEncoder,
-    ExpansionGuide,
     Expert,
     PrecisionNormal,
     TransformerGuide,
@@ -19,7 +18,7 @@ from pyro_hmvcrl.guide import (
 )
 from pyro_hmvcrl.inference import factor_posterior
 
-from worlds import logs_of, model_of, set_truth
+from worlds import logs_of, model_of, set_truth, true_expansion
 
 DESIGN = s.Design(users=60, categories=6, missing_surface=0.3)
 
@@ -154,8 +153,7 @@ def test_every_parameter_of_the_guide_is_reached(guide):
 
 def test_the_expansion_s_posterior_means_are_the_oracle_s_under_the_true_parameters():
     sim = s.simulate(replace(DESIGN, users=400), 1)
-    found = ExpansionGuide(model_of(sim), 400, scoring_steps=15)
-    set_truth(found.model, found.coefficients, sim)
+    found = true_expansion(sim, scoring_steps=15)
     mode, _ = factor_posterior(*found.posterior(logs_of(sim)))
     exact = s.oracle(sim, draws=1000)
     for k in range(5):

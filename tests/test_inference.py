@@ -14,7 +14,7 @@ from pyro_hmvcrl.dataset import read_dataset
 from pyro_hmvcrl.guide import ExpansionGuide
 from pyro_hmvcrl.identifiability import mcc
 
-from worlds import logs_of, model_of, set_truth
+from worlds import logs_of, model_of, true_expansion
 
 SMALL = s.Design(users=120, categories=6)
 QUICK = i.Settings(
@@ -74,8 +74,7 @@ def test_a_fit_does_not_touch_the_caller_s_random_numbers(dataset):
 
 def test_the_importance_weighted_bound_is_the_tighter_one():
     sim = s.simulate(SMALL, 0)
-    guide = ExpansionGuide(model_of(sim), 120, scoring_steps=15)
-    set_truth(guide.model, guide.coefficients, sim)
+    guide = true_expansion(sim, scoring_steps=15)
     bounds = {}
     for particles, weighted in ((2, False), (8, True), (64, True)):
         elbo = i.UserELBO(particles, weighted)

@@ -28,9 +28,8 @@ from pyro_hmvcrl.interventions import (
 )
 from pyro_hmvcrl.model import at, observe
 
-from worlds import logs_of, model_of, set_truth, tensor, true_coefficients
+from worlds import EDGES, logs_of, model_of, set_truth, tensor, true_coefficients
 
-EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))
 FACTORS = ["platform_1", "platform_2", "preference_1", "preference_2", "preference_3"]
 
 

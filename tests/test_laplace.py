@@ -10,7 +10,6 @@ import torch
 
 from pyro_hmvcrl import laplace
 from pyro_hmvcrl import simulate as s
-from pyro_hmvcrl.guide import ExpansionGuide
 from pyro_hmvcrl.laplace import (
     OF_EXPOSURE_COVARIATES,
     ParameterPosterior,
@@ -19,26 +18,15 @@ from pyro_hmvcrl.laplace import (
     user_scores,
 )
 
-from worlds import logs_of, model_of, set_truth
+from worlds import TWO_AND_TWO, logs_of, true_expansion
 
-EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))
-DESIGN = s.Design(
-    users=2_000,
-    preference_factors=2,
-    categories=4,
-    exposure_covariates=3,
-    preference_covariates=3,
-    edges=EDGES,
-    missing_surface=0.2,
-)
+DESIGN = replace(TWO_AND_TWO, users=2_000, categories=4, missing_surface=0.2)
 
 
 def truth(design, seed=0):
     """A true world, a guide at its parameters, and its logs."""
     sim = s.simulate(design, seed)
-    guide = ExpansionGuide(model_of(sim), design.users)
-    set_truth(guide.model, guide.coefficients, sim)
-    return sim, guide, logs_of(sim)
+    return sim, true_expansion(sim), logs_of(sim)
 
 
 @pytest.fixture(scope="module")

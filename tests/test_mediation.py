@@ -15,15 +15,14 @@ from scipy.stats import norm
 from pyro_hmvcrl import mediation as m
 from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.emissions import CategoryEvents, EngagementEvents, engagement_logits
-from pyro_hmvcrl.guide import ExpansionGuide, Expert
+from pyro_hmvcrl.guide import Expert
 from pyro_hmvcrl.interventions import hold
 from pyro_hmvcrl.laplace import ParameterPosterior, fitted_values
 from pyro_hmvcrl.model import at, observe
 
-from worlds import logs_of, model_of, set_truth, tensor
+from worlds import EDGES, logs_of, tensor, true_expansion
 
 SHIFT = {"exposure_1": 1.0}
-EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))
 
 
 def mean(effects, outcome, name):
@@ -177,8 +176,7 @@ def test_a_path_is_the_product_of_its_edges():
 def world():
     """A true world with edges both ways, a guide that has its parameters, and a posterior that is sure of them."""
     sim = s.simulate(s.Design(users=1_500, categories=8, edges=EDGES, direct=0.6), 1)
-    guide = ExpansionGuide(model_of(sim), 1_500)
-    set_truth(guide.model, guide.coefficients, sim)
+    guide = true_expansion(sim)
     mean = fitted_values(guide)
     nothing = {name: torch.zeros_like(value) for name, value in mean.items()}
     draws = {name: value.expand(4, *value.shape) for name, value in mean.items()}

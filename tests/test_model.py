@@ -15,9 +15,7 @@ from pyro_hmvcrl.emissions import CategoryDecoder, CategoryEvents, EngagementEve
 from pyro_hmvcrl.guide import CoefficientPosterior
 from pyro_hmvcrl.model import observe
 
-from worlds import logs_of, model_of, set_truth, tensor, true_coefficients
-
-EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))
+from worlds import EDGES, logs_of, model_of, set_truth, tensor, true_coefficients
 
 
 @pytest.fixture

@@ -19,9 +19,11 @@ SIMULATIONS = Path(__file__).parent.parent / "simulations"
 @pytest.fixture(scope="module")
 def recovery():
     """The study as a module."""
+    sys.path.insert(0, str(SIMULATIONS))  # where it finds what the studies share
     spec = importlib.util.spec_from_file_location("recovery", SIMULATIONS / "recovery.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(SIMULATIONS))
     return module
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from pyro_hmvcrl.guide import CoefficientPosterior
+from pyro_hmvcrl.guide import CoefficientPosterior, ExpansionGuide
 from pyro_hmvcrl.model import HMVCRL, Logs
-from pyro_hmvcrl.simulate import Emission, Simulation
+from pyro_hmvcrl.simulate import Design, Emission, Simulation
+
+EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))  # both ways
+TWO_AND_TWO = Design(preference_factors=2, exposure_covariates=3, preference_covariates=3, edges=EDGES)
 
 
 def tensor(array) -> torch.Tensor:
@@ -56,6 +59,13 @@ def set_truth(model: HMVCRL, coefficients: CoefficientPosterior, sim: Simulation
         copy_emission(decoder, emission)
     for name, value in true_coefficients(sim).items():
         coefficients.loc[name].copy_(value)
+
+
+def true_expansion(sim: Simulation, scoring_steps: int = 2) -> ExpansionGuide:
+    """An expansion guide, with its model, that has the world's parameters."""
+    guide = ExpansionGuide(model_of(sim), len(sim.factors), scoring_steps)
+    set_truth(guide.model, guide.coefficients, sim)
+    return guide
 
 
 @torch.no_grad()
