@@ -82,6 +82,10 @@ class PrecisionNormal(TorchDistribution):
         half = self.rsample(torch.Size([n // 2]))
         return torch.cat([half, 2 * self.mean - half])
 
+    def wider(self, by: float) -> PrecisionNormal:
+        """The same, with `by` times the standard deviation in every direction."""
+        return PrecisionNormal(self._mean, self.precision_cholesky / by)
+
     def log_prob(self, value: Tensor) -> Tensor:
         standard = (self.precision_cholesky.mT @ (value - self._mean).unsqueeze(-1)).squeeze(-1)
         log_det = self.precision_cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)

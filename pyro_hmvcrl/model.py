@@ -25,12 +25,15 @@ from typing import NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_hmvcrl.emissions import CategoryDecoder, CategoryEvents, EngagementEvents, engagement_logits
 from pyro_hmvcrl.graph import StructuralGraph
 from pyro_hmvcrl.mechanisms import location_scale
+
+USER_SITES = ("noise", "search", "exposure", "engagement")
 
 
 class Logs(NamedTuple):
@@ -154,3 +157,15 @@ def at(model: HMVCRL, values: Mapping[str, Tensor]) -> Program:
     coefficients = {name: value for name, value in values.items() if name in model.priors}
     conditioned: Program = pyro.condition(story, data=coefficients)
     return conditioned
+
+
+def log_joint(trace: poutine.Trace) -> Tensor:
+    """Log probability ``(particles, B)`` of the users' noise and events, in a trace of the model."""
+    return torch.stack([log_prob(trace, name) for name in USER_SITES]).sum(0)
+
+
+def log_prob(trace: poutine.Trace, name: str) -> Tensor:
+    """Of one site of a trace."""
+    site = trace.nodes[name]
+    value: Tensor = site["fn"].log_prob(site["value"])
+    return value

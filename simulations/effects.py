@@ -7,7 +7,7 @@ Data          ``substitution``: the world of ``simulate.SUBSTITUTION`` (2 + 3 fa
               more standard deviation of ``exposure_1`` raises engagement and lowers alignment, at 4,000 and at
               20,000 users.  ``control``: the same strengths, but exposure moves towards what users look for.
               ``coverage``: the world of substitution at 1,000 users with 2 + 2 factors and 12 categories.  ``placebo``:
-              a world of that size without substitution, the values of ``exposure_1`` dealt out anew among the users,
+              a world of that size without substitution, in which ``exposure_1`` moves no factor and no engagement,
               so that every effect is 0.  The world and its users are drawn anew from each seed.
 Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and alignment, at the users' covariates; in
               ``coverage`` also the counterfactual ones of the same users with their own noise.
@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,15 @@ from pyro_hmvcrl.inference import Settings, fit, tensors_of
 from pyro_hmvcrl.mediation import SURE, Users, average_effects, interval, substitution, suppression
 from pyro_hmvcrl.plots import ESTIMANDS
 from pyro_hmvcrl.results import fit_folder, load_run, parameter_posterior
-from pyro_hmvcrl.simulate import SUBSTITUTION, Design, draw_world, simulate, true_effects, write_simulation
+from pyro_hmvcrl.simulate import (
+    SUBSTITUTION,
+    Design,
+    World,
+    draw_world,
+    simulate,
+    true_effects,
+    write_simulation,
+)
 
 from study import keep, legend, options
 
@@ -80,12 +89,10 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
     if part.exists():
         return
     d = Design.with_knobs(**(DESIGNS[design] | ({"users": 300} if quick else {})))
-    sim = simulate(d, seed)
+    sim = simulate(d, seed, without_effects(draw_world(d, seed)) if design == "placebo" else None)
     scratch = parts / f"{design}-{seed}"
     shutil.rmtree(scratch, ignore_errors=True)
     write_simulation(sim, scratch, seed, truth=False)
-    if design == "placebo":
-        _deal_out(scratch, seed)
     dataset = read_dataset(scratch)
     shutil.rmtree(scratch)
     steps = {"restarts": RESTARTS.get(design, Settings.restarts)}
@@ -117,7 +124,7 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
                 "kind": ("interventional", "counterfactual")[counterfactual],
             }
             row |= {"outcome": outcome, "estimand": estimand}
-            row |= {"truth": 0.0 if design == "placebo" else truth[outcome][estimand]}
+            row |= {"truth": truth[outcome][estimand]}
             row |= {**interval(draws, LEVEL), "sd": draws.std()}
             row |= {"suppression": suppression(effects.contrasts["engagement"])}
             row |= {"substitution": substitution(effects.contrasts)}
@@ -132,10 +139,15 @@ def naive(sim: Any) -> float:
     return float(np.polyfit(sim.exposure_covariates[shown > 0, 0], rate, 1)[0])
 
 
-def _deal_out(data: Path, seed: int) -> None:
-    users = pd.read_parquet(data / "users.parquet")
-    users["exposure_1"] = np.random.default_rng(seed).permutation(users["exposure_1"].to_numpy())
-    users.to_parquet(data / "users.parquet", index=False)
+def without_effects(world: World) -> World:
+    """The world with ``exposure_1`` cut off from all that comes after it."""
+    of_others = (np.arange(world.design.exposure_covariates) > 0).astype(float)
+    return replace(
+        world,
+        location_weights=(world.location_weights[0] * of_others[:, None], world.location_weights[1]),
+        log_scale_weights=(world.log_scale_weights[0] * of_others[:, None], world.log_scale_weights[1]),
+        engagement_direct=world.engagement_direct * of_others,
+    )
 
 
 # --- Invariance ----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pyro_hmvcrl.laplace import (
     ParameterPosterior,
     fitted_values,
     laplace_posterior,
+    score_to_the_mode,
     user_scores,
 )
 
@@ -169,6 +170,34 @@ def test_a_copy_of_the_covariates_has_the_scores_of_a_covariate(world):
         if name in OF_EXPOSURE_COVARIATES:
             assert torch.allclose(same[name][:, rows:], expected, atol=1e-4), name
             assert (none[name][:, rows:] == 0).all()
+
+
+# --- The mode ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_scoring_finds_one_mode_from_two_sides(world, posterior):
+    """It comes to the same place, at the true parameters' side, whether loadings start too small or too large."""
+    sim, _, logs = world
+    ends = []
+    for factor in (0.9, 1.1):
+        guide = true_expansion(sim)
+        for name in ("platform_location", "a", "delta"):
+            guide.coefficients.loc[name].mul_(factor)
+        distances = score_to_the_mode(guide, logs, seed=0)
+        assert distances[0] > 100 > 3 > distances[-1]
+        ends.append(fitted_values(guide))
+    sd = flat(posterior.sd)
+    one, two = map(flat, ends)
+    assert np.abs((one - two) / sd).max() < 1
+    assert ((one - flat(posterior.mean)) / sd).std() < 1.3  # the truth, as far from the mode as it may be
+
+
+def test_scoring_moves_nothing_where_users_are_few(world):
+    _, guide, logs = world
+    before = {name: value.clone() for name, value in fitted_values(guide).items()}
+    assert score_to_the_mode(guide, logs.batch(torch.arange(100)), seed=0) == []
+    assert all(torch.equal(value, before[name]) for name, value in fitted_values(guide).items())
 
 
 # --- The posterior -------------------------------------------------------------------------------------------
