@@ -12,11 +12,15 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from pyro_hmvcrl.dataset import read_dataset, whole_file
+from pyro_hmvcrl.dataset import DatasetError, read_dataset, whole_file
+from pyro_hmvcrl.download import FULL, SMALL, download
 from pyro_hmvcrl.effects import LEVEL, effects, write_effects
 from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.interventions import add, parse_shift
+from pyro_hmvcrl.kuaisar import read_kuaisar
+from pyro_hmvcrl.kuaisar_copy import write_kuaisar_copy
 from pyro_hmvcrl.plots import ESTIMANDS
+from pyro_hmvcrl.published import SHIFT, study
 from pyro_hmvcrl.report import write_report
 from pyro_hmvcrl.results import RunError, fit_folder, load_run
 from pyro_hmvcrl.simulate import SUBSTITUTION, Design, simulate, write_simulation
@@ -32,6 +36,8 @@ RunFolder = Annotated[Path, typer.Argument(help="A folder that fit has written."
 DatasetFolder = Annotated[
     Path, typer.Argument(help="A dataset folder: dataset.json, users, search and feed events.")
 ]
+KuaisarSource = Annotated[Path, typer.Argument(help="KuaiSAR's zip, or the folder of its files.")]
+CategoryLevel = Annotated[str, typer.Option(help="Of the categories: first, second, third or fourth.")]
 DEFAULTS = Settings(platform_factors=1, preference_factors=1)
 
 
@@ -64,15 +70,22 @@ def simulate_command(
         list[str],
         typer.Option(help="Any knob of simulate.Design as NAME=JSON, e.g. scale=0.", default_factory=list),
     ] = ...,  # type: ignore[assignment]
-    csv: Annotated[bool, typer.Option(help="Write CSV instead of Parquet.")] = False,
+    format: Annotated[
+        str, typer.Option(help="parquet, csv, or kuaisar: a generated copy of KuaiSAR's files.")
+    ] = "parquet",
+    events: Annotated[float, typer.Option(help="Of kuaisar: events a user, as a share of KuaiSAR's.")] = 1.0,
 ) -> None:
-    """Write a dataset folder with known truth."""
+    """Write a dataset folder with known truth, or (--format kuaisar) files like KuaiSAR's with known truth."""
     with _plain_errors():
+        if format == "kuaisar":
+            write_kuaisar_copy(out, users, seed, events=events, progress=True)
+            typer.echo(f"{out}: a generated copy of KuaiSAR with {users:,} users")
+            return
         design = Design.with_knobs(**({"users": users} | dict(map(_parse_knob, knob))))
         world = simulate(design, seed)
-        write_simulation(world, out, seed, format="csv" if csv else "parquet", progress=True)
-    events = int(world.search.sum()), int(world.exposure.sum())
-    typer.echo(f"{out}: {design.users:,} users, {events[0]:,} search and {events[1]:,} recommendation events")
+        write_simulation(world, out, seed, format=format, progress=True)
+    searched, shown = int(world.search.sum()), int(world.exposure.sum())
+    typer.echo(f"{out}: {design.users:,} users, {searched:,} search and {shown:,} recommendation events")
 
 
 @app.command()
@@ -164,6 +177,79 @@ def effects_command(
     typer.echo(f"\n{out}: all figures.  Report: {page}")
 
 
+@app.command("download-kuaisar")
+def download_kuaisar(
+    out: Annotated[Path, typer.Argument(help="Folder for the zip.")],
+    full: Annotated[bool, typer.Option(help="The full release, not the small one.")] = False,
+) -> None:
+    """Download KuaiSAR's zip; a download that was interrupted goes on."""
+    with _plain_errors():
+        archive = FULL if full else SMALL
+        typer.echo(archive.terms)
+        path = download(archive, out, progress=True)
+    typer.echo(f"{path}: complete, checksum right")
+
+
+@app.command("import-kuaisar")
+def import_kuaisar(
+    source: KuaisarSource,
+    out: Annotated[Path, typer.Argument(help="Dataset folder to write, with import.json in it.")],
+    level: CategoryLevel = "first",
+    suggested: Annotated[
+        bool, typer.Option(help="Also take searches for what the platform suggested.")
+    ] = False,
+    since: Annotated[str | None, typer.Option(help="From this Beijing time on, e.g. 2023-05-22.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before this Beijing time.")] = None,
+    min_events: Annotated[int, typer.Option(help="Leave out users with fewer events.")] = 10,
+) -> None:
+    """Make a dataset folder of KuaiSAR's files, and say what was kept, what was dropped, and why."""
+    with _plain_errors():
+        if out.exists():
+            raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
+        logs = read_kuaisar(source, level, suggested, progress=True).between(since, until)
+        account = logs.write(out, min_events=min_events)
+    for file, of in account["files"].items():
+        typer.echo(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")
+        for reason, times in of["dropped"].items():
+            typer.echo(f"    {times:>12,}  {reason}")
+    typer.echo(
+        f"{out}: {account['users']['kept']:,} users, {account['search_events']:,} search and "
+        f"{account['recommendation_events']:,} recommendation events in {account['categories']} categories, "
+        f"{account['window'][0]} to {account['window'][1]}"
+    )
+
+
+@app.command()
+def kuaisar(
+    source: KuaisarSource,
+    out: Annotated[Path, typer.Option(help="Folder for the datasets, the fits and the report.")],
+    level: CategoryLevel = "first",
+    platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")] = 2,
+    preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")] = 3,
+    shift: Annotated[str, typer.Option(help="The policy shift, as in effects.")] = SHIFT,
+    restarts: Annotated[int, typer.Option(help="Random starts of a fit.")] = DEFAULTS.restarts,
+    steps: Annotated[int, typer.Option(help="Steps of a restart.")] = DEFAULTS.steps,
+    encoder_steps: Annotated[int, typer.Option(help="Steps of the encoders.")] = DEFAULTS.encoder_steps,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = DEFAULTS.device,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DEFAULTS.seed,
+) -> None:
+    """Import, fit, evaluate, report: published against obtained figures.  A study that was killed goes on."""
+    with _plain_errors():
+        settings = Settings(
+            platform_factors=platform_factors,
+            preference_factors=preference_factors,
+            restarts=restarts,
+            steps=steps,
+            encoder_steps=encoder_steps,
+            device=device,
+            seed=seed,
+        )
+        found = study(source, out, settings, level, shift, progress=True)
+        page = write_report(out / "run")
+    _print_published(found)
+    typer.echo(f"\nReport: {page}")
+
+
 @app.command()
 def report(run: RunFolder) -> None:
     """Draw a run's figures and write its report.html anew."""
@@ -213,6 +299,23 @@ def _print_summary(run: Path) -> None:
     typer.echo("\nVerdict")
     for sentences in found["identifiability"]["verdict"].values():
         typer.echo("\n".join(f"- {sentence}" for sentence in sentences))
+
+
+def _print_published(found: dict[str, Any]) -> None:
+    """Published against obtained figures, for the terminal."""
+    rows = {}
+    for row in found["agreement"] + found["figures"]:
+        ends = [row["obtained"].get(end) for end in ("lower", "upper")]
+        rows[row["figure"]] = {
+            "published": row["published"],
+            "obtained": row["obtained"]["mean"],
+            "90% interval": "" if None in ends else "{:.3f} to {:.3f}".format(*ends),
+            "random rotation": row.get("rotation_null"),
+            "covariates alone": row.get("covariates_alone"),
+            "weak MCC": row.get("weak_mcc"),
+        }
+    typer.echo(f"\nPublished against obtained; policy: {found['shift']}")
+    typer.echo(pd.DataFrame.from_dict(rows, "index").round(3).to_string(na_rep=""))
 
 
 def _print_effects(answer: dict[str, Any]) -> None:

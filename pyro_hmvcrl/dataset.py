@@ -185,6 +185,7 @@ def write_dataset(
     preference_covariates: Sequence[str],
     format: str = "parquet",
     extra_files: Mapping[str, bytes] | None = None,
+    categories: Sequence[str] | None = None,
 ) -> None:
     """Check a dataset and write its folder, whole or not at all.
 
@@ -198,6 +199,8 @@ def write_dataset(
         Of the tables: "parquet" or "csv".
     extra_files
         Name and content of files to put beside them.
+    categories
+        Where the events may lack some of them.
 
     Raises
     ------
@@ -213,7 +216,7 @@ def write_dataset(
         "name": name,
         "exposure_covariates": list(exposure_covariates),
         "preference_covariates": list(preference_covariates),
-    }
+    } | ({} if categories is None else {"categories": list(categories)})
     _check_description(folder / "dataset.json", description)
     frames = zip(TABLES, (users, search_events, recommendation_events), strict=True)
     tables = [_Table(str(folder / f"{stem}.{format}"), f.reset_index(drop=True)) for stem, f in frames]

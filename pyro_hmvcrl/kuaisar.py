@@ -225,6 +225,7 @@ class Kuaisar:
             exposure_covariates=[c["name"] for c in described if c["block"] == "exposure"],
             preference_covariates=[c["name"] for c in described if c["block"] == "preference"],
             extra_files=extra | ({"truth.npz": self.truth} if self.truth else {}),
+            categories=self.categories,
         )
         return account
 
@@ -461,7 +462,9 @@ def _commonest(category: pd.Series, events: list[pd.Series]) -> tuple[list[str],
     counts = sum(np.bincount(codes, minlength=len(names)) for codes in events)
     order = np.argsort(-counts, kind="stable")
     many = len(names) > MOST_CATEGORIES
-    stay = np.sort(order[: MOST_CATEGORIES - 1] if many else np.flatnonzero(counts))
+    stay = np.array(
+        sorted(order[: MOST_CATEGORIES - 1] if many else np.flatnonzero(counts), key=names.__getitem__)
+    )
     code = np.full(len(names), len(stay))
     code[stay] = np.arange(len(stay))
     return [names[i] for i in stay] + [OTHER] * many, code

@@ -485,6 +485,33 @@ def effects_sensitivity(effects: Effects) -> Figure:
     return figure
 
 
+@_styled
+def published(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """MCC of each channel against each reference, with what it must exceed, and the published figure.
+
+    `rows` are the agreements of kuaisar.json.
+    """
+    figure = Figure(figsize=(8.2, 0.9 + 0.42 * len(rows)), layout="constrained")
+    ax = figure.subplots()
+    for y, row in enumerate(rows):
+        hue, of = HUES[row["figure"].partition(" ")[0]], row["obtained"]
+        ax.plot([row["rotation_null"]] * 2, [y - 0.32, y + 0.32], color=QUIET, lw=2.2)
+        ax.plot(row["covariates_alone"], y, "x", color=INK, ms=6, mew=1.4)
+        ax.plot([of["lower"], of["upper"]], [y, y], color=hue, lw=2)
+        ax.plot(of["mean"], y, "o", color=hue, ms=7)
+        if row["published"] is not None:
+            ax.plot(row["published"], y, "D", mfc="white", mec=INK, ms=7, zorder=1)
+    ax.set_yticks(range(len(rows)), [row["figure"].replace(" MCC against ", ": ") for row in rows])
+    ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.02), xlabel="MCC, at users held out from the fit")
+    looks: dict[str, dict[str, Any]] = {"obtained, 90% interval": {"marker": "o", "lw": 2, "ms": 7}}
+    looks["random rotation"] = {"marker": "|", "lw": 0, "ms": 12, "mew": 2.2, "color": QUIET}
+    looks["covariates alone"] = {"marker": "x", "lw": 0, "ms": 6}
+    looks["published"] = {"marker": "D", "lw": 0, "mfc": "white", "ms": 7}
+    handles = [Line2D([], [], label=name, **{"color": INK} | look) for name, look in looks.items()]
+    figure.legend(handles=handles, loc="outside upper right", ncols=4)
+    return figure
+
+
 def undone_at(curve: Mapping[str, Any]) -> list[float]:
     """Of the correlations that undo NIE, the smallest, to either side."""
     return [rho for rho in undoing(curve) if abs(rho) == curve["first_rho_with_zero_in_NIE"]]

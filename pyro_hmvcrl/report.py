@@ -28,6 +28,13 @@ Effects = dict[str, Any]
 
 MEND = "restore it from a copy of the run, or fit again into a new folder"
 EFFECTS_MEND = "ask for the effects again (pyro-hmvcrl effects), or delete the file"
+KUAISAR_MEND = "give the command kuaisar again, or delete the file"
+KUAISAR_KEYS = [f"{part}.*.{key}" for part in ("agreement", "figures") for key in ("figure", "published")]
+KUAISAR_NUMBERS = [
+    f"{part}.*.{key}" for part in ("agreement", "figures") for key in ("users", "obtained.mean")
+]
+KUAISAR_NUMBERS += [f"agreement.*.{key}" for key in ("obtained.lower", "obtained.upper", "rotation_null")]
+KUAISAR_NUMBERS += [f"agreement.*.{key}" for key in ("covariates_alone", "within_covariates", "weak_mcc")]
 CONFIG_KEYS = ["version", "name", "platform_factors", "preference_factors", "exposure_covariates"]
 CONFIG_KEYS += ["preference_covariates", "categories", "users", "held_out_users", "search_events"]
 CONFIG_KEYS += ["recommendation_events", "settings.restarts", "seconds"]
@@ -221,6 +228,7 @@ def read_run(folder: Path) -> Run:
         "graph": graph.sort_values("probability", ascending=False, kind="stable"),
         "names": names,
         "effects": _effects(folder / "effects.json", names),
+        "kuaisar": _kuaisar(folder / "kuaisar.json"),
     }
 
 
@@ -236,6 +244,16 @@ def _effects(path: Path, factors: list[str]) -> Effects | None:
     if set(effects["displacement"]) != set(factors):
         raise ReportError(f"{path}: its 'displacement' is of other factors than the run's; {EFFECTS_MEND}")
     return effects
+
+
+def _kuaisar(path: Path) -> dict[str, Any] | None:
+    """Published against obtained figures, if this is a run of KuaiSAR."""
+    if not path.exists():
+        return None
+    found: dict[str, Any] = _json(path, ["shift", *KUAISAR_KEYS], KUAISAR_MEND)
+    for key in KUAISAR_NUMBERS:
+        _require(path, found, key.split("."), KUAISAR_MEND, number=True)
+    return found
 
 
 def _numbers(effects: Effects, factors: list[str]) -> list[list[str]]:
@@ -404,7 +422,16 @@ def _effects_sensitivity(run: Run) -> Picture | None:
     return Picture("effects_sensitivity", plots.effects_sensitivity(run["effects"]), alt)
 
 
+def _published(run: Run) -> Picture | None:
+    if run["kuaisar"] is None:
+        return None
+    rows = run["kuaisar"]["agreement"]
+    said = "; ".join(f"{row['figure']} {_interval(row['obtained'], 3)}" for row in rows)
+    return Picture("published", plots.published(rows), f"MCC with intervals, null and floor. {said}.")
+
+
 PICTURES: tuple[Callable[[Run], Picture | None], ...] = (
     *(_factors, _graph, _modulation, _coefficients, _training),
     *(_effects_forest, _effects_displacement, _effects_dose, _effects_sensitivity),
+    _published,
 )

@@ -19,7 +19,9 @@ def run(*words: object):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     base = tmp_path_factory.mktemp("cli")
-    made = run("simulate", base / "data", "--users", 120, "--seed", 3, "--knob", "categories=6", "--csv")
+    made = run(
+        "simulate", base / "data", "--users", 120, "--seed", 3, "--knob", "categories=6", "--format", "csv"
+    )
     assert made.exit_code == 0, made.output
     assert "120 users" in made.output
     fitted = run("fit", base / "data", "--out", base / "run", *FIT)
