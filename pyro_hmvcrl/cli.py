@@ -17,7 +17,7 @@ from pyro_hmvcrl.download import FULL, SMALL, download
 from pyro_hmvcrl.effects import LEVEL, effects, write_effects
 from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.interventions import add, parse_shift
-from pyro_hmvcrl.kuaisar import read_kuaisar
+from pyro_hmvcrl.kuaisar import moment, read_kuaisar
 from pyro_hmvcrl.kuaisar_copy import write_kuaisar_copy
 from pyro_hmvcrl.plots import ESTIMANDS
 from pyro_hmvcrl.published import SHIFT, study
@@ -206,7 +206,8 @@ def import_kuaisar(
     with _plain_errors():
         if out.exists():
             raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
-        logs = read_kuaisar(source, level, suggested, progress=True).between(since, until)
+        window = moment(since), moment(until)
+        logs = read_kuaisar(source, level, suggested, progress=True).between(*window)
         account = logs.write(out, min_events=min_events)
     for file, of in account["files"].items():
         typer.echo(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")
@@ -310,7 +311,7 @@ def _print_published(found: dict[str, Any]) -> None:
             "published": row["published"],
             "obtained": row["obtained"]["mean"],
             "90% interval": "" if None in ends else "{:.3f} to {:.3f}".format(*ends),
-            "random rotation": row.get("rotation_null"),
+            "rotated": row.get("rotation_null"),
             "covariates alone": row.get("covariates_alone"),
             "weak MCC": row.get("weak_mcc"),
         }

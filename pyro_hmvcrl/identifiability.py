@@ -193,6 +193,14 @@ def rotation_null(n_factors: int, n_draws: int = 2000, seed: int = 0) -> Rotatio
     return RotationNull(float(np.mean(values)), float(np.quantile(values, 0.95)))
 
 
+def rotated_mcc(truth: ArrayLike, estimate: ArrayLike, n_draws: int = 200, seed: int = 0) -> float:
+    """Mean MCC after `estimate` is whitened and randomly rotated: the null where truth or estimate is noisy."""
+    x, y = _matrices(truth, estimate)
+    white, rng = _whitening(y)(y), np.random.default_rng(seed)
+    normal = rng.standard_normal((n_draws, white.shape[1], white.shape[1]))
+    return float(np.mean([mcc(x, white @ q, n_bootstrap=0).value for q in np.linalg.qr(normal)[0]]))
+
+
 def within_covariate_mcc(
     truth: ArrayLike, estimate: ArrayLike, covariates: ArrayLike, n_bootstrap: int = 200, seed: int = 0
 ) -> MCC:

@@ -159,7 +159,7 @@ class Kuaisar:
         KuaisarError
             If a time cannot be read, or nothing is left of a surface.
         """
-        first, end = (_moment(t) for t in (since, until))
+        first, end = (moment(t) for t in (since, until))
 
         def part(frame: DataFrame) -> DataFrame:
             time = frame["time"].to_numpy()
@@ -608,7 +608,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _moment(time: str | int | None) -> int | None:
+def moment(time: str | int | None) -> int | None:
     """Beijing time as text, to ms since epoch."""
     if time is None or isinstance(time, int):
         return time

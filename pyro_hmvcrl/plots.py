@@ -504,7 +504,7 @@ def published(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ax.set_yticks(range(len(rows)), [row["figure"].replace(" MCC against ", ": ") for row in rows])
     ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.02), xlabel="MCC, at users held out from the fit")
     looks: dict[str, dict[str, Any]] = {"obtained, 90% interval": {"marker": "o", "lw": 2, "ms": 7}}
-    looks["random rotation"] = {"marker": "|", "lw": 0, "ms": 12, "mew": 2.2, "color": QUIET}
+    looks["after a random rotation"] = {"marker": "|", "lw": 0, "ms": 12, "mew": 2.2, "color": QUIET}
     looks["covariates alone"] = {"marker": "x", "lw": 0, "ms": 6}
     looks["published"] = {"marker": "D", "lw": 0, "mfc": "white", "ms": 7}
     handles = [Line2D([], [], label=name, **{"color": INK} | look) for name, look in looks.items()]

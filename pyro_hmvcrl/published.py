@@ -6,8 +6,8 @@ saw, each compared at users whom the fit never saw either:
 **Target factors**, a channel at a time and without the model: factor analysis of the users' smoothed log shares of
 categories (of clicked search results for preference, of deliveries for platform), its axes turned to be as independent
 as they can be (FastICA).
-**A second fit**, of the later period alone: if the axes were not identified, two fits would agree no better than a
-random rotation does.
+**A second fit**, of the later period alone: if the axes were not identified, two fits would agree no better than after
+a random rotation of one of them.
 **Test-retest**: the first fit's own factors, read from the later logs.
 
 The published MCC's reference is not described closely enough to be rebuilt, so these stand beside it rather than for
@@ -30,7 +30,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from pyro_hmvcrl.dataset import CHANNELS, Dataset, read_dataset, whole_file
 from pyro_hmvcrl.effects import effects, write_effects
-from pyro_hmvcrl.identifiability import cross_r2, mcc, rotation_null, weak_mcc, within_covariate_mcc
+from pyro_hmvcrl.identifiability import cross_r2, mcc, rotated_mcc, weak_mcc, within_covariate_mcc
 from pyro_hmvcrl.inference import Settings, factor_posterior
 from pyro_hmvcrl.interventions import parse_shift
 from pyro_hmvcrl.kuaisar import Kuaisar, read_kuaisar
@@ -69,9 +69,12 @@ def study(
         If `out` holds a study of another source or other settings.
     """
     asked = {"source": str(source), "level": level, "settings": asdict(settings)}
-    _claim(out, asked)
+    _check_claim(out, asked)
     if not (out / "later").exists():
-        _two_periods(read_kuaisar(source, level, progress=progress), out)
+        logs = read_kuaisar(source, level, progress=progress)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "study.json").write_text(json.dumps(asked, indent=2))
+        _two_periods(logs, out)
     _enough_users(out, settings)
     for data, run in (("earlier", "run"), ("later", "second-run")):
         if not (out / run).exists():
@@ -86,17 +89,14 @@ def study(
     return found
 
 
-def _claim(out: Path, asked: dict[str, Any]) -> None:
+def _check_claim(out: Path, asked: dict[str, Any]) -> None:
     marker = out / "study.json"
+    if out.exists() and not marker.exists():
+        raise StudyError(f"{out}: exists already, and is no study; choose another folder")
     if marker.exists() and json.loads(marker.read_text()) != asked:
         raise StudyError(
             f"{out}: a study of another source or other settings; choose another folder or remove it"
         )
-    if out.exists() and not marker.exists():
-        raise StudyError(f"{out}: exists already, and is no study; choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    with whole_file(marker) as file:
-        file.write_text(json.dumps(asked, indent=2))
 
 
 def _two_periods(logs: Kuaisar, out: Path) -> None:
@@ -196,7 +196,7 @@ def _agreement(reference: Array, estimate: Array, prior: Array, covariates: Arra
     return {
         "obtained": {"mean": score.value, "lower": score.lower, "upper": score.upper},
         "users": len(reference),
-        "rotation_null": rotation_null(reference.shape[1]).mean,
+        "rotation_null": rotated_mcc(reference, estimate),
         "covariates_alone": mcc(reference, prior, n_bootstrap=0).value,
         "within_covariates": within_covariate_mcc(reference, estimate, covariates, n_bootstrap=0).value,
         "weak_mcc": weak_mcc(reference, estimate),

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from pyro_hmvcrl import cli
 from pyro_hmvcrl.cli import app
+from pyro_hmvcrl.download import DownloadError
+
+SAMPLE = Path(__file__).parents[1] / "data" / "kuaisar-generated"
 
 FIT = ["--platform-factors", "2", "--preference-factors", "3", "--restarts", "1", "--steps", "20"]
 FIT += ["--encoder-steps", "10", "--batch-size", "64"]
@@ -51,6 +58,48 @@ def test_report_is_written_anew(folder):
     assert "preference" in page.read_text()
 
 
+def test_the_generated_sample_is_imported_and_accounted_for(tmp_path):
+    said = run("import-kuaisar", SAMPLE, tmp_path / "data", "--min-events", 1)
+    assert said.exit_code == 0, said.output
+    for words in ("rec_inter.csv: ", "duration_ms is negative", "keyword is not a list", "in 24 categories"):
+        assert words in said.output
+    account = json.loads((tmp_path / "data" / "import.json").read_text())
+    for file, of in account["files"].items():
+        assert of["read"] == of["kept"] + sum(of["dropped"].values()), file
+    assert account["generated"]
+
+
+def test_the_generated_sample_is_what_its_command_writes(tmp_path):
+    made = run(
+        "simulate", tmp_path / "copy", "--format", "kuaisar", "--users", 60, "--events", 0.2, "--seed", 0
+    )
+    assert made.exit_code == 0, made.output
+    for path in SAMPLE.iterdir():
+        if path.suffix == ".csv":
+            assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert sum(path.stat().st_size for path in SAMPLE.iterdir()) < 2_000_000
+
+
+def test_a_window_and_a_level_can_be_chosen(tmp_path):
+    words = ["--since", "2023-06-01", "--until", "2023-06-08", "--level", "second", "--min-events", "1"]
+    assert run("import-kuaisar", SAMPLE, tmp_path / "week", *words).exit_code == 0
+    account = json.loads((tmp_path / "week" / "import.json").read_text())
+    assert "2023-06-01" <= account["window"][0] < account["window"][1] < "2023-06-08"
+    assert account["categories"] > 24
+
+
+def test_a_download_states_its_terms_before_it_starts(tmp_path, monkeypatch):
+    def download(archive, folder, progress):
+        raise DownloadError(f"{archive.name} cannot be had")
+
+    monkeypatch.setattr(cli, "download", download)
+    said = run("download-kuaisar", tmp_path, "--full")
+    assert said.exit_code == 1
+    assert "845.1 MB" in said.stdout
+    assert "CC BY-NC-SA 4.0" in said.stdout
+    assert said.stderr == "error: KuaiSAR_v2.zip cannot be had\n"
+
+
 def test_bad_input_is_one_line_and_writes_nothing(folder):
     before = sorted(folder.rglob("*"))
     for words, message in (
@@ -59,6 +108,11 @@ def test_bad_input_is_one_line_and_writes_nothing(folder):
         (["encode", folder / "run", folder / "data", "--out", folder / "x.xls"], ".parquet or .csv"),
         (["report", folder / "data"], "config.json"),
         (["simulate", folder / "new", "--knob", "colour=1"], "unknown knob colour"),
+        (["import-kuaisar", folder / "data", folder / "new"], "user_features.csv is not there"),
+        (["import-kuaisar", SAMPLE, folder / "data"], "exists already"),
+        (["import-kuaisar", SAMPLE, folder / "new", "--level", "fifth"], "level is 'fifth'"),
+        (["import-kuaisar", SAMPLE, folder / "new", "--since", "soon"], "'soon' is not a time"),
+        (["kuaisar", folder / "nothing", "--out", folder / "new"], "no such file or folder"),
         (["fit", folder / "data", "--out", folder / "run3", *FIT, "--restarts", "0"], "restarts is 0"),
     ):
         said = run(*words)

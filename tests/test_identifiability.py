@@ -20,6 +20,7 @@ from pyro_hmvcrl.identifiability import (
     mcc,
     modulation,
     restart_agreement,
+    rotated_mcc,
     rotation_null,
     weak_mcc,
     within_covariate_mcc,
@@ -434,3 +435,12 @@ def test_report_survives_json_and_makes_one_row_per_channel():
 def test_figures_repeat_with_the_seed():
     one, two = (identifiability({"platform": evidence()}, n_bootstrap=30, seed=4).to_dict() for _ in range(2))
     assert one == two
+
+
+def test_rotated_mcc_is_the_rotation_null_times_what_noise_leaves():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(4_000, 3))
+    mixed = truth @ rng.normal(size=(3, 3))  # whatever the estimate's own axes are
+    assert rotated_mcc(truth, mixed) == pytest.approx(rotation_null(3).mean, abs=0.02)
+    noisy = truth + rng.normal(size=truth.shape)
+    assert rotated_mcc(noisy, mixed) == pytest.approx(rotation_null(3).mean * 0.5**0.5, abs=0.02)
