@@ -577,7 +577,7 @@ class _Files:
     @contextmanager
     def _rows(self, name: str) -> Iterator[Iterator[list[str]]]:
         csv.field_size_limit(2**31 - 1)
-        with self._open(name) as handle, io.TextIOWrapper(handle, "utf-8-sig", newline="") as text:
+        with self._open(name) as handle, io.TextIOWrapper(handle, "utf-8-sig", "replace", "") as text:
             yield csv.reader(text)
 
     @contextmanager

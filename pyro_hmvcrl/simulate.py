@@ -52,6 +52,9 @@ class Design:
     covariate_kind
         ``"gaussian"``, or ``"mixed"``: the first column of each block is skewed (exponential), the second
         is a standardised 0/1 indicator, the others are Gaussian.
+    settings
+        Number of distinct values that each block of covariates takes over the users, at random (0: every user has
+        its own).  With fewer than 2K + 1 the covariates do not identify K factors.
     location, scale
         Strength of modulation: the standard deviation over users of each factor's location, and of the
         logarithm of its scale.  ``scale=0`` is the location-only world, identified only up to rotation.
@@ -86,6 +89,7 @@ class Design:
     exposure_covariates: int = 5
     preference_covariates: int = 5
     covariate_kind: str = "gaussian"
+    settings: int = 0
     location: float = 1.0
     scale: float = 0.5
     edges: tuple[Edge, ...] = DEFAULT_EDGES
@@ -309,8 +313,8 @@ def simulate(
     their own units, shows those users under another policy.
     """
     d, world, rng = design, world or draw_world(design, seed), np.random.default_rng([seed, 2])
-    c_exposure = _covariates(rng, d.users, d.exposure_covariates, d.covariate_kind)
-    c_preference = _covariates(rng, d.users, d.preference_covariates, d.covariate_kind)
+    c_exposure = _covariates(rng, d, d.exposure_covariates)
+    c_preference = _covariates(rng, d, d.preference_covariates)
     c_exposure = c_exposure + shift_vector(d, shift or {})
     location, scale = world.mechanisms(c_exposure, c_preference)
     noise = rng.normal(size=location.shape)
@@ -600,13 +604,14 @@ def _directions(rng: np.random.Generator, covariates: int, factors: int, strengt
     return strength * w / np.linalg.norm(w, axis=0)
 
 
-def _covariates(rng: np.random.Generator, users: int, columns: int, kind: str) -> Array:
-    """Covariates ``(N, D)`` of mean 0 and variance 1."""
-    c = rng.normal(size=(users, columns))
-    if kind == "mixed" and columns > 1:
-        c[:, 0] = rng.exponential(size=users) - 1
-        c[:, 1] = ((rng.random(users) < 0.4) - 0.4) / np.sqrt(0.24)
-    return c
+def _covariates(rng: np.random.Generator, design: Design, columns: int) -> Array:
+    """Covariates ``(N, D)`` of mean 0 and variance 1, at least in expectation."""
+    rows = design.settings or design.users
+    c = rng.normal(size=(rows, columns))
+    if design.covariate_kind == "mixed" and columns > 1:
+        c[:, 0] = rng.exponential(size=rows) - 1
+        c[:, 1] = ((rng.random(rows) < 0.4) - 0.4) / np.sqrt(0.24)
+    return c[rng.integers(rows, size=design.users)] if design.settings else c
 
 
 def _edge_matrix(design: Design) -> Array:

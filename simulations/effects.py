@@ -60,7 +60,7 @@ from pyro_hmvcrl.simulate import (
     write_simulation,
 )
 
-from study import keep, legend, options
+from study import keep, legend, options, simulated_dataset
 
 HERE = Path(__file__).parent / "effects"
 LEVEL = 0.9
@@ -90,11 +90,7 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
         return
     d = Design.with_knobs(**(DESIGNS[design] | ({"users": 300} if quick else {})))
     sim = simulate(d, seed, without_effects(draw_world(d, seed)) if design == "placebo" else None)
-    scratch = parts / f"{design}-{seed}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    write_simulation(sim, scratch, seed, truth=False)
-    dataset = read_dataset(scratch)
-    shutil.rmtree(scratch)
+    dataset = simulated_dataset(sim, parts / part.stem, seed)
     steps = {"restarts": RESTARTS.get(design, Settings.restarts)}
     steps |= {"restarts": 1, "steps": 60} if quick else {}
     settings = Settings(

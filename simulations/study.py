@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from pyro_hmvcrl.dataset import whole_file
+from pyro_hmvcrl.dataset import Dataset, read_dataset, whole_file
+from pyro_hmvcrl.simulate import Simulation, write_simulation
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,15 @@ def options(doc: str, results: Path) -> Options:
     parts = out / "replications"
     parts.mkdir(parents=True, exist_ok=True)
     return Options(given.quick, given.jobs, out, parts)
+
+
+def simulated_dataset(sim: Simulation, scratch: Path, seed: int) -> Dataset:
+    """The simulation's logs as a dataset, by way of a folder that is gone afterwards."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    write_simulation(sim, scratch, seed, truth=False)
+    dataset = read_dataset(scratch)
+    shutil.rmtree(scratch)
+    return dataset
 
 
 def keep(part: Path, found: Any) -> None:

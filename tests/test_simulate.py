@@ -152,3 +152,12 @@ def test_the_folder_gives_back_the_counts_and_the_truth(tmp_path, kind, format):
     assert edges["platform_1", "preference_1"] > 0.3
     assert (edges != 0).sum() == 2
     assert {tuple(e["shift"]) for e in truth["effects"]} == {(f"exposure_{d}",) for d in range(1, 6)}
+
+
+def test_covariates_of_few_settings_take_few_values():
+    few = s.simulate(replace(SMALL, users=400, settings=5), 0)
+    for block in (few.exposure_covariates, few.preference_covariates):
+        assert len(np.unique(block, axis=0)) == 5
+    together = np.unique(np.hstack([few.exposure_covariates, few.preference_covariates]), axis=0)
+    assert len(together) == 25  # the two blocks' settings are drawn apart
+    assert len(np.unique(s.simulate(replace(SMALL, users=400), 0).exposure_covariates, axis=0)) == 400

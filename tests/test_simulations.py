@@ -100,3 +100,25 @@ def test_effects_runs_in_its_quick_form_and_redoes_only_what_is_missing(tmp_path
     again = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "replications").glob("*.json")}
     assert [name for name in again if again[name] != kept[name]] == ["placebo-0.json"]
     pd.testing.assert_frame_equal(results, pd.read_csv(tmp_path / "results.csv"))
+
+
+def test_identifiability_runs_in_its_quick_form(tmp_path):
+    command = [
+        sys.executable,
+        SIMULATIONS / "identifiability.py",
+        "--quick",
+        "--jobs",
+        "1",
+        "--out",
+        tmp_path,
+    ]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "| settings | 5 | 1 |" in said
+    results = pd.read_csv(tmp_path / "results.csv")
+    assert results.groupby("axis").size().to_dict() == {
+        **{"users": 5, "events": 5, "location": 5, "scale": 5},
+        **{"settings": 6, "factors": 4, "missing": 4},
+    }
+    assert results.notna().all(axis=None)
+    assert len(list((tmp_path / "replications").glob("*.json"))) == len(results) - 5  # the base's once
+    assert (tmp_path / "identifiability.png").stat().st_size > 10_000
