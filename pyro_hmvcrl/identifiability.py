@@ -94,10 +94,14 @@ class Collapse:
 
 @dataclass(frozen=True)
 class RestartAgreement:
-    """MCC between restarts (R, R), and its median over pairs (NaN for fewer than two)."""
+    """MCC between restarts (R, R), its median over pairs (NaN for fewer than two), and how many are stuck.
+
+    A stuck restart ended in a clearly worse optimum: it is no rival of the others, and is not among the R.
+    """
 
     matrix: Array
     median: float
+    stuck: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ class ChannelEvidence:
     kl: Array | None = None  # also (K,)
     truth: Array | None = None
     oracle: Array | None = None  # posterior means under the true parameters
-    restarts: Sequence[Array] = ()
+    restarts: Sequence[Array] = ()  # those that are not stuck
+    stuck: int = 0  # restarts that are
     prior_mean: Array | None = None  # means given all covariates, if edges make them differ from `location`
     n_train: int | None = None  # users the run was fitted to
 
@@ -277,11 +282,11 @@ def collapse(kl: ArrayLike, threshold: float = COLLAPSE_KL) -> Collapse:
     return Collapse(mean, np.flatnonzero(mean < threshold).tolist())
 
 
-def restart_agreement(restarts: Sequence[ArrayLike]) -> RestartAgreement:
-    """MCC between the factors (N, K) of every two restarts, at the same users."""
+def restart_agreement(restarts: Sequence[ArrayLike], stuck: int = 0) -> RestartAgreement:
+    """MCC between the factors (N, K) of every two restarts, at the same users; `stuck` is only passed on."""
     matrix = np.array([[mcc(a, b, n_bootstrap=0).value for b in restarts] for a in restarts])
     pairs = matrix[np.triu_indices(len(restarts), 1)] if len(restarts) else matrix
-    return RestartAgreement(matrix, float(np.median(pairs)) if len(pairs) else math.nan)
+    return RestartAgreement(matrix, float(np.median(pairs)) if len(pairs) else math.nan, stuck)
 
 
 def identifiability(
@@ -295,11 +300,18 @@ def identifiability(
 def verdict(name: str, report: ChannelReport) -> list[str]:
     """Plain sentences on one channel: what is identified, then what speaks against it, then the rest."""
     against, rest = [], []
-    agreement = report.restarts.median if report.restarts else math.nan
-    if agreement < RESTART_AGREEMENT:
-        against.append(f"restarts disagree (MCC {agreement:.2f}): do not interpret single factors.")
-    elif agreement >= RESTART_AGREEMENT:
-        rest.append(f"restarts agree (MCC {agreement:.2f}).")
+    if restarts := report.restarts:
+        n = len(restarts.matrix) + restarts.stuck
+        left_out = f"; left out, in a worse optimum: {restarts.stuck} of {n}" if restarts.stuck else ""
+        if math.isnan(restarts.median):
+            against.append(
+                f"one restart alone reached this optimum{left_out}: nothing confirms it, try more."
+            )
+        elif restarts.median < RESTART_AGREEMENT:
+            disagree = f"restarts disagree (MCC {restarts.median:.2f}{left_out})"
+            against.append(f"{disagree}: do not interpret single factors.")
+        else:
+            rest.append(f"restarts agree (MCC {restarts.median:.2f}{left_out}).")
     if found := report.collapse:
         dead = "has collapsed: its posterior equals its prior"
         against += [f"{name} factor {k + 1} {dead} (KL {found.kl[k]:.2f} nats)." for k in found.collapsed]
@@ -382,7 +394,7 @@ def _channel_report(e: ChannelEvidence, n_bootstrap: int, seed: int) -> ChannelR
         r2_own=r2["own"]["channel"],
         r2_other=r2["other"]["channel"],
         collapse=None if e.kl is None else collapse(e.kl),
-        restarts=restart_agreement(e.restarts) if len(e.restarts) > 1 else None,
+        restarts=restart_agreement(e.restarts, e.stuck) if len(e.restarts) + e.stuck > 1 else None,
     )
     if e.truth is None:
         return report

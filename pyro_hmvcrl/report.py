@@ -60,7 +60,15 @@ WEAK = 0.1  # a correlation that easily goes unnoticed
 TEXT = {"user_id", "stage", "source", "target"}  # all other columns hold numbers
 MAY_BE_EMPTY = {"held_out_bound"}
 # Words of a verdict (identifiability.verdict) that speak against the fit.
-AGAINST = ("could be", "disagree", "collapsed", "not above", "not recovered", "axes are not")
+AGAINST = (
+    "could be",
+    "disagree",
+    "nothing confirms",
+    "collapsed",
+    "not above",
+    "not recovered",
+    "axes are not",
+)
 
 
 class ReportError(ValueError):

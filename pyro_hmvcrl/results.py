@@ -41,6 +41,7 @@ from pyro_hmvcrl.laplace import DRAWS, ParameterPosterior, laplace_posterior
 from pyro_hmvcrl.model import HMVCRL, Logs
 
 LIKELY = 0.5  # an edge less probable than this is taken for absent: drawn dashed and faint, no path asked for
+STUCK = 1.0  # nats a user below the best restart's held-out bound: no rival explanation of the logs
 ENCODE_BATCH = 4_096  # users at a time, which bounds the encoders' memory
 Array = NDArray[np.float64]
 
@@ -166,6 +167,8 @@ def evaluate(found: Fit, dataset: Dataset, truth: Truth | None = None) -> Identi
     prior_mean, prior_sd = _numpy(prior.base), _numpy((prior.turn**2).sum(-1).sqrt())
     kl = np.log(prior_sd / sd) + (sd**2 + (mean - prior_mean) ** 2) / (2 * prior_sd**2) - 0.5
     covariates = {"platform": _numpy(c_p), "preference": _numpy(c_q)}
+    best = found.restarts[found.selected].bound
+    rivals = [r.factors for r in found.restarts if r.bound > best - STUCK]
     evidence: dict[str, ChannelEvidence] = {}
     for channel, other in (CHANNELS, CHANNELS[::-1]):
         block = _block(model, channel)
@@ -178,7 +181,8 @@ def evaluate(found: Fit, dataset: Dataset, truth: Truth | None = None) -> Identi
             kl=kl[:, block],
             truth=truth.factors[channel][rows] if truth else None,
             oracle=truth.oracle[channel][rows] if truth else None,
-            restarts=[r.factors[:, block] for r in found.restarts],
+            restarts=[factors[:, block] for factors in rivals],
+            stuck=len(found.restarts) - len(rivals),
             prior_mean=prior_mean[:, block],
             n_train=int((~found.held_out).sum()),
         )

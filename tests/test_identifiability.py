@@ -381,6 +381,18 @@ def test_disagreeing_restarts_forbid_reading_single_factors():
     assert said[1].endswith("do not interpret single factors.")
 
 
+def test_a_restart_in_a_worse_optimum_is_left_out_and_counted():
+    channel = evidence(noise=0.0)
+    agreeing = sentences(dataclasses.replace(channel, restarts=[channel.truth, channel.truth], stuck=1))
+    assert "restarts agree (MCC 1.00; left out, in a worse optimum: 1 of 3)." in agreeing
+    assert "preference is identified" in agreeing[0]
+    alone = sentences(dataclasses.replace(channel, restarts=[channel.truth], stuck=2))
+    assert alone[1].startswith(
+        "one restart alone reached this optimum; left out, in a worse optimum: 2 of 3:"
+    )
+    assert "preference could be identified" in alone[0]
+
+
 def test_a_rotated_estimate_has_the_subspace_but_not_the_axes():
     channel = evidence(location=0.2)
     said = " ".join(sentences(dataclasses.replace(channel, estimate=channel.estimate @ HALF_TURN)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from pyro_hmvcrl import results as r
 from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.dataset import read_dataset
-from pyro_hmvcrl.inference import Settings
+from pyro_hmvcrl.inference import Settings, fit
 
 QUICK = Settings(2, 3, restarts=2, steps=40, encoder_steps=30, batch_size=64, device="cpu")
 
@@ -52,6 +53,17 @@ def test_the_run_folder_is_as_contracted(folders):
     chosen = max(report["restarts"], key=lambda x: x["held_out_bound"])
     assert chosen["selected"]
     assert not list(run.parent.glob(".*"))  # no checkpoints, nothing partial
+
+
+def test_a_restart_in_a_worse_optimum_is_no_rival(folders):
+    dataset = read_dataset(folders[0])
+    found = fit(dataset, replace(QUICK, steps=5, encoder_steps=1))
+    best = found.restarts[found.selected]
+    for below, stuck in ((0.9 * r.STUCK, 0), (1.1 * r.STUCK, 1)):
+        two = replace(found, restarts=[best, replace(best, bound=best.bound - below)], selected=0)
+        for channel in r.evaluate(two, dataset).channels.values():
+            assert channel.restarts.stuck == stuck
+            assert channel.restarts.matrix.shape == (2 - stuck, 2 - stuck)
 
 
 def test_a_loaded_run_gives_the_same_factors_and_edges(folders):
