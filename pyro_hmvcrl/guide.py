@@ -282,6 +282,10 @@ class ExpansionGuide(Guide):
         expansion.coefficients = guide.coefficients
         return expansion
 
+    def again(self, n_users: int) -> ExpansionGuide:
+        """The same guide for other users."""
+        return self.of(self, n_users)
+
     @torch.no_grad()
     def experts(self, logs: Logs, prior: Prior) -> list[Expert]:
         coefficients, mode = self.coefficients.means(), self.mode[logs.index]
@@ -297,17 +301,24 @@ class ExpansionGuide(Guide):
         model, c = self.model, coefficients
         n_platform, n_preference = model.n_platform, model.n_factors - model.n_platform
         platform, preference = model.channels(z)
-        search = _expand_categories(model.f_search, logs.search, preference)
-        exposure = _expand_categories(model.f_exposure, logs.exposure, platform)
+        search = expand_categories(model.f_search, logs.search, preference)
+        exposure = expand_categories(model.f_exposure, logs.exposure, platform)
         p = engagement_logits(c, platform, preference, logs.exposure_covariates).sigmoid()
         loadings = torch.cat([c["alpha"].expand(p.shape[-1], -1), c["a"]], -1)  # (C, K)
-        outer = (loadings.unsqueeze(-1) * loadings.unsqueeze(-2)).flatten(1)
-        fisher = ((logs.exposure * p * (1 - p)) @ outer).unflatten(-1, loadings.shape[1:] * 2)
-        engagement = _about(z, (logs.engagement - logs.exposure * p) @ loadings, fisher)
+        engagement = expand_engagement(logs, p, loadings, z)
         return [_widen(search, n_platform, 0), _widen(exposure, 0, n_preference), engagement]
 
 
-def _expand_categories(decoder: nn.Module, counts: Tensor, z: Tensor) -> Expert:
+def expand_engagement(logs: Logs, probability: Tensor, loadings: Tensor, z: Tensor) -> Expert:
+    """Expansion about ``z (N, K)`` of engagement with this probability ``(N, C)`` and these loadings ``(C, K)``."""
+    outer = (loadings.unsqueeze(-1) * loadings.unsqueeze(-2)).flatten(1)
+    spread = logs.exposure * probability * (1 - probability)
+    fisher = (spread @ outer).unflatten(-1, loadings.shape[1:] * 2)
+    return _about(z, (logs.engagement - logs.exposure * probability) @ loadings, fisher)
+
+
+def expand_categories(decoder: nn.Module, counts: Tensor, z: Tensor) -> Expert:
+    """Expansion about the decoder's factors ``z (N, K)`` of a surface's counts ``(N, C)``."""
     probability, jacobian = decoder(z).softmax(-1), decoder.jacobian(z)
     expected = counts.sum(-1, keepdim=True) * probability
     centred = jacobian - (jacobian * probability.unsqueeze(-2)).sum(-1, keepdim=True)

@@ -95,6 +95,24 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class Screening:
+    """What the first stage found."""
+
+    standardisation: Standardisation
+    held_out: NDArray[np.bool_]  # (N,)
+    train: Logs
+    held: Logs
+    restarts: list[Restart]
+    selected: int
+    history: list[pd.DataFrame]
+
+    @property
+    def guide(self) -> ExpansionGuide:
+        """The one that is kept, with its model."""
+        return self.restarts[self.selected].guide
+
+
+@dataclass(frozen=True)
 class Fit:
     """What inference found."""
 
@@ -267,6 +285,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 # --- The whole fit -------------------------------------------------------------------------------------------
 
 
+Build = Callable[
+    [HMVCRL, int], ExpansionGuide
+]  # a restart's guide, from its new model and the number of users
+
+
 def fit(dataset: Dataset, settings: Settings, checkpoints: Path | None = None, progress: bool = False) -> Fit:
     """Fit the model and its guide to a dataset.
 
@@ -286,32 +309,53 @@ def fit(dataset: Dataset, settings: Settings, checkpoints: Path | None = None, p
     FloatingPointError
         If the bound is not finite.
     """
+    s = screen(dataset, settings, checkpoints, progress)
+    with torch.random.fork_rng():
+        guide, bounds = _amortise(s.guide, s.train, settings, checkpoints, progress)
+        per_user = user_bounds(guide, s.held)
+    mean, error = float(per_user.mean()), float(per_user.std() / len(per_user) ** 0.5)
+    history = pd.concat([*s.history, _history("amortisation", -1, bounds, mean)])
+    return Fit(guide, s.standardisation, s.held_out, s.restarts, s.selected, history, (mean, error))
+
+
+def screen(
+    dataset: Dataset,
+    settings: Settings,
+    checkpoints: Path | None = None,
+    progress: bool = False,
+    build: Build = ExpansionGuide,
+) -> Screening:
+    """The first stage of :func:`fit` alone: the model, without encoders.
+
+    A study that takes a part of the model away does it in `build`.
+    """
     device = choose_device(settings.device)
     held_out = _held_out_users(dataset.n_users, settings)
     standardisation = Standardisation.from_dataset(dataset)
     logs = tensors_of(dataset, standardisation)
     train, held = (_only(logs, rows).to(device) for rows in (~held_out, held_out))
     with torch.random.fork_rng():
-        starts = []
-        histories = []
+        starts, history = [], []
         for r in range(settings.restarts):
-            restart, bounds = _run_restart(r, train, held, settings, checkpoints, progress)
+            restart, bounds = _run_restart(r, train, held, settings, checkpoints, progress, build)
             starts.append(restart)
-            histories.append(_history("screening", r, bounds, restart.bound))
+            history.append(_history("screening", r, bounds, restart.bound))
         selected = int(np.argmax([s.bound for s in starts]))
         score_to_the_mode(starts[selected].guide, train, _seed(settings, settings.restarts + 1), progress)
-        guide, bounds = _amortise(starts[selected].guide, train, settings, checkpoints, progress)
-        per_user = user_bounds(guide, held)
-    mean, error = float(per_user.mean()), float(per_user.std() / len(per_user) ** 0.5)
-    histories.append(_history("amortisation", -1, bounds, mean))
-    return Fit(guide, standardisation, held_out, starts, selected, pd.concat(histories), (mean, error))
+    return Screening(standardisation, held_out, train, held, starts, selected, history)
 
 
 def _run_restart(
-    r: int, train: Logs, held: Logs, settings: Settings, checkpoints: Path | None, progress: bool
+    r: int,
+    train: Logs,
+    held: Logs,
+    settings: Settings,
+    checkpoints: Path | None,
+    progress: bool,
+    build: Build = ExpansionGuide,
 ) -> tuple[Restart, list[float]]:
     torch.manual_seed(_seed(settings, r))
-    guide = ExpansionGuide(_new_model(train, settings), train.n_users).to(train.index.device)
+    guide = build(_new_model(train, settings), train.n_users).to(train.index.device)
     _start_intercepts(guide.model, train)
 
     def orient_half_way(step: int) -> None:
@@ -335,7 +379,7 @@ def _run_restart(
         orient_half_way,
         progress,
     )
-    evaluation = ExpansionGuide.of(guide, held.n_users)
+    evaluation = guide.again(held.n_users)
     factors, _ = factor_posterior(*evaluation.posterior(held))
     return Restart(float(user_bounds(evaluation, held).mean()), factors, guide), bounds
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import NamedTuple
 
 import pyro
@@ -182,7 +183,8 @@ def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: T
     the posterior expectation in Fisher's identity.
     """
     index = torch.arange(len(logs.index), device=logs.index.device)
-    _, expansion = ExpansionGuide.of(guide, len(index)).posterior(logs._replace(index=index))
+    expand = guide.again if isinstance(guide, ExpansionGuide) else partial(ExpansionGuide.of, guide)
+    _, expansion = expand(len(index)).posterior(logs._replace(index=index))
     proposal = expansion.wider(TAILS)
     noise = proposal.antithetic(PARTICLES)
 

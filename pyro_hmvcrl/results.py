@@ -30,6 +30,7 @@ from pyro_hmvcrl.guide import Expert, TransformerGuide
 from pyro_hmvcrl.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
 from pyro_hmvcrl.inference import (
     Fit,
+    Screening,
     Settings,
     factor_posterior,
     fit,
@@ -228,7 +229,9 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     return run
 
 
-def parameter_posterior(found: Fit, dataset: Dataset, seed: int, draws: int = DRAWS) -> ParameterPosterior:
+def parameter_posterior(
+    found: Fit | Screening, dataset: Dataset, seed: int, draws: int = DRAWS
+) -> ParameterPosterior:
     """Posterior over the model's parameters, given the users that it was trained on."""
     rows = torch.as_tensor(np.flatnonzero(~found.held_out))
     logs = tensors_of(dataset, found.standardisation).batch(rows)

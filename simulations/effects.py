@@ -44,9 +44,8 @@ import torch
 from joblib import Parallel, delayed
 
 from pyro_hmvcrl.dataset import read_dataset
-from pyro_hmvcrl.guide import ExpansionGuide
 from pyro_hmvcrl.identifiability import cross_r2
-from pyro_hmvcrl.inference import Settings, fit, tensors_of
+from pyro_hmvcrl.inference import Settings, screen, tensors_of
 from pyro_hmvcrl.mediation import SURE, Users, average_effects, interval, substitution, suppression
 from pyro_hmvcrl.plots import ESTIMANDS
 from pyro_hmvcrl.results import fit_folder, load_run, parameter_posterior
@@ -93,13 +92,11 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
     dataset = simulated_dataset(sim, parts / part.stem, seed)
     steps = {"restarts": RESTARTS.get(design, Settings.restarts)}
     steps |= {"restarts": 1, "steps": 60} if quick else {}
-    settings = Settings(
-        d.platform_factors, d.preference_factors, seed=seed, device="cpu", encoder_steps=1, **steps
-    )
-    found = fit(dataset, settings)
+    settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
+    found = screen(dataset, settings)
     logs = tensors_of(dataset, found.standardisation)
     posterior = parameter_posterior(found, dataset, seed, 20 if quick else DRAWS.get(design, 200))
-    users = Users(logs, ExpansionGuide.of(found.guide, d.users).evidence(logs))
+    users = Users(logs, found.guide.again(d.users).evidence(logs))
     step = torch.tensor([SHIFT.get(name, 0.0) / found.standardisation.sd[name] for name in d.exposure_names])
     rows = []
     for counterfactual in (False, True) if design == "coverage" else (False,):

@@ -37,9 +37,9 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from pyro_hmvcrl.dataset import CHANNELS
-from pyro_hmvcrl.guide import ExpansionGuide, Guide
+from pyro_hmvcrl.guide import Guide
 from pyro_hmvcrl.identifiability import mcc, rotation_null, weak_mcc
-from pyro_hmvcrl.inference import Settings, factor_posterior, fit, tensors_of
+from pyro_hmvcrl.inference import Settings, factor_posterior, screen, tensors_of
 from pyro_hmvcrl.simulate import Array, Design, Simulation, oracle, simulate, true_edges
 
 from study import keep, legend, options, simulated_dataset
@@ -47,7 +47,7 @@ from study import keep, legend, options, simulated_dataset
 HERE = Path(__file__).parent / "identifiability"
 SEEDS = 30
 SHORT = 0.05
-SETTINGS = {"restarts": 2, "steps": 500, "encoder_steps": 1, "device": "cpu"}
+SETTINGS = {"restarts": 2, "steps": 500, "device": "cpu"}
 EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))
 BASE: dict[str, Any] = {"users": 1_000, "preference_factors": 2, "categories": 12, "edges": EDGES}
 EVENTS = {"search_events": (16, 32), "recommendation_events": (32, 64)}
@@ -94,9 +94,9 @@ def replicate(axis: str, value: Any, seed: int, quick: bool, parts: Path) -> Non
     sim = simulate(design, seed)
     dataset = simulated_dataset(sim, parts / part.stem, seed)
     steps = SETTINGS | ({"restarts": 1, "steps": 5} if quick else {})
-    found = fit(dataset, Settings(design.platform_factors, design.preference_factors, seed=seed, **steps))
+    found = screen(dataset, Settings(design.platform_factors, design.preference_factors, seed=seed, **steps))
     logs = tensors_of(dataset, found.standardisation)
-    estimate, _ = factor_posterior(*ExpansionGuide.of(found.guide, dataset.n_users).posterior(logs))
+    estimate, _ = factor_posterior(*found.guide.again(dataset.n_users).posterior(logs))
     keep(part, compare(sim, estimate, found.held_out) | edge_errors(sim, estimate, found.guide))
 
 
