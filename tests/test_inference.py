@@ -135,3 +135,23 @@ def test_factors_and_edges_of_a_known_world_are_found():
         j, k = platform.assignment[true_source], 2 + found.assignment[true_target]
         sign = platform.signs[true_source] * found.signs[true_target]
         assert sign * edges[j, k] == pytest.approx(weight, abs=0.2)
+
+
+def test_the_restart_that_is_kept_is_brought_to_the_mode(dataset, monkeypatch):
+    brought = []
+    monkeypatch.setattr(i, "score_to_the_mode", lambda guide, logs, *_: brought.append((guide, logs.n_users)))
+    screened = i.screen(dataset, QUICK)
+    [(guide, n_users)] = brought
+    assert guide is screened.guide is screened.restarts[screened.selected].guide
+    assert n_users == len(screened.train.index) == (~screened.held_out).sum()
+    assert screened.restarts[screened.selected].bound == max(r.bound for r in screened.restarts)
+
+
+def test_a_study_may_build_the_guide_of_a_restart_itself(dataset):
+    def without_edges(model, n_users):
+        model.graph.allowed.zero_()
+        return ExpansionGuide(model, n_users)
+
+    screened = i.screen(dataset, QUICK, build=without_edges)
+    assert (screened.guide.model.graph.allowed == 0).all()
+    assert all(np.isfinite(r.bound) for r in screened.restarts)
