@@ -254,21 +254,23 @@ def test_captions_may_be_large_and_hold_anything(read):
 
 def test_covariates_are_what_they_say(read, tmp_path):
     tables = with_rows("rec_inter.csv", shown(1, 10, DAY), shown(2, 11, DAY + HOUR, duration=0))
+    tables["rec_inter.csv"][1].extend(shown(2, 10, DAY + hour * HOUR) for hour in (6, 20))
     tables["item_features.csv"][1][1][5] = "LongCamera"
     tables["src_inter.csv"][1].append(result(2, 11, DAY, keyword="[3]"))
+    tables["src_inter.csv"][1].append(result(2, 11, HOUR, keyword="[9]", source="HOT_LIST"))
     read(tables).write(tmp_path / "out", min_events=1)
     users = read_dataset(tmp_path / "out").users
     expected = {
-        # deliveries of the items: 10 twice, 11 three times, 12 once
-        "popularity": [np.log([2, 3, 1, 2]).mean(), np.log(3)],
-        "duration": [np.log(8), np.log(2)],  # a duration of 0 is none
+        # deliveries of the items: 10 four times, 11 three times, 12 once
+        "popularity": [np.log([4, 3, 1, 4]).mean(), np.log([3, 3, 4, 4]).mean()],
+        "duration": [np.log(8), np.log([2, 8, 8]).mean()],  # a duration of 0 is none
         "age": [np.log([4, 4, 11, 5]).mean(), np.log(5)],
-        "unusual_uploads": [1 / 4, 1],
+        "unusual_uploads": [1 / 4, 2 / 4],
         "batch_size": [np.log(4 / 3), 0],
-        "cadence": [np.log(3 / 2), np.log(2)],
-        "night_share": [3 / 4, 1],
+        "cadence": [np.log(3 / 2), np.log(4)],  # days are Beijing's
+        "night_share": [3 / 4, 2 / 4],
         "feed_activity": [1, 2],
-        "query_rate": np.log1p(np.array([1, 3]) / (1 + 1 / 24)),
+        "query_rate": np.log1p(np.array([1, 3]) / (1 + 20 / 24)),  # the user's own queries
         "query_breadth": [0, np.log(2 / 3)],
         "search_activity": [3, 6],
         "follows": [np.log(4), 0],
