@@ -38,6 +38,11 @@ DatasetFolder = Annotated[
 ]
 KuaisarSource = Annotated[Path, typer.Argument(help="KuaiSAR's zip, or the folder of its files.")]
 CategoryLevel = Annotated[str, typer.Option(help="Of the categories: first, second, third or fourth.")]
+Restarts = Annotated[int, typer.Option(help="Random starts, chosen by held-out bound.")]
+Steps = Annotated[int, typer.Option(help="Steps of a restart.")]
+EncoderSteps = Annotated[int, typer.Option(help="Steps of the encoders.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 DEFAULTS = Settings(platform_factors=1, preference_factors=1)
 
 
@@ -94,14 +99,12 @@ def fit(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")],
     preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")],
-    restarts: Annotated[
-        int, typer.Option(help="Random starts, chosen by held-out bound.")
-    ] = DEFAULTS.restarts,
-    steps: Annotated[int, typer.Option(help="Steps of a restart.")] = DEFAULTS.steps,
+    restarts: Restarts = DEFAULTS.restarts,
+    steps: Steps = DEFAULTS.steps,
     batch_size: Annotated[int, typer.Option(help="Users a step of a restart.")] = DEFAULTS.batch_size,
-    encoder_steps: Annotated[int, typer.Option(help="Steps of the encoders.")] = DEFAULTS.encoder_steps,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = DEFAULTS.device,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DEFAULTS.seed,
+    encoder_steps: EncoderSteps = DEFAULTS.encoder_steps,
+    device: Device = DEFAULTS.device,
+    seed: Seed = DEFAULTS.seed,
 ) -> None:
     """Fit model and guide to a dataset folder; a fit that was killed goes on when called again."""
     with _plain_errors():
@@ -228,11 +231,11 @@ def kuaisar(
     platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")] = 2,
     preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")] = 3,
     shift: Annotated[str, typer.Option(help="The policy shift, as in effects.")] = SHIFT,
-    restarts: Annotated[int, typer.Option(help="Random starts of a fit.")] = DEFAULTS.restarts,
-    steps: Annotated[int, typer.Option(help="Steps of a restart.")] = DEFAULTS.steps,
-    encoder_steps: Annotated[int, typer.Option(help="Steps of the encoders.")] = DEFAULTS.encoder_steps,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = DEFAULTS.device,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = DEFAULTS.seed,
+    restarts: Restarts = DEFAULTS.restarts,
+    steps: Steps = DEFAULTS.steps,
+    encoder_steps: EncoderSteps = DEFAULTS.encoder_steps,
+    device: Device = DEFAULTS.device,
+    seed: Seed = DEFAULTS.seed,
 ) -> None:
     """Import, fit, evaluate, report: published against obtained figures.  A study that was killed goes on."""
     with _plain_errors():

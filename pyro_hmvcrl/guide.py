@@ -159,6 +159,10 @@ class Guide(nn.Module):
         with pyro.plate("users", logs.n_users, subsample=logs.index):
             pyro.sample("noise", posterior)
 
+    def expansion(self, n_users: int) -> ExpansionGuide:
+        """The expansion guide of this one's model and coefficients, for other users."""
+        return ExpansionGuide.of(self, n_users)
+
     @torch.no_grad()
     def posterior(self, logs: Logs) -> tuple[Prior, PrecisionNormal]:
         """Prior and noise posterior of the users, at the coefficients' means."""
@@ -282,9 +286,8 @@ class ExpansionGuide(Guide):
         expansion.coefficients = guide.coefficients
         return expansion
 
-    def again(self, n_users: int) -> ExpansionGuide:
-        """The same guide for other users."""
-        return self.of(self, n_users)
+    def expansion(self, n_users: int) -> ExpansionGuide:
+        return self.of(self, n_users)  # of its own class
 
     @torch.no_grad()
     def experts(self, logs: Logs, prior: Prior) -> list[Expert]:

@@ -379,7 +379,7 @@ def _run_restart(
         orient_half_way,
         progress,
     )
-    evaluation = guide.again(held.n_users)
+    evaluation = guide.expansion(held.n_users)
     factors, _ = factor_posterior(*evaluation.posterior(held))
     return Restart(float(user_bounds(evaluation, held).mean()), factors, guide), bounds
 

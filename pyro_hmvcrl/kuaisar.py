@@ -293,7 +293,8 @@ def read_kuaisar(
     searches, queries = _read_searches(files, account, users, items, suggested, progress)
     categories, code = _commonest(items["category"], [deliveries["category"], searches["category"]])
     about = {"source": files.path.name, "category_level": level, "categories": len(categories)}
-    about |= {"queries": "all" if suggested else "typed in by the user", "generated": files.truth is not None}
+    truth = files.truth
+    about |= {"queries": "all" if suggested else "typed in by the user", "generated": truth is not None}
     return Kuaisar(
         users,
         categories,
@@ -302,7 +303,7 @@ def read_kuaisar(
         queries,
         account,
         about,
-        files.truth,
+        truth,
     )
 
 
@@ -316,10 +317,7 @@ def _read_users(files: _Files, account: Account, progress: bool) -> DataFrame:
         raise KuaisarError(f"{files.label(file)}: no users; download the archive again")
     file = "social_network.csv"
     ties = files.read(file, COLUMNS[file], account, progress)
-    position = pd.Index(users["user_id"]).get_indexer(ties["user_id"])
-    ties = account.keep(
-        file, ties.assign(user=position), position >= 0, "the user is not in user_features.csv"
-    )
+    ties = _of_known_users(account, file, ties, users)
     n_named = ties["user_follow_id"].fillna("").astype(str).str.count(r"\d+").to_numpy(float)
     return users.assign(follows=np.bincount(ties["user"], n_named, minlength=len(users)))
 
@@ -370,11 +368,10 @@ def _read_deliveries(
     needed = ["user_id", "item_id", "timestamp", "click"]
     rows = account.keep(file, rows, rows[needed].notna().all(axis=1).to_numpy(), "a value is missing")
     files.check(file, rows, "click", rows["click"].isin((0, 1)).to_numpy(), "neither 0 nor 1")
-    rows = _known(account, file, rows, users, items)
+    rows = _with_category(account, file, _of_known_users(account, file, rows, users), items)
     rows = account.keep(file, rows, ~(rows["duration_ms"].to_numpy() < 0), "duration_ms is negative")
-    rows = rows.iloc[
-        np.argsort(rows["click"].to_numpy() == 0, kind="stable")
-    ]  # of copies, the clicked one stays
+    clicked_first = np.argsort(rows["click"].to_numpy() == 0, kind="stable")  # so that it stays, of copies
+    rows = rows.iloc[clicked_first]
     again = rows.duplicated(["user", "item", "timestamp"]).to_numpy()
     rows = account.keep(file, rows, ~again, "the row stands there already")
     if rows.empty:
@@ -408,8 +405,7 @@ def _read_searches(
     rows = account.keep(file, rows, rows[needed].notna().all(axis=1).to_numpy(), "a value is missing")
     whole = rows["keyword"].cat.categories.str.fullmatch(r"\s*\[.*\]\s*").astype(bool)
     rows = account.keep(file, rows, whole[rows["keyword"].cat.codes], "keyword is not a list")
-    user = pd.Index(users["user_id"]).get_indexer(rows["user_id"])
-    rows = account.keep(file, rows.assign(user=user), user >= 0, "the user is not in user_features.csv")
+    rows = _of_known_users(account, file, rows, users)
     own = rows["search_source"].cat.codes.to_numpy() == _code(rows["search_source"], USER_INPUT)
     rows = DataFrame(
         {
@@ -429,7 +425,7 @@ def _read_searches(
     if not suggested:
         rows = account.keep(file, rows, rows["user_input"].to_numpy(), "the platform suggested the query")
     rows = account.keep(file, rows, rows["described"].to_numpy(), "of a type that has no category")
-    rows = _known(account, file, rows, users, items)
+    rows = _with_category(account, file, rows, items)
     again = rows.duplicated([*QUERY, "item"]).to_numpy()
     rows = account.keep(file, rows, ~again, "the result stands there already")
     if rows.empty:
@@ -441,11 +437,14 @@ def _read_searches(
     return searches, queries.reset_index(drop=True)
 
 
-def _known(account: Account, file: str, rows: DataFrame, users: DataFrame, items: DataFrame) -> DataFrame:
-    """Rows whose user is known and whose item has a category, with positions `user` and `item`."""
-    if "user" not in rows:
-        user = pd.Index(users["user_id"]).get_indexer(rows["user_id"])
-        rows = account.keep(file, rows.assign(user=user), user >= 0, "the user is not in user_features.csv")
+def _of_known_users(account: Account, file: str, rows: DataFrame, users: DataFrame) -> DataFrame:
+    """Rows whose user is known, with the position `user`."""
+    user = pd.Index(users["user_id"]).get_indexer(rows["user_id"])
+    return account.keep(file, rows.assign(user=user), user >= 0, "the user is not in user_features.csv")
+
+
+def _with_category(account: Account, file: str, rows: DataFrame, items: DataFrame) -> DataFrame:
+    """Rows whose item has a category, with the position `item`."""
     item = pd.Index(items["item_id"]).get_indexer(rows["item_id"])
     rows = account.keep(file, rows.assign(item=item), item >= 0, "the item is not in item_features.csv")
     has_category = items["category"].cat.codes.to_numpy()[rows["item"]] >= 0

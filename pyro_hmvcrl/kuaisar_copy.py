@@ -23,7 +23,6 @@ user typed and in those that the platform suggested alike; results that were not
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -48,11 +47,11 @@ from pyro_hmvcrl.simulate import (
     Simulation,
     World,
     draw_world,
-    oracle,
     sigmoid,
     softmax,
     true_edges,
     true_effects,
+    truth_arrays,
 )
 
 Ints = NDArray[np.int64]
@@ -788,21 +787,16 @@ def _write_truth(folder: Path, population: Population, tally: _Tally, seed: int,
     counts = (a.astype(float) for a in (tally.search, tally.exposure, tally.engagement))
     covariates = population.exposure_covariates, population.preference_covariates
     sim = Simulation(world, *covariates, population.noise, population.factors, *counts)
-    posterior, buffer = oracle(sim), io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        user_id=population.features["user_id"].astype(str),
-        platform=sim.platform,
-        preference=sim.preference,
-        oracle_platform=posterior[:, world.platform],
-        oracle_preference=posterior[:, world.preference],
+    content = truth_arrays(
+        sim,
+        population.features["user_id"].astype(str),
         exposure_covariates=covariates[0],
         preference_covariates=covariates[1],
         search=tally.search.astype(np.int32),
         exposure=tally.exposure.astype(np.int32),
         engagement=tally.engagement.astype(np.int32),
     )
-    (folder / "truth.npz").write_bytes(buffer.getvalue())
+    (folder / "truth.npz").write_bytes(content)
     effects = [
         true_effects(sim, {f"exposure_{d + 1}": 1.0}) | {"shift": {name: 1.0}}
         for d, name in enumerate(EXPOSURE_COVARIATES)
@@ -820,8 +814,8 @@ def _write_truth(folder: Path, population: Population, tally: _Tally, seed: int,
         "effects": effects,
         "quirks": {name: tally.quirks[name] for name in QUIRKS},
     }
-    content = json.dumps(truth, indent=2, ensure_ascii=False)
-    (folder / "truth.json").write_text(content + "\n", encoding="utf-8")
+    text = json.dumps(truth, indent=2, ensure_ascii=False)
+    (folder / "truth.json").write_text(text + "\n", encoding="utf-8")
 
 
 # --- Small parts ---------------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import NamedTuple
 
 import pyro
@@ -36,7 +35,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.emissions import DECODER_PRIOR
-from pyro_hmvcrl.guide import ExpansionGuide, Guide
+from pyro_hmvcrl.guide import Guide
 from pyro_hmvcrl.model import HMVCRL, Logs, at, log_joint, observe
 
 DRAWS = 200
@@ -95,9 +94,19 @@ class ParameterPosterior:
 class Information(NamedTuple):
     """What the users say of the parameters, with the prior."""
 
-    precision: Tensor  # (parameters, parameters)
+    outer: Tensor  # (parameters, parameters), the sum of the scores' outer products
+    cholesky: Tensor  # of the precision, which is that sum and the prior's
     gradient: Tensor  # (parameters,), of the log posterior
-    determined: float  # the number of parameters that the users determine rather than the prior
+
+    @property
+    def step(self) -> Tensor:
+        """From here to the mode, were the log posterior a parabola."""
+        return torch.cholesky_solve(self.gradient[:, None], self.cholesky)[:, 0]
+
+    @property
+    def determined(self) -> float:
+        """The number of parameters that the users determine rather than the prior."""
+        return float(torch.cholesky_solve(self.outer, self.cholesky).trace())
 
 
 def score_to_the_mode(guide: Guide, logs: Logs, seed: int, progress: bool = False) -> list[float]:
@@ -112,15 +121,15 @@ def score_to_the_mode(guide: Guide, logs: Logs, seed: int, progress: bool = Fals
     while len(distances) < SCORING_STEPS:
         values = fitted_values(guide)
         known = information(guide, values, logs, logs.exposure_covariates, seed, progress)
-        if len(logs.index) < USERS_A_PARAMETER * known.determined:
+        step, determined = known.step, known.determined
+        if len(logs.index) < USERS_A_PARAMETER * determined:
             break
-        step = torch.cholesky_solve(known.gradient[:, None], torch.linalg.cholesky(known.precision))[:, 0]
         distances.append(float(known.gradient @ step))
         # The outer products count each parameter that they fit as spread: the curvature is smaller by that share.
-        stepped = _flat(values) + (1 - known.determined / len(logs.index)) * step
+        stepped = _flat(values) + (1 - determined / len(logs.index)) * step
         for name, value in _unflat(stepped, values).items():
             own[name].data.copy_(value)
-        if distances[-1] < NEAR * known.determined:
+        if distances[-1] < NEAR * determined:
             break
     return distances
 
@@ -137,10 +146,9 @@ def laplace_posterior(guide: Guide, logs: Logs, seed: int, draws: int = DRAWS) -
     n_copies = logs.exposure_covariates.shape[1]
     start = fitted | {n: _with_rows(fitted[n], n_copies) for n in OF_EXPOSURE_COVARIATES}
 
-    precision, gradient, _ = information(guide, start, logs, beside, seed)
-    cholesky = torch.linalg.cholesky(precision)
-    mean = _flat(start) + torch.cholesky_solve(gradient[:, None], cholesky)[:, 0]
-    standard = torch.randn(len(precision), draws, dtype=torch.double, generator=generator)
+    known = information(guide, start, logs, beside, seed)
+    cholesky, mean = known.cholesky, _flat(start) + known.step
+    standard = torch.randn(len(mean), draws, dtype=torch.double, generator=generator)
     around = torch.linalg.solve_triangular(cholesky.T, standard, upper=True).T
     sd = torch.cholesky_inverse(cholesky).diagonal().sqrt()
 
@@ -160,7 +168,7 @@ def information(
     seed: int,
     progress: bool = False,
 ) -> Information:
-    """The scores' sum and the sum of their outer products, with the prior's part; on the CPU, in double precision."""
+    """From the scores at `values`, with the prior's part; on the CPU, in double precision."""
     prior = _flat(_prior_precision(guide.model, values))
     outer, gradient = torch.zeros(len(prior), len(prior), dtype=torch.double), -prior * _flat(values)
     batches = torch.arange(len(logs.index), device=logs.index.device).split(SCORE_BATCH)
@@ -170,9 +178,7 @@ def information(
             scores = user_scores(guide, values, logs.batch(rows), exposure_covariates[rows]).double().cpu()
             outer += scores.T @ scores
             gradient += scores.sum(0)
-    precision = outer + prior.diag()
-    determined = float(torch.cholesky_solve(outer, torch.linalg.cholesky(precision)).trace())
-    return Information(precision, gradient, determined)
+    return Information(outer, torch.linalg.cholesky(outer + prior.diag()), gradient)
 
 
 @torch.no_grad()
@@ -183,8 +189,7 @@ def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: T
     the posterior expectation in Fisher's identity.
     """
     index = torch.arange(len(logs.index), device=logs.index.device)
-    expand = guide.again if isinstance(guide, ExpansionGuide) else partial(ExpansionGuide.of, guide)
-    _, expansion = expand(len(index)).posterior(logs._replace(index=index))
+    _, expansion = guide.expansion(len(index)).posterior(logs._replace(index=index))
     proposal = expansion.wider(TAILS)
     noise = proposal.antithetic(PARTICLES)
 

@@ -73,7 +73,8 @@ def study(
     if not (out / "later").exists():
         logs = read_kuaisar(source, level, progress=progress)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "study.json").write_text(json.dumps(asked, indent=2))
+        with whole_file(out / "study.json") as file:
+            file.write_text(json.dumps(asked, indent=2))
         _two_periods(logs, out)
     _enough_users(out, settings)
     for data, run in (("earlier", "run"), ("later", "second-run")):

@@ -510,7 +510,7 @@ def write_simulation(
         preference_covariates=d.preference_names,
         format=format,
         extra_files={
-            "truth.npz": _truth_arrays(sim, user_id),
+            "truth.npz": truth_arrays(sim, user_id),
             "truth.json": _truth_json(sim, seed, progress),
         }
         if truth
@@ -518,16 +518,17 @@ def write_simulation(
     )
 
 
-def _truth_arrays(sim: Simulation, user_id: NDArray[np.str_]) -> bytes:
+def truth_arrays(sim: Simulation, user_id: NDArray[np.str_], **more: Any) -> bytes:
+    """``truth.npz``: the true factors and the oracle's, and what else is given."""
     posterior, w, buffer = oracle(sim), sim.world, io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        user_id=user_id,
-        platform=sim.platform,
-        preference=sim.preference,
-        oracle_platform=posterior[:, w.platform],
-        oracle_preference=posterior[:, w.preference],
-    )
+    arrays: dict[str, Any] = {
+        "user_id": user_id,
+        "platform": sim.platform,
+        "preference": sim.preference,
+        "oracle_platform": posterior[:, w.platform],
+        "oracle_preference": posterior[:, w.preference],
+    }
+    np.savez_compressed(buffer, **arrays, **more)
     return buffer.getvalue()
 
 

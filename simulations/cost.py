@@ -9,16 +9,13 @@ Run  ``python simulations/cost.py`` (about eleven minutes on two cores), or with
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-import time
 from pathlib import Path
 
-import pandas as pd
 from recovery import HARD
 
 from pyro_hmvcrl.simulate import Design, simulate, write_simulation
+
+from study import benchmark, measured
 
 OUT = Path(__file__).parent / "cost"
 
@@ -27,32 +24,11 @@ def measure(users: int, folder: Path) -> dict[str, float]:
     """Simulate, fit in a child process, and read its clock and its peak memory."""
     sim = simulate(Design.with_knobs(**(HARD | {"users": users})), 0)
     write_simulation(sim, folder / "data", seed=0)
-    command = [sys.executable, "-m", "pyro_hmvcrl", "fit", str(folder / "data"), "--out", str(folder / "run")]
-    command += ["--platform-factors", "3", "--preference-factors", "3"]
-    start = time.monotonic()
-    _, status, usage = os.wait4(os.posix_spawn(sys.executable, command, os.environ), 0)
-    if status:
-        raise RuntimeError(f"the fit of {users} users failed with status {status}")
+    sizes = ["--platform-factors", 3, "--preference-factors", 3]
+    cost = measured(["fit", folder / "data", "--out", folder / "run", *sizes])
     events = int(sim.search.sum() + sim.exposure.sum())
-    return {
-        "users": users,
-        "events": events,
-        "seconds": round(time.monotonic() - start, 1),
-        "peak_mib": round(usage.ru_maxrss / 1024),
-    }
-
-
-def main() -> None:
-    """Measure, and keep the table."""
-    rows = []
-    for users in [int(word) for word in sys.argv[1:]] or [1_500, 3_000, 6_000]:
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(users, Path(folder)))
-    table = pd.DataFrame(rows)
-    OUT.mkdir(exist_ok=True)
-    table.to_csv(OUT / "results.csv", index=False)
-    print(table.to_string(index=False))
+    return {"users": users, "events": events} | cost
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure, [1_500, 3_000, 6_000], OUT)

@@ -96,7 +96,7 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
     found = screen(dataset, settings)
     logs = tensors_of(dataset, found.standardisation)
     posterior = parameter_posterior(found, dataset, seed, 20 if quick else DRAWS.get(design, 200))
-    users = Users(logs, found.guide.again(d.users).evidence(logs))
+    users = Users(logs, found.guide.expansion(d.users).evidence(logs))
     step = torch.tensor([SHIFT.get(name, 0.0) / found.standardisation.sd[name] for name in d.exposure_names])
     rows = []
     for counterfactual in (False, True) if design == "coverage" else (False,):

@@ -96,7 +96,7 @@ def replicate(axis: str, value: Any, seed: int, quick: bool, parts: Path) -> Non
     steps = SETTINGS | ({"restarts": 1, "steps": 5} if quick else {})
     found = screen(dataset, Settings(design.platform_factors, design.preference_factors, seed=seed, **steps))
     logs = tensors_of(dataset, found.standardisation)
-    estimate, _ = factor_posterior(*found.guide.again(dataset.n_users).posterior(logs))
+    estimate, _ = factor_posterior(*found.guide.expansion(dataset.n_users).posterior(logs))
     keep(part, compare(sim, estimate, found.held_out) | edge_errors(sim, estimate, found.guide))
 
 

@@ -1,15 +1,20 @@
-"""What every study shares: its command line, its folders, and how a replication is kept."""
+"""What studies share: their command line, their folders, how a replication is kept; and what benchmarks share."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import sys
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 
 from pyro_hmvcrl.dataset import Dataset, read_dataset, whole_file
@@ -46,6 +51,29 @@ def simulated_dataset(sim: Simulation, scratch: Path, seed: int) -> Dataset:
     dataset = read_dataset(scratch)
     shutil.rmtree(scratch)
     return dataset
+
+
+def measured(words: Sequence[object]) -> dict[str, float]:
+    """Run a command of the package in a process of its own: seconds (wall clock) and peak memory in MiB."""
+    command = [sys.executable, "-m", "pyro_hmvcrl", *map(str, words)]
+    start = time.monotonic()
+    _, status, usage = os.wait4(os.posix_spawn(sys.executable, command, os.environ), 0)
+    seconds = time.monotonic() - start
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed with status {status}")
+    return {"seconds": round(seconds, 1), "peak_mib": round(usage.ru_maxrss / 1024)}
+
+
+def benchmark(measure: Callable[[int, Path], dict[str, float]], sizes: list[int], out: Path) -> None:
+    """Measure at sizes (or at those that the command line gives), and keep the table."""
+    rows = []
+    for size in [int(word) for word in sys.argv[1:]] or sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(size, Path(folder)))
+    table = pd.DataFrame(rows)
+    out.mkdir(exist_ok=True)
+    table.to_csv(out / "results.csv", index=False)
+    print(table.to_string(index=False))
 
 
 def keep(part: Path, found: Any) -> None:

@@ -83,6 +83,14 @@ def folder(path, tables):
     return path
 
 
+def zipped(path, inside="", compression=zipfile.ZIP_STORED):
+    """The tables of :func:`files` as an archive."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, table in files().items():
+            archive.writestr(inside + name, text(*table))
+    return path
+
+
 @pytest.fixture
 def read(tmp_path):
     """Reads tables from a folder."""
@@ -135,12 +143,10 @@ def test_columns_go_by_name_with_aliases_and_extras(read, tmp_path):
 
 def test_a_zip_is_read_like_its_folder(read, tmp_path):
     plain = read(files())
-    with zipfile.ZipFile(tmp_path / "KuaiSAR.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, table in files().items():
-            archive.writestr(f"KuaiSAR_final/{name}", text(*table))
-    zipped = k.read_kuaisar(tmp_path / "KuaiSAR.zip")
+    archive = zipped(tmp_path / "KuaiSAR.zip", "KuaiSAR_final/", zipfile.ZIP_DEFLATED)
+    compressed = k.read_kuaisar(archive)
     for part in ("users", "deliveries", "searches", "queries"):
-        assert getattr(zipped, part).equals(getattr(plain, part)), part
+        assert getattr(compressed, part).equals(getattr(plain, part)), part
 
 
 def test_feedback_enters_as_engagement_and_nowhere_else(read, tmp_path):
@@ -385,20 +391,14 @@ def test_bad_files_are_one_clear_error(tmp_path, case):
 
 @pytest.mark.parametrize("left", [0.3, 0.9])
 def test_a_truncated_zip_is_one_clear_error(tmp_path, left):
-    with zipfile.ZipFile(tmp_path / "K.zip", "w") as archive:
-        for name, table in files().items():
-            archive.writestr(name, text(*table))
-    whole = (tmp_path / "K.zip").read_bytes()
+    whole = zipped(tmp_path / "K.zip").read_bytes()
     (tmp_path / "K.zip").write_bytes(whole[: int(left * len(whole))])
     with pytest.raises(k.KuaisarError, match=r"K.zip: not a zip, or cut off; download it again"):
         k.read_kuaisar(tmp_path / "K.zip")
 
 
 def test_a_damaged_zip_is_one_clear_error(tmp_path):
-    with zipfile.ZipFile(tmp_path / "K.zip", "w") as archive:
-        for name, table in files().items():
-            archive.writestr(name, text(*table))
-    whole = (tmp_path / "K.zip").read_bytes()
+    whole = zipped(tmp_path / "K.zip").read_bytes()
     (tmp_path / "K.zip").write_bytes(whole.replace(b"1,11,8000", b"1,11,8888", 1))
     with pytest.raises(
         k.KuaisarError, match=r"rec_inter.csv: damaged \(Bad CRC-32.*download the archive again"
