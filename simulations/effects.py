@@ -59,7 +59,7 @@ from pyro_hmvcrl.simulate import (
     write_simulation,
 )
 
-from study import keep, legend, options, simulated_dataset
+from study import keep, legend, options, simulated_dataset, table
 
 HERE = Path(__file__).parent / "effects"
 LEVEL = 0.9
@@ -190,18 +190,18 @@ def summarise(results: pd.DataFrame, moved: pd.DataFrame, out: Path) -> None:
     """Tables by design and estimand, and the figures with every replication."""
     results.to_csv(out / "results.csv", index=False)
     moved.to_csv(out / "invariance.csv", index=False)
-    parts = ["# Effects", "", "## Bias and coverage", "", _table(performance(results))]
-    parts += ["", "## Suppression and substitution", "", _table(flags(results))]
+    parts = ["# Effects", "", "## Bias and coverage", "", table(performance(results))]
+    parts += ["", "## Suppression and substitution", "", table(flags(results))]
     parts += ["", "## Invariance: displacement of each factor, in standard deviations", ""]
     moved = moved.assign(error=moved["encoded"] - moved["true"], r2_error=moved["r2"] - moved["true_r2"])
-    table = moved.groupby("factor").agg(
+    by_factor = moved.groupby("factor").agg(
         seeds=("seed", "size"),
         true=("true", "mean"),
         encoded=("encoded", "mean"),
         largest_error=("error", lambda e: e.abs().max()),
         largest_r2_error=("r2_error", lambda e: e.abs().max()),
     )
-    parts.append(_table(table.reset_index()))
+    parts.append(table(by_factor.reset_index()))
     (out / "summary.md").write_text("\n".join(parts) + "\n")
     _draw(results, moved).savefig(out / "effects.png", dpi=150)
 
@@ -244,12 +244,6 @@ def flags(results: pd.DataFrame) -> pd.DataFrame:
         rows[-1] |= {"substitution_found": (each["substitution"] >= SURE).sum()}
         rows[-1] |= {"naive_says_success": (each["naive"] > 0).sum()}
     return pd.DataFrame(rows)
-
-
-def _table(frame: pd.DataFrame) -> str:
-    cells = frame.map(lambda v: f"{v:.3f}" if isinstance(v, float) else str(v))
-    lines = ["| " + " | ".join(c.replace("_", " ") for c in frame) + " |", "|---" * len(frame.columns) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in cells.to_numpy()])
 
 
 def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:

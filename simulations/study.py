@@ -82,6 +82,13 @@ def keep(part: Path, found: Any) -> None:
         file.write_text(json.dumps(found))
 
 
+def table(frame: pd.DataFrame) -> str:
+    """A frame in Markdown, with three digits after the point."""
+    cells = frame.map(lambda v: f"{v:.3f}" if isinstance(v, float) else str(v))
+    lines = ["| " + " | ".join(c.replace("_", " ") for c in frame) + " |", "|---" * len(frame.columns) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in cells.to_numpy()])
+
+
 def legend(ax: Axes, **look: Any) -> None:
     """A legend that names each thing once; the frame is open at the top and on the right."""
     ax.spines[["top", "right"]].set_visible(False)
