@@ -6,18 +6,21 @@ Aims          Bias of TE, NDE, NIE and the split of NIE by channel; coverage of 
 Data          ``substitution``: the world of ``simulate.SUBSTITUTION`` (2 + 3 factors, 24 categories), in which one
               more standard deviation of ``exposure_1`` raises engagement and lowers alignment, at 4,000 and at
               20,000 users.  ``control``: the same strengths, but exposure moves towards what users look for.
-              ``coverage``: the world of substitution at 1,000 users with 2 + 2 factors and 12 categories.  ``placebo``:
-              a world of that size without substitution, in which ``exposure_1`` moves no factor and no engagement,
-              so that every effect is 0.  The world and its users are drawn anew from each seed.
-Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and alignment, at the users' covariates; in
-              ``coverage`` also the counterfactual ones of the same users with their own noise.
+              ``coverage``: the world of substitution at 1,000 users with 2 + 2 factors and 12 categories.  ``far``:
+              the same data, asked for a policy with bad overlap.  ``placebo``: a world of that size without
+              substitution, in which ``exposure_1`` moves no factor and no engagement, so that every effect is 0.
+              The world and its users are drawn anew from each seed.
+Estimands     Interventional effects of ``exposure_1`` + 1 sd (``far``: + 3 sd, where the data hardly reach) on
+              engagement and alignment, at the users' covariates; in ``coverage`` also the counterfactual ones of the
+              same users with their own noise.
 Methods       The fit's first stage with its defaults, but for fewer restarts in all but ``substitution`` (`RESTARTS`);
               the encoders are not needed for these effects and are left out.  Then the Laplace posterior, and
               ``mediation.average_effects``.  For counterfactual effects the users' noise is abducted by the expansion
               guide.  ``invariance`` uses whole fits, encoders included.
               Against them the naive comparison: the slope of users' engagement rates on ``exposure_1``.
 Performance   Bias relative to the largest true effect on the outcome, its Monte Carlo standard error, and the empirical
-              against the stated standard deviation; coverage with its Monte Carlo standard error.
+              against the stated standard deviation; coverage with its Monte Carlo standard error; the share of
+              intervals without 0 (type I error in ``placebo``, power elsewhere).
 
 Run           ``python simulations/effects.py`` (resumable; ``--quick`` for a small form).
               Results: ``simulations/effects/results.csv``, ``invariance.csv``, ``summary.md`` and ``effects.png``.
@@ -43,6 +46,7 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
+from pyro_hmvcrl.checks import overlap
 from pyro_hmvcrl.dataset import read_dataset
 from pyro_hmvcrl.identifiability import cross_r2
 from pyro_hmvcrl.inference import Settings, screen, tensors_of
@@ -63,17 +67,25 @@ from study import keep, legend, options, simulated_dataset, table
 
 HERE = Path(__file__).parent / "effects"
 LEVEL = 0.9
-SHIFT = {"exposure_1": 1.0}
 SMALL = SUBSTITUTION | {"users": 1_000, "preference_factors": 2, "categories": 12}
 DESIGNS: dict[str, dict[str, Any]] = {
     "substitution": SUBSTITUTION,
     "coverage": SMALL,
     "substitution_20000": SUBSTITUTION | {"users": 20_000},
+    "far": SMALL,
     "placebo": SMALL | {"substitution": 0.0},
     "control": SUBSTITUTION | {"substitution": -SUBSTITUTION["substitution"]},
 }
-SEEDS = {"substitution": 20, "substitution_20000": 20, "control": 6, "coverage": 100, "placebo": 20}
-RESTARTS = {"substitution_20000": 1, "control": 1, "coverage": 1, "placebo": 1}  # a stuck start counts
+STEP = {"far": 3.0}  # of exposure_1, where it is not 1
+SEEDS = {
+    "substitution": 30,
+    "substitution_20000": 30,
+    "control": 30,
+    "coverage": 100,
+    "far": 100,
+    "placebo": 100,
+}
+RESTARTS = {"substitution": Settings.restarts}  # 1 in the others, where a stuck start counts
 DRAWS = {"substitution_20000": 100}  # of the posterior
 INVARIANCE_SEEDS = 3
 TRUTH_DRAWS = 240_000  # users times noise draws of the Monte Carlo of the truth
@@ -90,15 +102,18 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
     d = Design.with_knobs(**(DESIGNS[design] | ({"users": 300} if quick else {})))
     sim = simulate(d, seed, without_effects(draw_world(d, seed)) if design == "placebo" else None)
     dataset = simulated_dataset(sim, parts / part.stem, seed)
-    steps = {"restarts": RESTARTS.get(design, Settings.restarts)}
+    steps = {"restarts": RESTARTS.get(design, 1)}
     steps |= {"restarts": 1, "steps": 60} if quick else {}
     settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
     found = screen(dataset, settings)
     logs = tensors_of(dataset, found.standardisation)
     posterior = parameter_posterior(found, dataset, seed, 20 if quick else DRAWS.get(design, 200))
     users = Users(logs, found.guide.expansion(d.users).evidence(logs))
-    step = torch.tensor([SHIFT.get(name, 0.0) / found.standardisation.sd[name] for name in d.exposure_names])
-    rows = []
+    shift = {"exposure_1": STEP.get(design, 1.0)}
+    step = torch.tensor([shift.get(name, 0.0) / found.standardisation.sd[name] for name in d.exposure_names])
+    covariates = dataset.users[d.exposure_names + d.preference_names]
+    then = covariates.assign(exposure_1=covariates["exposure_1"] + shift["exposure_1"])[d.exposure_names]
+    outside, rows = overlap(covariates, then).outside, []
     for counterfactual in (False, True) if design == "coverage" else (False,):
         effects = average_effects(
             found.guide,
@@ -108,7 +123,7 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
             counterfactual=counterfactual,
             seed=seed,
         )
-        truth = true_effects(sim, SHIFT, TRUTH_DRAWS // d.users, counterfactual=counterfactual)["outcomes"]
+        truth = true_effects(sim, shift, TRUTH_DRAWS // d.users, counterfactual=counterfactual)["outcomes"]
         for outcome, estimand in ((o, e) for o in truth for e in ESTIMANDS):
             draws = effects.contrasts[outcome][estimand]
             row = {
@@ -121,7 +136,7 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
             row |= {**interval(draws, LEVEL), "sd": draws.std()}
             row |= {"suppression": suppression(effects.contrasts["engagement"])}
             row |= {"substitution": substitution(effects.contrasts)}
-            rows.append(row | {"naive": naive(sim)})
+            rows.append(row | {"naive": naive(sim), "outside": outside})
     keep(part, rows)
 
 
@@ -158,7 +173,7 @@ def invariance(seed: int, quick: bool, parts: Path) -> None:
     for folder in ("before", "after", "run"):
         shutil.rmtree(scratch / folder, ignore_errors=True)
     world = draw_world(d, seed)
-    before, after = simulate(d, seed, world), simulate(d, seed, world, SHIFT)
+    before, after = simulate(d, seed, world), simulate(d, seed, world, {"exposure_1": 1.0})
     write_simulation(before, scratch / "before", seed)
     write_simulation(after, scratch / "after", seed, truth=False)
     fit_folder(scratch / "before", scratch / "run", settings)
@@ -222,6 +237,7 @@ def performance(results: pd.DataFrame) -> pd.DataFrame:
         rows[-1] |= {"seeds": n, "bias": g["error"].mean(), "bias_se": g["error"].std() / n**0.5}
         rows[-1] |= {"rmse": (g["error"] ** 2).mean() ** 0.5, "error_in_sds": (g["z"] ** 2).mean() ** 0.5}
         rows[-1] |= {"coverage": covered, "coverage_se": (covered * (1 - covered) / n) ** 0.5}
+        rows[-1] |= {"without_0": ((g["lower"] > 0) | (g["upper"] < 0)).mean()}
     return pd.DataFrame(rows)
 
 
@@ -242,7 +258,10 @@ def flags(results: pd.DataFrame) -> pd.DataFrame:
         rows[-1] |= {"suppression_found": (each["suppression"] >= SURE).sum()}
         rows[-1] |= {"true_substitution": ((wide["TE"] > 0) & (aligned["truth"] < 0)).sum()}
         rows[-1] |= {"substitution_found": (each["substitution"] >= SURE).sum()}
-        rows[-1] |= {"naive_says_success": (each["naive"] > 0).sum()}
+        rows[-1] |= {
+            "naive_says_success": (each["naive"] > 0).sum(),
+            "outside_support": each["outside"].mean(),
+        }
     return pd.DataFrame(rows)
 
 
