@@ -44,7 +44,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from pyro_hmvcrl.checks import overlap
 from pyro_hmvcrl.dataset import read_dataset
@@ -63,7 +63,7 @@ from pyro_hmvcrl.simulate import (
     write_simulation,
 )
 
-from study import keep, legend, options, simulated_dataset, table
+from study import keep, legend, options, replicate_all, simulated_dataset, table
 
 HERE = Path(__file__).parent / "effects"
 LEVEL = 0.9
@@ -321,7 +321,7 @@ def main() -> None:
     seeds = range(1 if o.quick else INVARIANCE_SEEDS)
     jobs = [delayed(replicate)(design, seed, o.quick, o.parts) for design, seed in cells]
     jobs += [delayed(invariance)(seed, o.quick, o.parts) for seed in seeds]
-    Parallel(n_jobs=o.jobs, verbose=10)(jobs)
+    replicate_all(jobs, o)
     rows = [r for d, seed in cells for r in json.loads((o.parts / f"{d}-{seed}.json").read_text())]
     moved = [r for seed in seeds for r in json.loads((o.parts / f"invariance-{seed}.json").read_text())]
     summarise(pd.DataFrame(rows), pd.DataFrame(moved), o.out)

@@ -33,7 +33,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 from numpy.typing import NDArray
 
 from pyro_hmvcrl.dataset import CHANNELS
@@ -42,7 +42,7 @@ from pyro_hmvcrl.identifiability import mcc, rotation_null, weak_mcc
 from pyro_hmvcrl.inference import Settings, factor_posterior, screen, tensors_of
 from pyro_hmvcrl.simulate import Array, Design, Simulation, oracle, simulate, true_edges
 
-from study import keep, legend, options, simulated_dataset
+from study import keep, legend, options, replicate_all, simulated_dataset
 
 HERE = Path(__file__).parent / "identifiability"
 SEEDS = 30
@@ -191,7 +191,7 @@ def main() -> None:
     cells = [(axis, value) for axis, (_, values) in AXES.items() for value in values]
     jobs = [(axis, value, seed) for axis, value in cells for seed in range(1 if o.quick else SEEDS)]
     once = {part_of(*job): job for job in jobs}
-    Parallel(n_jobs=o.jobs, verbose=10)(delayed(replicate)(*job, o.quick, o.parts) for job in once.values())
+    replicate_all((delayed(replicate)(*job, o.quick, o.parts) for job in once.values()), o)
     rows = []
     for axis, value, seed in jobs:
         found = json.loads((o.parts / f"{part_of(axis, value, seed)}.json").read_text())

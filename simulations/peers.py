@@ -37,7 +37,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 from matplotlib.axes import Axes
 
 from pyro_hmvcrl.dataset import CHANNELS, Dataset
@@ -55,7 +55,7 @@ from pyro_hmvcrl.simulate import (
 )
 
 from methods import METHODS, Found
-from study import keep, legend, options, simulated_dataset, table
+from study import keep, legend, options, replicate_all, simulated_dataset, table
 
 HERE = Path(__file__).parent / "peers"
 SEEDS = 30
@@ -259,7 +259,7 @@ def main() -> None:
     """Run what is missing, then write tables and figures."""
     o = options(__doc__, HERE)
     seeds = range(1 if o.quick else SEEDS)
-    Parallel(n_jobs=o.jobs, verbose=10)(delayed(replicate)(seed, o.quick, o.parts) for seed in seeds)
+    replicate_all((delayed(replicate)(seed, o.quick, o.parts) for seed in seeds), o)
     found = {seed: json.loads((o.parts / f"{seed}.json").read_text()) for seed in seeds}
     results, moved = (
         pd.DataFrame([{"seed": seed} | row for seed, each in found.items() for row in each[part]])

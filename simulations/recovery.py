@@ -34,13 +34,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 
 from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.results import fit_folder
 from pyro_hmvcrl.simulate import DEFAULT_EDGES, Design, simulate, write_simulation
 
-from study import keep, legend, options
+from study import keep, legend, options, replicate_all
 
 HERE = Path(__file__).parent / "recovery"
 BOTH_WAYS = (
@@ -215,7 +215,7 @@ def main() -> None:
     o = options(__doc__, HERE)
     cells = [(d, s) for d in DESIGNS for s in range(1 if o.quick else SEEDS.get(d, NEGATIVE_SEEDS))]
     jobs = (delayed(replicate)(design, seed, o.quick, o.parts) for design, seed in cells)
-    Parallel(n_jobs=o.jobs, verbose=10)(jobs)
+    replicate_all(jobs, o)
     rows = [json.loads((o.parts / f"{design}-{seed}.json").read_text()) for design, seed in cells]
     summarise(pd.DataFrame(rows), o.out)
     print((o.out / "summary.md").read_text())

@@ -9,12 +9,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from joblib import Parallel, parallel_config
 from matplotlib.axes import Axes
 
 from pyro_hmvcrl.dataset import Dataset, read_dataset, whole_file
@@ -27,6 +28,7 @@ class Options:
 
     quick: bool
     jobs: int
+    scheduler: str
     out: Path
     parts: Path
 
@@ -35,13 +37,30 @@ def options(doc: str, results: Path) -> Options:
     """The study's command line; a quick run leaves the committed `results` alone."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small replication a design, for a check")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="processes on this machine")
+    parser.add_argument(
+        "--scheduler", default="", help="address of a Dask scheduler, whose workers replicate instead"
+    )
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
-    out = given.out or (Path(tempfile.mkdtemp()) if given.quick else results)
+    out = (given.out or (Path(tempfile.mkdtemp()) if given.quick else results)).resolve()
     parts = out / "replications"
     parts.mkdir(parents=True, exist_ok=True)
-    return Options(given.quick, given.jobs, out, parts)
+    return Options(given.quick, given.jobs, given.scheduler, out, parts)
+
+
+def replicate_all(replications: Iterable[Any], o: Options) -> None:
+    """Run joblib's delayed `replications`, each of which leaves its part behind, or does nothing if that is there.
+
+    Dask's workers must see the folder of parts, and have ``simulations`` on their PYTHONPATH.
+    """
+    if not o.scheduler:
+        Parallel(n_jobs=o.jobs, verbose=10)(replications)
+        return
+    from distributed import Client
+
+    with Client(o.scheduler), parallel_config("dask"):
+        Parallel(verbose=10)(replications)
 
 
 def simulated_dataset(sim: Simulation, scratch: Path, seed: int) -> Dataset:

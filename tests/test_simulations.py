@@ -6,10 +6,12 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from distributed import Client, LocalCluster
 
 from pyro_hmvcrl.simulate import Design
 
@@ -102,23 +104,63 @@ def test_effects_runs_in_its_quick_form_and_redoes_only_what_is_missing(tmp_path
     pd.testing.assert_frame_equal(results, pd.read_csv(tmp_path / "results.csv"))
 
 
-def test_identifiability_runs_in_its_quick_form(tmp_path):
-    command = [
-        sys.executable,
-        SIMULATIONS / "identifiability.py",
-        "--quick",
-        "--jobs",
-        "1",
-        "--out",
-        tmp_path,
-    ]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+# --- Killed, and past one machine ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def identifiability(tmp_path_factory):
+    """The quick form of the study, undisturbed."""
+    out = tmp_path_factory.mktemp("identifiability")
+    return out, subprocess.run(
+        identifiability_command(out), check=True, capture_output=True, text=True
+    ).stdout
+
+
+def identifiability_command(out, *more):
+    return [sys.executable, SIMULATIONS / "identifiability.py", "--quick", "--jobs", "1", "--out", out, *more]
+
+
+def test_identifiability_runs_in_its_quick_form(identifiability):
+    out, said = identifiability
     assert "| settings | 5 | 1 |" in said
-    results = pd.read_csv(tmp_path / "results.csv")
+    results = pd.read_csv(out / "results.csv")
     assert results.groupby("axis").size().to_dict() == {
         **{"users": 5, "events": 5, "location": 5, "scale": 5},
         **{"settings": 6, "factors": 4, "missing": 4},
     }
     assert results.notna().all(axis=None)
-    assert len(list((tmp_path / "replications").glob("*.json"))) == len(results) - 5  # the base's once
-    assert (tmp_path / "identifiability.png").stat().st_size > 10_000
+    assert len(list((out / "replications").glob("*.json"))) == len(results) - 5  # the base's once
+    assert (out / "identifiability.png").stat().st_size > 10_000
+
+
+def test_a_killed_study_goes_on_and_comes_to_the_same_results(identifiability, tmp_path):
+    parts = tmp_path / "replications"
+    study = subprocess.Popen(
+        identifiability_command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while len(list(parts.glob("*.json"))) < 5:
+        assert study.poll() is None
+        time.sleep(0.01)
+    study.kill()
+    study.wait()
+    kept = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.json")}
+    assert 5 <= len(kept) < 29
+    subprocess.run(identifiability_command(tmp_path), check=True, capture_output=True)
+    assert {name: (parts / name).stat().st_mtime_ns for name in kept} == kept
+    whole, _ = identifiability
+    for name in ("results.csv", "summary.md"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_dask_workers_come_to_the_same_results(identifiability, tmp_path, monkeypatch):
+    """Two workers, each a process of its own, as they would be on other machines."""
+    monkeypatch.setenv("PYTHONPATH", f"{SIMULATIONS}:{SIMULATIONS.parent}")
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        command = identifiability_command(tmp_path, "--scheduler", cluster.scheduler_address)
+        subprocess.run(command, check=True, capture_output=True)
+        with Client(cluster) as client:
+            done = client.run(lambda dask_worker: dask_worker.state.executed_count)
+    assert len(done) == 2
+    assert all(n > 0 for n in done.values())
+    whole, _ = identifiability
+    assert (tmp_path / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
