@@ -47,13 +47,10 @@ lint: .venv/test/ready
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/mypy
 
-notebooks:
-	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
-	    $(MAKE) --silent .venv/notebooks/ready && \
-	    .venv/notebooks/bin/python -m pytest --nbmake notebooks/*.ipynb; \
-	else \
-	    echo "No notebooks yet."; \
-	fi
+# Makes each notebook of its text anew, and keeps its outputs.
+notebooks: .venv/notebooks/ready
+	.venv/notebooks/bin/jupytext --quiet --update --to ipynb notebooks/*.py
+	.venv/notebooks/bin/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf .venv build demo-run *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

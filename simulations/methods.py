@@ -95,10 +95,9 @@ def one_restart(dataset: Dataset, settings: Settings) -> Found:
 
 def without_covariates(dataset: Dataset, settings: Settings) -> Found:
     """A variational autoencoder: the same model with standard normal factors."""
-    bare = partial(replace, exposure_covariates=[], preference_covariates=[])
-    s = screen(bare(dataset), settings)
+    s = screen(replace(dataset, exposure_covariates=[], preference_covariates=[]), settings)
     n = s.guide.model.n_platform
-    return _with_regression(slice(0, n), slice(n, None), lambda d: _expand(s, bare(d)), dataset)
+    return _with_regression(slice(0, n), slice(n, None), partial(_expand, s), dataset)
 
 
 def one_surface(surface: str, dataset: Dataset, settings: Settings) -> Found:
