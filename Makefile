@@ -24,7 +24,7 @@ ARVIZ1_TESTS := tests/test_arviz.py tests/test_dataset.py tests/test_identifiabi
 
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-arviz1 lint notebooks clean
+.PHONY: demo test test-arviz1 lint docs notebooks clean
 
 demo: .venv/runtime/ready
 	.venv/runtime/bin/pyro-hmvcrl demo --out demo-run
@@ -47,13 +47,18 @@ lint: .venv/test/ready
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/mypy
 
+# The front page is README.md, the rest comes from the docstrings.
+docs: .venv/test/ready
+	.venv/test/bin/python -m sphinx -q -W --keep-going docs docs/_build
+	@echo "Look at it: docs/_build/index.html"
+
 # Makes each notebook of its text anew, and keeps its outputs.
 notebooks: .venv/notebooks/ready
 	.venv/notebooks/bin/jupytext --quiet --update --to ipynb notebooks/*.py
 	.venv/notebooks/bin/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 clean:
-	rm -rf .venv build demo-run *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build demo-run docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find pyro_hmvcrl tests -name __pycache__ -prune -exec rm -rf {} +
 
 EXTRA_runtime :=

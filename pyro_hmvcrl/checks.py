@@ -1,11 +1,14 @@
 """Checks that come with every causal answer.
 
-Overlap             does the data support the shifted policy, or does the answer extrapolate?
-Placebo             what does the same shift of covariates that do nothing seem to do?
-Negative controls   do exposure covariates reach preference, or preference covariates the platform, but through the
-                    graph?  Where they do, the model's exclusions are wrong.
-Sensitivity         how strong would an unmeasured cause of both the platform's factors and engagement have to be to
-                    undo the answer?
+Overlap
+    Does the data support the shifted policy, or does the answer extrapolate?
+Placebo
+    What does the same shift of covariates that do nothing seem to do?
+Negative controls
+    Do exposure covariates reach preference, or preference covariates the platform, but through the graph?  Where they
+    do, the model's exclusions are wrong.
+Sensitivity
+    How strong would an unmeasured cause of both the platform's factors and engagement have to be to undo the answer?
 """
 
 from __future__ import annotations
@@ -33,12 +36,12 @@ from pyro_hmvcrl.model import HMVCRL
 
 Array = NDArray[np.float64]
 
-LEVELS = 10  # a covariate with no more values than this is taken for discrete
-TAIL = 0.99  # share of users that the support holds
-EXTRAPOLATES = 0.1  # share of users outside the support from which an answer is said to extrapolate
-UNSUPPORTED = 0.5  # ... and from which there is none
+LEVELS = 10  #: a covariate with no more values than this is taken for discrete
+TAIL = 0.99  #: share of users that the support holds
+EXTRAPOLATES = 0.1  #: share of users outside the support from which an answer is said to extrapolate
+UNSUPPORTED = 0.5  #: ... and from which there is none
 LEAK_R2 = 0.02
-LOGISTIC_SD = math.pi / 3**0.5  # of the error in the log odds of engagement
+LOGISTIC_SD = math.pi / 3**0.5  #: of the error in the log odds of engagement
 RHOS = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
 
 
@@ -90,6 +93,12 @@ def overlap(observed: pd.DataFrame, shifted: pd.DataFrame) -> Overlap:
         All covariates of the users, preference covariates too: support is needed given these.
     shifted
         Columns of `observed` under the policy, the same users in the same order.
+
+    Examples
+    --------
+    >>> users = pd.DataFrame({"hours": np.linspace(0, 9, 100)})
+    >>> overlap(users, users + 1.0).beyond_range  # of those who had more than 8 hours
+    0.11
     """
     moved = [c for c in shifted if not np.array_equal(shifted[c], observed[c])]
     now, then = observed[moved].to_numpy(float), shifted[moved].to_numpy(float)
@@ -138,6 +147,12 @@ def placebo(
     ----------
     shifted
         Standardised exposure covariates ``(N, D_P)`` under the policy; the copy is dealt out with them.
+
+    Returns
+    -------
+    dict
+        `outcomes`, for each the interval of every estimand; `of`, how many intervals have a width, and `covers_zero`,
+        how many of these cover 0.
     """
     generator = torch.Generator().manual_seed(seed)
     dealt = torch.randperm(users.logs.n_users, generator=generator).to(shifted.device)
@@ -171,6 +186,11 @@ def negative_controls(
 
     The noise is the posterior mean, from the users' own logs; under the right model no covariate predicts it.
     `null` is the largest of 20 R² of covariates dealt out anew.
+
+    Raises
+    ------
+    ValueError
+        If the users come without experts.
     """
     if users.experts is None:
         raise ValueError("negative controls need the experts of the users' own logs")
@@ -209,6 +229,12 @@ def rho_curve(
     The correlation is taken along the direction in which the intervention moves the platform, the worst one (Imai,
     Keele & Yamamoto 2010, for latent mediators and log odds).  TE does not hinge on it: what NIE loses, NDE gains.
     Alignment has no such curve, since both of its parts are emissions of the factors themselves.
+
+    Returns
+    -------
+    dict
+        `rho`; at each the intervals of `NDE`, `NIE` and `TE`; and `first_rho_with_zero_in_NIE`, the smallest
+        correlation to either side that undoes NIE (None: none of these does).
     """
     model, n_platform = guide.model, guide.model.n_platform
     logs = users.logs
@@ -275,6 +301,11 @@ def e_value(ratio: float) -> float:
     """E-value of a ratio of probabilities (VanderWeele & Ding 2017).
 
     How strongly, as a ratio of risks, an unmeasured cause would have to go with both, to explain the ratio away.
+
+    Examples
+    --------
+    >>> e_value(1.0), round(e_value(1.5), 2)
+    (1.0, 2.37)
     """
     ratio = max(ratio, 1 / ratio)
     return ratio + math.sqrt(ratio * (ratio - 1))

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-BEIJING = 8 * 3_600_000  # ms that Beijing is ahead of UTC
-DAY = 86_400_000  # ms
-RARE = 0.01  # a level that fewer users have gets no indicator
+BEIJING = 8 * 3_600_000  #: ms that Beijing is ahead of UTC
+DAY = 86_400_000  #: ms
+RARE = 0.01  #: a level that fewer users have gets no indicator
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The dataset folder: users with covariates, and their events on two surfaces.
+"""The dataset folder: users with covariates, and their events on two surfaces::
 
     dataset.json                    {"name", "exposure_covariates": [...], "preference_covariates": [...]}
                                     and, if wanted, "categories": [...]
@@ -36,9 +36,9 @@ Channel = Literal["platform", "preference"]
 CHANNELS: tuple[Channel, Channel] = ("platform", "preference")
 
 TABLES = ("users", "search_events", "recommendation_events")
-# Text as it stands in CSV: "007" is not 7, and a category may be called "None".
+#: Text as it stands in CSV: "007" is not 7, and a category may be called "None".
 KEYS = ("user_id", "category")
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")  # in CSV's other columns
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")  #: in CSV's other columns
 
 
 class DatasetError(ValueError):

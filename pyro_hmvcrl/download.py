@@ -21,10 +21,10 @@ HEADERS = {
     "User-Agent": f"pyro_hmvcrl/{__version__}",  # Zenodo answers 403 to the one of requests
     "Accept-Encoding": "identity",  # so that a position in the file is one in what is sent
 }
-TIMEOUT = (10, 60)  # seconds to wait for a connection, and for the next bytes
-TRIES = 3  # connections in a row that bring nothing
-PAUSE = 1.0  # seconds to wait after the first of them; more after the next
-BLOCK = 2**16  # bytes to take at a time; a connection that breaks loses fewer than that
+TIMEOUT = (10, 60)  #: seconds to wait for a connection, and for the next bytes
+TRIES = 3  #: connections in a row that bring nothing
+PAUSE = 1.0  #: seconds to wait after the first of them; more after the next
+BLOCK = 2**16  #: bytes to take at a time; a connection that breaks loses fewer than that
 
 
 class DownloadError(ValueError):

@@ -26,9 +26,9 @@ from pyro_hmvcrl.results import LIKELY, Run, RunError, load_run
 Array = NDArray[np.float64]
 
 LEVEL = 0.9
-DETAIL_DRAWS = 60  # of the questions beside TE, NDE and NIE
+DETAIL_DRAWS = 60  #: of the questions beside TE, NDE and NIE
 CURVE_DRAWS = 40
-SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  # of the dose-response, in units of the asked shift
+SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  #: of the dose-response, in units of the asked shift
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Population:
 
     run: Run
     covariates: pd.DataFrame
-    factors: pd.DataFrame  # posterior means and standard deviations (_sd)
+    factors: pd.DataFrame  #: posterior means and standard deviations (_sd)
     users: Users
 
     @classmethod
@@ -111,7 +111,10 @@ def effects(
     Returns
     -------
     dict
-        What ``effects`` writes as JSON (design, section 9).
+        What the command ``effects`` writes as JSON: `shift`, `kind`, `level` and `users`; `outcomes`, for each the
+        mean and interval of TE, NDE, NIE and its parts, by factor and path too; the probabilities of `suppression`
+        and `substitution`; `displacement` of each factor in standard deviations; and the checks (`overlap`,
+        `negative_controls`, `e_values`; for a policy `placebo`, `sensitivity` and `dose_response`).
 
     Raises
     ------
@@ -119,6 +122,8 @@ def effects(
         If a column or a factor is unknown, or the change is not supported and `extrapolate` is off.
     RunError
         If the folder is not a run folder.
+    ValueError
+        If `level` does not lie between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: it must lie between 0 and 1")
@@ -204,7 +209,7 @@ class Question:
     words: list[str]
     interventions: Interventions
     support: checks.Overlap
-    policy: Policy | None  # none: the change is one of factors
+    policy: Policy | None  #: none: the change is one of factors
 
 
 def _question(population: Population, change: Policy | Sequence[Shift], seed: int) -> Question:

@@ -16,8 +16,8 @@ from torch.nn.functional import softplus
 
 from pyro_hmvcrl.mechanisms import linear
 
-# Standard deviations of weak priors on a decoder's weights, for the posterior over them; their fit has none.  With
-# this `outer` the nonlinear part of a logit is about a third of the linear one.
+#: Standard deviations of weak priors on a decoder's weights, for the posterior over them; their fit has none.  With
+#: this `outer` the nonlinear part of a logit is about a third of the linear one.
 DECODER_PRIOR = {"intercept": 2.0, "linear": 1.0, "outer": 0.15}
 
 
@@ -50,7 +50,10 @@ class CategoryDecoder(nn.Module):
 def engagement_logits(
     coefficients: dict[str, Tensor], platform: Tensor, preference: Tensor, exposure_covariates: Tensor
 ) -> Tensor:
-    """Log odds ``b[cat] + a[cat].preference + alpha.platform + delta.c^P`` by category, ``(..., N, C)``."""
+    """Log odds ``b[cat] + a[cat].preference + alpha.platform + delta.c^P`` by category, ``(..., N, C)``.
+
+    Shapes: platform ``(..., N, K_P)``, preference ``(..., N, K_Q)``, covariates ``(..., N, D_P)``, standardised.
+    """
     a, b, alpha, delta = (coefficients[name] for name in ("a", "b", "alpha", "delta"))
     user = linear(platform, alpha.unsqueeze(-1)) + linear(exposure_covariates, delta.unsqueeze(-1))
     return b + linear(preference, a.mT) + user
@@ -62,7 +65,7 @@ class EventCounts(TorchDistribution):
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 (torch's own convention)
     support = constraints.independent(constraints.nonnegative, 1)
 
-    total_dims = 0  # of the total, after the users: 0 for events a user, 1 for exposures a category
+    total_dims = 0  #: of the total, after the users: 0 for events a user, 1 for exposures a category
 
     def __init__(self, logits: Tensor, total: Tensor) -> None:
         self.logits, self.total = logits, total

@@ -1,8 +1,8 @@
 """The structural graph between factors: cross-channel edges, unoriented at first, acyclic in the end.
 
-Edges inside a channel are left out because that channel's decoder would absorb them (design, section 4).  Both
-directions of each pair start out free, since a graph that is oriented from the first step often settles for a
-reversed edge; ``orient`` then fixes an acyclic order for good.
+Edges inside a channel are left out because that channel's decoder would absorb them.  Both directions of
+each pair start out free, since a graph that is oriented from the first step often settles for a reversed edge;
+:meth:`StructuralGraph.orient` then fixes an acyclic order for good.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class StructuralGraph(nn.Module):
     Factors are ordered platform first; `names` has their site names.
     """
 
-    allowed: Tensor  # (K, K), 1 where an edge source -> target may be
-    order: Tensor  # (K,), the order of evaluation once oriented
-    oriented: Tensor  # bool
+    allowed: Tensor  #: (K, K), 1 where an edge source -> target may be
+    order: Tensor  #: (K,), the order of evaluation once oriented
+    oriented: Tensor  #: bool
 
     def __init__(self, n_platform: int, n_preference: int) -> None:
         super().__init__()

@@ -11,9 +11,11 @@ experts prefer rotated factors.  A surface without events contributes no expert:
 
 Two guides differ in where the experts come from:
 
-``TransformerGuide``  two Transformer encoders, one a surface, read the events: the guide of a fitted run.
-``ExpansionGuide``    the second-order expansion of the emissions about each user's mode.  It has nothing to learn,
-                      so the model itself can be fitted in seconds: the guide of the restarts.
+:class:`TransformerGuide`
+    Two Transformer encoders, one a surface, read the events: the guide of a fitted run.
+:class:`ExpansionGuide`
+    The second-order expansion of the emissions about each user's mode.  It has nothing to learn, so the model itself
+    can be fitted in seconds: the guide of the restarts.
 """
 
 from __future__ import annotations
@@ -31,21 +33,21 @@ from torch.nn.functional import pad, softplus
 from pyro_hmvcrl.emissions import engagement_logits
 from pyro_hmvcrl.model import HMVCRL, Logs
 
-STEPS_TO_THE_MODE = 15  # of Fisher scoring, for a user whose mode is not known
+STEPS_TO_THE_MODE = 15  #: of Fisher scoring, for a user whose mode is not known
 
 
 class Expert(NamedTuple):
     """A Gaussian factor ``exp(-z' precision z / 2 + z' information)`` of the posterior over z."""
 
-    precision: Tensor  # (N, K, K)
-    information: Tensor  # (N, K), precision @ mean
+    precision: Tensor  #: (N, K, K)
+    information: Tensor  #: (N, K), precision @ mean
 
 
 class Prior(NamedTuple):
     """The factors given the covariates: ``z = base + turn @ noise``."""
 
-    base: Tensor  # (N, K)
-    turn: Tensor  # (N, K, K)
+    base: Tensor  #: (N, K)
+    turn: Tensor  #: (N, K, K)
 
 
 class PrecisionNormal(TorchDistribution):
@@ -272,7 +274,7 @@ class ExpansionGuide(Guide):
     and kept for the users of the training set, who need only a step or two when they come up again.
     """
 
-    mode: Tensor  # (N, K), of the noise
+    mode: Tensor  #: (N, K), of the noise
 
     def __init__(self, model: HMVCRL, n_users: int, scoring_steps: int = 2) -> None:
         super().__init__(model)

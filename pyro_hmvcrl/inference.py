@@ -41,7 +41,7 @@ from pyro_hmvcrl.guide import ExpansionGuide, Guide, PrecisionNormal, Prior, Tra
 from pyro_hmvcrl.laplace import score_to_the_mode
 from pyro_hmvcrl.model import HMVCRL, Logs, log_joint, log_prob, observe
 
-CHECKPOINT_EVERY = 200  # steps
+CHECKPOINT_EVERY = 200  #: steps
 EVALUATION_PARTICLES = 64
 
 
@@ -89,8 +89,8 @@ class Settings:
 class Restart:
     """One random start, judged at the held-out users."""
 
-    bound: float  # nats a user
-    factors: NDArray[np.float64]  # (N_held_out, K)
+    bound: float  #: nats a user
+    factors: NDArray[np.float64]  #: (N_held_out, K)
     guide: ExpansionGuide
 
 
@@ -99,7 +99,7 @@ class Screening:
     """What the first stage found."""
 
     standardisation: Standardisation
-    held_out: NDArray[np.bool_]  # (N,)
+    held_out: NDArray[np.bool_]  #: (N,)
     train: Logs
     held: Logs
     restarts: list[Restart]
@@ -118,11 +118,11 @@ class Fit:
 
     guide: TransformerGuide
     standardisation: Standardisation
-    held_out: NDArray[np.bool_]  # (N,)
+    held_out: NDArray[np.bool_]  #: (N,)
     restarts: list[Restart]
     selected: int
     history: pd.DataFrame
-    bound: tuple[float, float]  # of the guide at the held-out users: mean and standard error, nats a user
+    bound: tuple[float, float]  #: of the guide at the held-out users: mean and standard error, nats a user
 
 
 # --- The bound -----------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def user_bounds(guide: Guide, logs: Logs) -> Tensor:
 class Stage:
     """A loop of stochastic gradient steps: Adam, a short warm-up and a cosine to zero, clipped gradients."""
 
-    name: str  # also the checkpoint's
+    name: str  #: also the checkpoint's
     steps: int
     batch_size: int
     learning_rate: float
@@ -287,7 +287,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 Build = Callable[
     [HMVCRL, int], ExpansionGuide
-]  # a restart's guide, from its new model and the number of users
+]  #: a restart's guide, from its new model and the number of users
 
 
 def fit(dataset: Dataset, settings: Settings, checkpoints: Path | None = None, progress: bool = False) -> Fit:
@@ -453,7 +453,13 @@ def _held_out_users(n_users: int, settings: Settings) -> NDArray[np.bool_]:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is a GPU where there is one."""
+    """``auto`` is a GPU where there is one.
+
+    Raises
+    ------
+    ValueError
+        If `name` is ``cuda`` and there is none.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but there is no GPU here: choose auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

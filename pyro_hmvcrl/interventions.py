@@ -29,7 +29,7 @@ from torch import Tensor
 
 from pyro_hmvcrl.dataset import CHANNELS
 
-Policy = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]  # covariates in their own units
+Policy = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]  #: covariates in their own units
 Force: TypeAlias = Tensor | float | Callable[[Tensor], Tensor]
 Interventions: TypeAlias = Mapping[str, Force]
 
@@ -106,7 +106,20 @@ def scaled(policy: Policy, size: float) -> Policy:
 
 
 def parse_shift(text: str) -> Shift:
-    """A change as the command line has it: ``COLUMN=+1.0``, ``COLUMN=-0.5sd``, or ``COLUMN:=3`` to set a value."""
+    """A change as the command line has it: ``COLUMN=+1.0``, ``COLUMN=-0.5sd``, or ``COLUMN:=3`` to set a value.
+
+    Raises
+    ------
+    InterventionError
+        If the text is none of these.
+
+    Examples
+    --------
+    >>> parse_shift("popularity=-0.5sd")
+    Shift(column='popularity', amount=-0.5, in_sd=True, fixed=False)
+    >>> parse_shift("popularity:=3") == set_to("popularity", 3.0)
+    True
+    """
     column, _, amount = text.partition("=")
     fixed, in_sd = column.endswith(":"), amount.endswith("sd")
     try:
@@ -215,6 +228,14 @@ def run(
     ------
     InterventionError
         If a site is unknown or forced already, or a value does not fit the site's users.
+
+    Examples
+    --------
+    >>> def program():
+    ...     x = pyro.deterministic("x", torch.tensor([1.0, 2.0]))
+    ...     return pyro.deterministic("y", 2 * x)
+    >>> run(program, (), {"x": lambda now: now + 1})["y"]
+    tensor([4., 6.])
     """
     if not interventions:
         return World(poutine.trace(program).get_trace(*args), {})

@@ -35,16 +35,16 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl.covariates import BEIJING, DAY, EXPOSURE, Covariate, preference_covariates
 from pyro_hmvcrl.dataset import write_dataset
 
-LEVELS = ("first", "second", "third", "fourth")  # of KuaiSAR's category tree
-MOST_CATEGORIES = 64  # the others become one, as a decoder has weights for each
+LEVELS = ("first", "second", "third", "fourth")  #: of KuaiSAR's category tree
+MOST_CATEGORIES = 64  #: the others become one, as a decoder has weights for each
 OTHER = "other"
-USER_INPUT = "USER_INPUT"  # the one source of queries that the user starts; the platform suggests the others
-WITH_CATEGORY = ("VIDEO", "IMAGE_ATLAS")  # types of search results that item_features describes
-PADDING = ("", "0", "空", "empty")  # stand for "no category"
-BLOCK = 1 << 26  # bytes that the parser takes at a time; captions are long
+USER_INPUT = "USER_INPUT"  #: the one source of queries that the user starts; the platform suggests the others
+WITH_CATEGORY = ("VIDEO", "IMAGE_ATLAS")  #: types of search results that item_features describes
+PADDING = ("", "0", "空", "empty")  #: stand for "no category"
+BLOCK = 1 << 26  #: bytes that the parser takes at a time; captions are long
 
 NUMBER, TEXT = pa.float64(), pa.string()
-# What is read of each file, by the columns' names: their order differs from the documentation's.
+#: What is read of each file, by the columns' names: their order differs from the documentation's.
 COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "user_features.csv": {
         "user_id": NUMBER,
@@ -73,8 +73,8 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     },
     "social_network.csv": {"user_id": NUMBER, "user_follow_id": TEXT},
 }
-ALIASES = {"reco_active_level": "rec_active_level"}  # seen in copies of the files
-QUERY = ["user", "time", "session", "keyword", "source"]  # what tells one query from another
+ALIASES = {"reco_active_level": "rec_active_level"}  #: seen in copies of the files
+QUERY = ["user", "time", "session", "keyword", "source"]  #: what tells one query from another
 
 
 class KuaisarError(ValueError):
@@ -608,7 +608,18 @@ def _is_number(text: str) -> bool:
 
 
 def moment(time: str | int | None) -> int | None:
-    """Beijing time as text, to ms since epoch."""
+    """Beijing time as text, to ms since epoch.
+
+    Raises
+    ------
+    KuaisarError
+        If the text is not a time.
+
+    Examples
+    --------
+    >>> moment("1970-01-01 08:00:01")
+    1000
+    """
     if time is None or isinstance(time, int):
         return time
     try:

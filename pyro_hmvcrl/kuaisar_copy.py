@@ -56,7 +56,7 @@ from pyro_hmvcrl.simulate import (
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-Rows = dict[str, NDArray[Any]]  # the columns of a table, all of one length
+Rows = dict[str, NDArray[Any]]  #: the columns of a table, all of one length
 
 EXPOSURE_COVARIATES = (
     "popularity",
@@ -103,36 +103,36 @@ CATEGORIES = (
 )
 PADDING_CATEGORY = "0,空,empty"
 
-DAY = 86_400_000  # ms
-BEIJING = 8 * 3_600_000  # ms ahead of UTC
+DAY = 86_400_000  #: ms
+BEIJING = 8 * 3_600_000  #: ms ahead of UTC
 FIRST_DATE = (date(2023, 5, 22) - date(1970, 1, 1)).days
-OPENS, CLOSES = 14.5, 9.5  # hours of the first and the last date
-SLOTS = 19  # days of presence: 18 whole dates, and the window's two parts of dates as one
+OPENS, CLOSES = 14.5, 9.5  #: hours of the first and the last date
+SLOTS = 19  #: days of presence: 18 whole dates, and the window's two parts of dates as one
 WINDOW_DAYS = 18 + (24 - OPENS + CLOSES) / 24
 
-ITEMS_A_USER = 266.6  # 6.9 million for KuaiSAR's 25,877 users
-MOST_BANDS, ITEMS_A_BAND = 24, 1_000  # at most, and at least
-SKEW = 1.5  # sd of log popularity over deliveries
-PULL = 0.6  # correlation of a delivery's scores with the user's covariates
-MEDIAN_DURATION, DURATION_SD = 20_000, 0.8  # ms, of its logarithm
-MEDIAN_AGE, AGE_SD = 20, 1.0  # days, of the logarithm of 1 + age
+ITEMS_A_USER = 266.6  #: 6.9 million for KuaiSAR's 25,877 users
+MOST_BANDS, ITEMS_A_BAND = 24, 1_000  #: at most, and at least
+SKEW = 1.5  #: sd of log popularity over deliveries
+PULL = 0.6  #: correlation of a delivery's scores with the user's covariates
+MEDIAN_DURATION, DURATION_SD = 20_000, 0.8  #: ms, of its logarithm
+MEDIAN_AGE, AGE_SD = 20, 1.0  #: days, of the logarithm of 1 + age
 # Intercepts, and slopes on the standardised covariate:
-CADENCE = (1.9, 0.5)  # of the logarithm of batches a day
-BATCH_SIZE = (1.5, 0.35)  # of the logarithm of the items of a batch after the first
-NIGHT_SHARE = (-1.0, 0.7)  # of its log odds
-QUERY_RATE = (0.867, 0.3)  # of the logarithm of 1 + queries a day
-QUERY_BREADTH = (-0.7, 0.25)  # of the logarithm of distinct keywords a query
-CLICK_FROM = 7_000  # ms: the watching time that makes a click, of longer items
+CADENCE = (1.9, 0.5)  #: of the logarithm of batches a day
+BATCH_SIZE = (1.5, 0.35)  #: of the logarithm of the items of a batch after the first
+NIGHT_SHARE = (-1.0, 0.7)  #: of its log odds
+QUERY_RATE = (0.867, 0.3)  #: of the logarithm of 1 + queries a day
+QUERY_BREADTH = (-0.7, 0.25)  #: of the logarithm of distinct keywords a query
+CLICK_FROM = 7_000  #: ms: the watching time that makes a click, of longer items
 VOCABULARY = 100_000
 KEYWORDS_A_USER = 45
-SESSIONS_A_CHUNK = 5_000_000  # room for session ids
+SESSIONS_A_CHUNK = 5_000_000  #: room for session ids
 MOST_RESULTS = 12
-OTHER_ITEMS_FROM = 103_656_000_000  # ids of users, broadcasts, goods, ... among search results
+OTHER_ITEMS_FROM = 103_656_000_000  #: ids of users, broadcasts, goods, ... among search results
 USERS_A_CHUNK, ITEMS_A_CHUNK = 500, 400_000
 
 SEARCH_TYPES = ("VIDEO", "IMAGE_ATLAS", "USER", "LIVE", "COMMODITY", "MUSIC", "ADVERT")
 SEARCH_TYPE_SHARES = (0.72, 0.12, 0.06, 0.03, 0.03, 0.02, 0.02)
-CATALOGUED_TYPES = 2  # the first two of them
+CATALOGUED_TYPES = 2  #: the first two of them
 SOURCES = ("USER_INPUT", "SEARCH_BAR_BACKFILL", "RELATED_SEARCH", "HOT_LIST", "SEARCH_HISTORY")
 ITEM_TYPES, ITEM_TYPE_SHARES = ("NORMAL", "AD", "PHOTO_SERIES"), (0.94, 0.04, 0.02)
 UPLOAD_TYPES = ("LongImport", "ShortImport", "ShortCamera", "LongCamera", "PictureSet", "Web")
@@ -160,11 +160,11 @@ class Population:
     """Users with their planted covariates and true factors."""
 
     world: World
-    features: Rows  # user_features.csv
-    exposure_covariates: Array  # (N, 7), standardised
-    preference_covariates: Array  # (N, 6), standardised
-    noise: Array  # (N, K)
-    factors: Array  # (N, K)
+    features: Rows  #: user_features.csv
+    exposure_covariates: Array  #: (N, 7), standardised
+    preference_covariates: Array  #: (N, 6), standardised
+    noise: Array  #: (N, K)
+    factors: Array  #: (N, K)
 
     @cached_property
     def search(self) -> Array:

@@ -39,13 +39,14 @@ from pyro_hmvcrl.guide import Guide
 from pyro_hmvcrl.model import HMVCRL, Logs, at, log_joint, observe
 
 DRAWS = 200
-PARTICLES = 128  # of a user's noise, in antithetic pairs
-TAILS = 1.15  # the particles' standard deviation, in those of the expansion: tails that cover the posterior's
-SCORE_BATCH = 64  # users at a time, which bounds the memory
-SCORING_STEPS = 5  # at most
-NEAR = 0.01  # steps end at this squared distance from the mode a parameter, in its standard deviations
-USERS_A_PARAMETER = 5  # with fewer, the sum over users is too noisy a curvature to step by
-OF_EXPOSURE_COVARIATES = ("platform_location", "platform_log_scale", "delta")  # a row for each covariate
+PARTICLES = 128  #: of a user's noise, in antithetic pairs
+#: The particles' standard deviation, in those of the expansion: tails that cover the posterior's.
+TAILS = 1.15
+SCORE_BATCH = 64  #: users at a time, which bounds the memory
+SCORING_STEPS = 5  #: at most
+NEAR = 0.01  #: steps end at this squared distance from the mode a parameter, in its standard deviations
+USERS_A_PARAMETER = 5  #: with fewer, the sum over users is too noisy a curvature to step by
+OF_EXPOSURE_COVARIATES = ("platform_location", "platform_log_scale", "delta")  #: a row for each covariate
 
 Values = dict[str, Tensor]
 
@@ -94,9 +95,9 @@ class ParameterPosterior:
 class Information(NamedTuple):
     """What the users say of the parameters, with the prior."""
 
-    outer: Tensor  # (parameters, parameters), the sum of the scores' outer products
-    cholesky: Tensor  # of the precision, which is that sum and the prior's
-    gradient: Tensor  # (parameters,), of the log posterior
+    outer: Tensor  #: (parameters, parameters), the sum of the scores' outer products
+    cholesky: Tensor  #: of the precision, which is that sum and the prior's
+    gradient: Tensor  #: (parameters,), of the log posterior
 
     @property
     def step(self) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LOG_SCALE_BOUND = 2.0  # a covariate's long tail cannot explode a factor
+LOG_SCALE_BOUND = 2.0  #: a covariate's long tail cannot explode a factor
 
 
 def location_scale(covariates: Tensor, location: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:

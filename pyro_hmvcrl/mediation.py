@@ -1,6 +1,6 @@
 """Mediation: how much of a policy's effect runs through the platform's factors, and how much through preference.
 
-For a change a -> a' of the policy, with Y an outcome, P and Q the factors of the two channels (design, section 6)::
+For a change a -> a' of the policy, with Y an outcome, P and Q the factors of the two channels::
 
     TE             = Y(a', P(a'), Q(a')) - Y(a, P(a), Q(a))
     NDE            = Y(a', P(a), Q(a))   - Y(a, P(a), Q(a))
@@ -37,11 +37,11 @@ from pyro_hmvcrl.laplace import ParameterPosterior, Values
 from pyro_hmvcrl.model import HMVCRL, Logs, at, observe
 
 Array = NDArray[np.float64]
-Outcome = Callable[[World], Tensor]  # of each user, (..., N)
-Contrasts = dict[str, dict[str, Tensor]]  # by outcome and estimand, of each user
+Outcome = Callable[[World], Tensor]  #: of each user, (..., N)
+Contrasts = dict[str, dict[str, Tensor]]  #: by outcome and estimand, of each user
 
-USERS_AT_ONCE = 20_000  # users times noise draws, which bounds the memory
-Key = tuple[str, str, str]  # of a sum over users: what, of what, which
+USERS_AT_ONCE = 20_000  #: users times noise draws, which bounds the memory
+Key = tuple[str, str, str]  #: of a sum over users: what, of what, which
 
 
 def engagement(world: World) -> Tensor:
@@ -90,7 +90,7 @@ class UserEffects:
 
     before: World
     after: World
-    levels: Contrasts  # before, direct (mediators as before), after
+    levels: Contrasts  #: before, direct (mediators as before), after
     contrasts: Contrasts
 
     @property
@@ -111,7 +111,7 @@ def natural_effects(
     Parameters
     ----------
     program, args
-        A Pyro program and its arguments; its noise must be held (:func:`interventions.hold`), or worlds differ by
+        A Pyro program and its arguments; its noise must be held (:func:`hold`), or worlds differ by
         chance.
     interventions
         What the policy forces.  A mediator among them is a treatment, and no longer mediates.
@@ -171,8 +171,8 @@ def natural_effects(
 class Users:
     """At whom effects are averaged: standardised covariates, and what the users' own logs say of their factors."""
 
-    logs: Logs  # its events are not read
-    experts: Expert | None = None  # needed for counterfactual effects
+    logs: Logs  #: its events are not read
+    experts: Expert | None = None  #: needed for counterfactual effects
 
     @classmethod
     def with_covariates(cls, exposure: Tensor, preference: Tensor, experts: Expert | None = None) -> Users:
@@ -224,7 +224,7 @@ def average_effects(
     seed: int = 0,
     progress: str = "",
 ) -> EffectDraws:
-    """Average effects under each draw of the parameters.
+    """Average effects on outcomes under each draw of the parameters.
 
     Interventional effects average over noise drawn anew, in antithetic pairs; what that adds of chance is taken out
     by the same noise's effect at the posterior mean (a control variate), so that the draws differ by the parameters
@@ -237,8 +237,17 @@ def average_effects(
         Values of sites (tensors: one for each user), or functions of their natural values.
     mediators
         By default the factors of both channels, without further questions.
+    draws
+        At most this many of the posterior's; None: all.
     progress
         Title of a progress bar; empty: none.
+
+    Raises
+    ------
+    InterventionError
+        As :func:`natural_effects`.
+    ValueError
+        If `counterfactual` is asked of users without experts.
     """
     model, n = guide.model, users.logs.n_users
     mediators = mediators or Mediators(factors_by_channel(model))
@@ -345,17 +354,23 @@ def _densities(effects: UserEffects, factors: Sequence[str]) -> dict[str, Array]
 
 # --- In words ------------------------------------------------------------------------------------------------
 
-SURE = 0.95  # posterior probability from which a sign is spoken of as found
+SURE = 0.95  #: posterior probability from which a sign is spoken of as found
 
 
 def interval(draws: Array, level: float) -> dict[str, float]:
-    """Mean and central interval."""
+    """Mean and central interval of draws ``(D,)``."""
     lower, upper = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return {"mean": float(draws.mean()), "lower": float(lower), "upper": float(upper)}
 
 
 def suppression(contrasts: Mapping[str, Array]) -> float:
-    """Posterior probability that the direct and the indirect effect have opposite signs."""
+    """Posterior probability that the direct and the indirect effect have opposite signs.
+
+    Examples
+    --------
+    >>> suppression({"NDE": np.array([0.2, 0.3]), "NIE": np.array([-0.1, 0.1])})
+    0.5
+    """
     return float((contrasts["NDE"] * contrasts["NIE"] < 0).mean())
 
 

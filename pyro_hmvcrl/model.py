@@ -9,9 +9,8 @@ For user n with exposure covariates c^P and preference covariates c^Q, and facto
     exposure t     ~ Categorical(softmax f_E(platform))                           category that the platform showed
     engagement t   ~ Bernoulli(sigmoid(b[cat] + a[cat].preference + alpha.platform + delta.c^P))
 
-What each line buys for identification is in design, section 4: search sees preference only and exposure sees
-platform only, which separates the channels and directs the edges between them; covariates that move location and
-scale separate the factors inside a channel.
+Search sees preference only and exposure sees platform only, which separates the channels and directs the edges
+between them; covariates that move location and scale separate the factors inside a channel.
 
 ``pyro.do(model, {"exposure_covariates": shifted})`` is a policy shift, ``pyro.do(model, {"platform_1": value})``
 an intervention on a factor, and ``pyro.condition(model, {"noise": noise})`` holds the users fixed (abduction).
@@ -39,13 +38,13 @@ USER_SITES = ("noise", "search", "exposure", "engagement")
 class Logs(NamedTuple):
     """N users, or a batch of B of them: standardised covariates, and counts of events by category."""
 
-    index: Tensor  # (B,) positions among the n_users
-    n_users: int  # N
-    exposure_covariates: Tensor  # (B, D_P)
-    preference_covariates: Tensor  # (B, D_Q)
-    search: Tensor  # (B, C)
-    exposure: Tensor  # (B, C)
-    engagement: Tensor  # (B, C), engaged among the exposures
+    index: Tensor  #: (B,) positions among the n_users
+    n_users: int  #: N
+    exposure_covariates: Tensor  #: (B, D_P)
+    preference_covariates: Tensor  #: (B, D_Q)
+    search: Tensor  #: (B, C)
+    exposure: Tensor  #: (B, C)
+    engagement: Tensor  #: (B, C), engaged among the exposures
 
     def batch(self, rows: Tensor) -> Logs:
         """The users at `rows`."""
@@ -136,7 +135,7 @@ class HMVCRL(nn.Module):
         return factors
 
 
-Program = Callable[[Logs], Tensor]  # the model, or the model under pyro.do and pyro.condition
+Program = Callable[[Logs], Tensor]  #: the model, or the model under pyro.do and pyro.condition
 
 
 def observe(model: Program, logs: Logs) -> Program:

@@ -29,7 +29,7 @@ from pyro_hmvcrl.results import LIKELY
 
 Array = NDArray[np.float64]
 Mechanisms = Mapping[str, Mapping[str, Any]]
-Effects = Mapping[str, Any]  # what effects.json holds
+Effects = Mapping[str, Any]  #: what effects.json holds
 P = ParamSpec("P")
 
 HUES = {"platform": "#0072B2", "preference": "#D55E00"}
@@ -55,15 +55,15 @@ STYLE = {
     "legend.fontsize": 8,
     "svg.hashsalt": "pyro_hmvcrl",  # the same run gives the same file
 }
-Z90 = 1.645  # half-width, in standard deviations, of a 90% interval
-SHOWN_COVARIATES = 15  # a channel's strongest; more would not be readable
-SHOWN_USERS = 2000  # dots in a panel; lines, bands and correlations use all users
-SHOWN_PATHS = 15  # the strongest
+Z90 = 1.645  #: half-width, in standard deviations, of a 90% interval
+SHOWN_COVARIATES = 15  #: a channel's strongest; more would not be readable
+SHOWN_USERS = 2000  #: dots in a panel; lines, bands and correlations use all users
+SHOWN_PATHS = 15  #: the strongest
 
 ESTIMANDS = {"TE": "total (TE)", "NDE": "direct (NDE)", "NIE": "through the factors (NIE)"}
 ESTIMANDS |= {"NIE_platform": "NIE by platform", "NIE_preference": "NIE by preference"}
 PARTS = {"TE": INK, "NDE": "#009E73", "NIE": "#AA4499"}
-PROBABILITIES = {"engagement": "P(engaged)", "alignment": "P(searched for)"}  # shown in percentage points
+PROBABILITIES = {"engagement": "P(engaged)", "alignment": "P(searched for)"}  #: shown in percentage points
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:

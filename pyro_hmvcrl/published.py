@@ -40,10 +40,10 @@ Array = NDArray[np.float64]
 Row = dict[str, Any]
 
 PUBLISHED = {"platform": 0.944, "preference": 0.713, "r2": 0.046}
-EARLIER = 0.7  # share of the window that is fitted
+EARLIER = 0.7  #: share of the window that is fitted
 SHIFT = "popularity=+1sd"
-PSEUDO_EVENTS = 5.0  # of the average user, in a share of categories: one event is not a share of 1
-FEWEST_USERS = 20  # that a figure needs
+PSEUDO_EVENTS = 5.0  #: of the average user, in a share of categories: one event is not a share of 1
+FEWEST_USERS = 20  #: that a figure needs
 
 
 class StudyError(ValueError):

@@ -56,10 +56,10 @@ EFFECT_INTERVALS = [f"outcomes.*.{e}" for e in (*ESTIMANDS, "CDE", "factors.*", 
 EFFECT_INTERVALS += ["outcomes.*.levels.before", "outcomes.*.levels.after", "displacement.*"]
 DENSITY = ("at", "before", "after")
 ABSENT = object()
-WEAK = 0.1  # a correlation that easily goes unnoticed
-TEXT = {"user_id", "stage", "source", "target"}  # all other columns hold numbers
+WEAK = 0.1  #: a correlation that easily goes unnoticed
+TEXT = {"user_id", "stage", "source", "target"}  #: all other columns hold numbers
 MAY_BE_EMPTY = {"held_out_bound"}
-# Words of a verdict (identifiability.verdict) that speak against the fit.
+#: Words of a verdict (identifiability.verdict) that speak against the fit.
 AGAINST = (
     "could be",
     "disagree",
@@ -208,7 +208,13 @@ WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": plots.SHOWN_PATHS}
 
 
 def read_run(folder: Path) -> Run:
-    """The checked files of a run folder, by name; `factors` and `covariates` of the held-out users, in one order."""
+    """The checked files of a run folder, by name; `factors` and `covariates` of the held-out users, in one order.
+
+    Raises
+    ------
+    ReportError
+        If a file is missing or malformed.
+    """
     config = _json(folder / "config.json", CONFIG_KEYS)
     names = [f"{c}_{k + 1}" for c in CHANNELS for k in range(config[f"{c}_factors"])]
     report = _json(folder / "report.json", REPORT_KEYS + [f"factor_categories.{f}.raised" for f in names])

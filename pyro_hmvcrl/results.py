@@ -1,9 +1,9 @@
 """A fitted run: what is kept of it, on disk and in memory.
 
 A run folder holds ``config.json``, ``model.safetensors``, ``training.csv``, ``factors.parquet``, ``graph.csv`` and
-``report.json`` (design, section 9), and for causal queries ``posterior.safetensors``, ``experts.safetensors`` and
-``covariates.parquet``.  It appears whole or not at all:
-while a fit is going on, its checkpoints stand in a hidden folder beside it, from which a killed run goes on.
+``report.json``, and for causal queries ``posterior.safetensors``, ``experts.safetensors`` and ``covariates.parquet``.
+It appears whole or not at all: while a fit is going on, its checkpoints stand in a hidden folder beside it, from which
+a killed run goes on.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.stats import laplace, norm
+from torch.func import functional_call
 
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl._arviz import inference_data
@@ -38,12 +39,14 @@ from pyro_hmvcrl.inference import (
     save_tensors,
     tensors_of,
 )
-from pyro_hmvcrl.laplace import DRAWS, ParameterPosterior, laplace_posterior
+from pyro_hmvcrl.laplace import DRAWS, ParameterPosterior, Values, laplace_posterior
 from pyro_hmvcrl.model import HMVCRL, Logs
+from pyro_hmvcrl.predictive import predictive_checks
 
-LIKELY = 0.5  # an edge less probable than this is taken for absent: drawn dashed and faint, no path asked for
-STUCK = 1.0  # nats a user below the best restart's held-out bound: no rival explanation of the logs
-ENCODE_BATCH = 4_096  # users at a time, which bounds the encoders' memory
+#: An edge less probable than this is taken for absent: drawn dashed and faint, no path asked for.
+LIKELY = 0.5
+STUCK = 1.0  #: nats a user below the best restart's held-out bound: no rival explanation of the logs
+ENCODE_BATCH = 4_096  #: users at a time, which bounds the encoders' memory
 Array = NDArray[np.float64]
 
 
@@ -71,7 +74,13 @@ class Run:
         return tensors_of(dataset, self.standardisation)
 
     def encode(self, dataset: Dataset) -> pd.DataFrame:
-        """Posterior mean and standard deviation (``_sd``) of each user's factors."""
+        """Posterior mean and standard deviation (``_sd``) of each user's factors, a row a user.
+
+        Raises
+        ------
+        DatasetError
+            If a covariate that the run was fitted with is missing, or is not a finite number.
+        """
         parts = [factor_posterior(*self.guide.posterior(batch)) for batch in self._batches(dataset)]
         mean, sd = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         frame = pd.DataFrame({"user_id": dataset.user_id})
@@ -83,6 +92,12 @@ class Run:
         """What the users' own logs say of their factors."""
         parts = (self.guide.evidence(batch) for batch in self._batches(dataset))
         return Expert(*(torch.cat([t.cpu() for t in part]) for part in zip(*parts, strict=True)))
+
+    def predictive(self, dataset: Dataset, progress: bool = False) -> dict[str, Any]:
+        """Do logs that this run's model makes look like these? See :func:`predictive.predictive_checks`."""
+        names = self.categories, self.config["exposure_covariates"]
+        model, logs, seed = self.guide.model, self.logs(dataset), self.config["settings"]["seed"]
+        return predictive_checks(model, self.posterior, logs, *names, seed=seed, progress=progress)
 
     def _batches(self, dataset: Dataset) -> Iterator[Logs]:
         logs = self.logs(dataset)
@@ -108,6 +123,11 @@ class Run:
         """Draws from the posterior over the structural coefficients, for ArviZ.
 
         One chain: effective sample sizes and R-hat mean nothing for independent draws.
+
+        Returns
+        -------
+        arviz.InferenceData or xarray.DataTree
+            The former on ArviZ 0.23, the latter on 1.x.
         """
         draws = self.posterior.draws
         posterior = {name: draws[name].numpy() for name in self.guide.model.priors}
@@ -141,7 +161,13 @@ class Truth:
 
     @classmethod
     def beside(cls, folder: Path, dataset: Dataset) -> Truth | None:
-        """The truth in a dataset folder, if it has one, in the dataset's order of users."""
+        """The truth in a dataset folder, if it has one, in the dataset's order of users.
+
+        Raises
+        ------
+        RunError
+            If it lacks a user of the dataset.
+        """
         path = folder / "truth.npz"
         if not path.exists():
             return None
@@ -310,6 +336,7 @@ def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, fold
         "graph": edges.to_dict("records"),
         "mechanisms": {channel: _mechanism(run, channel) for channel in CHANNELS},
         "factor_categories": _factor_categories(run, factors),
+        "predictive": run.predictive(dataset),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False))
 
@@ -357,16 +384,46 @@ def _mechanism(run: Run, channel: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _factor_categories(run: Run, factors: pd.DataFrame, most: int = 5) -> dict[str, dict[str, list[str]]]:
-    """The categories that each factor raises and lowers most on its own surface, from -1 sd to +1 sd."""
+def _factor_categories(run: Run, factors: pd.DataFrame, most: int = 5) -> dict[str, dict[str, Any]]:
+    """The categories that each factor raises and lowers most on its own surface, and by how much.
+
+    ``change`` is that of the log share, for one standard deviation more of the factor (half of the change from -1 to
+    +1), the channel's other factors at their means: at the posterior mean, with an interval over draws of the decoder.
+    """
     model, described = run.guide.model, {}
-    for channel, decoder in (("platform", model.f_exposure), ("preference", model.f_search)):
+    for channel, decoder in (("platform", "f_exposure"), ("preference", "f_search")):
         names = [name for name in run.factor_names if name.startswith(channel)]
-        middle, sd = factors[names].mean().to_numpy(), factors[names].std().to_numpy()
+        middle, sd = factors[names].mean().to_numpy(), factors[names].std(ddof=0).to_numpy()
         for k, name in enumerate(names):
             step = sd * np.eye(len(names))[k]
             ends = torch.as_tensor(np.stack([middle - step, middle + step]), dtype=torch.float32)
-            low, high = decoder(ends.to(model.zero.device)).log_softmax(-1)
-            order = [run.categories[i] for i in (high - low).argsort().tolist()]
-            described[name] = {"raised": order[::-1][:most], "lowered": order[:most]}
+            change = _half_change(model, decoder, run.posterior.mean, ends)
+            drawn = [
+                _half_change(model, decoder, run.posterior.draw(i), ends)
+                for i in range(run.posterior.n_draws)
+            ]
+            lower, upper = np.quantile(drawn, [0.05, 0.95], axis=0)
+            order = np.argsort(change)
+            chosen = {"raised": order[::-1][:most], "lowered": order[:most]}
+            described[name] = {key: [run.categories[i] for i in rows] for key, rows in chosen.items()} | {
+                "change": {
+                    run.categories[i]: {
+                        "mean": float(change[i]),
+                        "lower": float(lower[i]),
+                        "upper": float(upper[i]),
+                    }
+                    for i in order[::-1]
+                }
+            }
     return described
+
+
+def _half_change(model: HMVCRL, decoder: str, values: Values, ends: torch.Tensor) -> Array:
+    """Half of what the log shares ``(C,)`` of a decoder with these weights change between two points ``(2, K)``."""
+    own = {n.removeprefix(f"{decoder}."): t for n, t in values.items() if n.startswith(f"{decoder}.")}
+    device = model.zero.device
+    logits = functional_call(
+        getattr(model, decoder), {n: t.to(device) for n, t in own.items()}, ends.to(device)
+    )
+    low, high = logits.log_softmax(-1)
+    return _numpy(high - low) / 2

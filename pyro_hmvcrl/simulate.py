@@ -30,11 +30,11 @@ DEFAULT_EDGES: tuple[Edge, ...] = (
     ("platform_1", "preference_1", 0.8),
     ("platform_2", "preference_2", -0.8),
 )
-# A policy that raises engagement while showing users less of what they look for.
+#: A policy that raises engagement while showing users less of what they look for.
 SUBSTITUTION = {"substitution": 0.8, "direct": 0.9, "platform_engagement": 0.2, "engagement_strength": 0.5}
-EFFECT_DRAWS = 20  # noise draws a user in the Monte Carlo of the true effects
-FIRST_DAY = 1_684_713_600_000  # ms since epoch: 22 May 2023
-WINDOW = 10 * 86_400_000  # ms
+EFFECT_DRAWS = 20  #: noise draws a user in the Monte Carlo of the true effects
+FIRST_DAY = 1_684_713_600_000  #: ms since epoch: 22 May 2023
+WINDOW = 10 * 86_400_000  #: ms
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Design:
     Attributes
     ----------
     users, platform_factors, preference_factors, categories
-        Sizes.
+        Numbers of users, of factors of each channel, and of categories.
     search_events, recommendation_events
         Smallest and largest number of events a user has on each surface (uniform between them).
     exposure_covariates, preference_covariates
@@ -117,6 +117,11 @@ class Design:
         ------
         ValueError
             If a knob is unknown; the message lists the knobs.
+
+        Examples
+        --------
+        >>> Design.with_knobs(scale=0, edges=[["platform_1", "preference_2", 0.5]]).edges
+        (('platform_1', 'preference_2', 0.5),)
         """
         known = {f.name for f in fields(cls)}
         if unknown := set(knobs) - known:
@@ -148,10 +153,10 @@ class Design:
 class Emission:
     """Category logits ``intercept + z linear + tanh(z inner) outer`` of one surface."""
 
-    intercept: Array  # (C,)
-    linear: Array  # (K, C)
-    inner: Array  # (K, H)
-    outer: Array  # (H, C)
+    intercept: Array  #: (C,)
+    linear: Array  #: (K, C)
+    inner: Array  #: (K, H)
+    outer: Array  #: (H, C)
 
     @classmethod
     def draw(
@@ -178,15 +183,15 @@ class World:
     """The true parameters of one simulated world, with the story as plain numpy functions."""
 
     design: Design
-    location_weights: tuple[Array, Array]  # a channel each, (D, K): platform, preference
+    location_weights: tuple[Array, Array]  #: a channel each, (D, K): platform, preference
     log_scale_weights: tuple[Array, Array]
-    edges: Array  # (K, K), B[source, target]
+    edges: Array  #: (K, K), B[source, target]
     search: Emission
     exposure: Emission
-    engagement_intercept: Array  # b (C,)
-    engagement_preference: Array  # a (C, K_Q)
-    engagement_platform: Array  # alpha (K_P,)
-    engagement_direct: Array  # delta (D_P,)
+    engagement_intercept: Array  #: b (C,)
+    engagement_preference: Array  #: a (C, K_Q)
+    engagement_platform: Array  #: alpha (K_P,)
+    engagement_direct: Array  #: delta (D_P,)
 
     @property
     def platform(self) -> slice:
@@ -225,8 +230,8 @@ class Simulation:
     exposure_covariates: Array
     preference_covariates: Array
     noise: Array
-    factors: Array  # (N, K), platform first
-    search: Array  # (N, C) counts
+    factors: Array  #: (N, K), platform first
+    search: Array  #: (N, C) counts
     exposure: Array
     engagement: Array
 
@@ -311,6 +316,19 @@ def simulate(
 
     The same `seed` gives the same users (covariates and noise); a `shift` of exposure covariates, by name, in
     their own units, shows those users under another policy.
+
+    Raises
+    ------
+    ValueError
+        If a name is not an exposure covariate.
+
+    Examples
+    --------
+    >>> before, after = (simulate(Design(users=100), 0, shift={"exposure_1": by}) for by in (0.0, 1.0))
+    >>> before.search.shape, bool((before.noise == after.noise).all())
+    ((100, 24), True)
+    >>> (after.exposure_covariates - before.exposure_covariates).mean(0).round(6)
+    array([1., 0., 0., 0., 0.])
     """
     d, world, rng = design, world or draw_world(design, seed), np.random.default_rng([seed, 2])
     c_exposure = _covariates(rng, d, d.exposure_covariates)
@@ -424,6 +442,11 @@ def true_effects(
     Interventional (population) effects: TE, NDE, NIE and the split of NIE by channel, for engagement and
     alignment, and each factor's displacement in standard deviations of the factor before the shift.  Or, with
     the users' own noise, the counterfactual ones of these very users.
+
+    Raises
+    ------
+    ValueError
+        If a name is not an exposure covariate.
     """
     w, rng = sim.world, np.random.default_rng([seed, 3])
     before = sim.exposure_covariates

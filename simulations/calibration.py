@@ -28,7 +28,6 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ def judged(guide: Guide, logs: Logs, seed: int) -> list[dict[str, Any]]:
     logs = logs._replace(**{name: drawn.nodes[name]["value"] for name in EVENTS})
     truth, names = quantities(drawn), [*guide.model.graph.names, "log likelihood"]
     prior, encoded = guide.posterior(logs)
-    rows = []
+    rows, limit = [], critical(logs.n_users)
     for name, posterior in zip(GUIDES, guides(guide, logs, encoded), strict=True):
         noise = posterior.sample(torch.Size([DRAWS]))
         held = pyro.condition(observe(model, logs), data={"noise": noise})
@@ -125,7 +124,7 @@ def judged(guide: Guide, logs: Logs, seed: int) -> list[dict[str, Any]]:
         contraction = (1 - sd**2 / (prior.turn**2).sum(-1).numpy()).mean(0).tolist()
         for quantity, of_users, contracted in zip(names, ranks.T, [*contraction, None], strict=True):
             row = {"guide": name, "quantity": quantity, "contraction": contracted}
-            rows.append(row | judgement(of_users) | weights)
+            rows.append(row | judgement(of_users, limit) | weights)
     return rows
 
 
@@ -143,10 +142,10 @@ def quantities(trace: poutine.Trace) -> Tensor:
     return torch.cat([trace.nodes["_RETURN"]["value"], log_likelihood.unsqueeze(-1)], -1)
 
 
-def judgement(ranks: Counts) -> dict[str, float]:
-    """What the ranks ``(N,)``, 0 to `DRAWS`, say of one quantity."""
+def judgement(ranks: Counts, limit: float) -> dict[str, float]:
+    """What the ranks ``(N,)``, 0 to `DRAWS`, say of one quantity; `limit` is the `critical` extremity."""
     counts = np.bincount(ranks * BINS // (DRAWS + 1), minlength=BINS)
-    found = {"outside_band": float(extremity(counts) < critical(len(ranks)))}
+    found = {"outside_band": float(extremity(counts) < limit)}
     for name, level in LEVELS.items():
         found[name] = float((np.abs(2 * ranks - DRAWS) < level * (DRAWS + 1)).mean())
     return found | dict(zip(RANKS, counts.tolist(), strict=True))
@@ -174,7 +173,6 @@ def extremity(counts: Counts) -> Array:
     return np.asarray(2 * tails.min(-1))
 
 
-@cache
 def critical(n_users: int) -> float:
     """Extremity below which the ECDF leaves its band: one of uniform ranks does so with probability 1 - `BAND`."""
     uniform = np.random.default_rng(0).multinomial(n_users, np.full(BINS, 1 / BINS), size=20_000)

@@ -51,5 +51,7 @@ def test_it_runs(path, monkeypatch):
     monkeypatch.setenv("HMVCRL_QUICK", "1")
     notebook = nbformat.read(path, 4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
-    printed = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stderr"]
+    printed = [
+        o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stderr"
+    ]
     assert not printed

@@ -92,7 +92,7 @@ def test_effects_runs_in_its_quick_form_and_redoes_only_what_is_missing(tmp_path
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "| coverage | counterfactual | engagement | TE | 1 |" in said
     results = pd.read_csv(tmp_path / "results.csv")
-    assert set(results["design"]) == {"substitution", "substitution_20000", "coverage", "placebo", "control"}
+    assert set(results["design"]) == {"substitution", "substitution_20000", "coverage", "far", "placebo", "control"}
     assert (results.loc[results["design"] == "placebo", "truth"] == 0).all()
     assert len(pd.read_csv(tmp_path / "invariance.csv")) == 5
     assert (tmp_path / "effects.png").stat().st_size > 10_000

@@ -36,14 +36,16 @@ def quick(tmp_path_factory):
 
 
 def test_every_rank_once_is_uniform_and_covers_exactly():
-    found = calibration.judgement(np.arange(calibration.DRAWS + 1))
+    found = calibration.judgement(np.arange(calibration.DRAWS + 1), 0.05)
     assert [found[name] for name in ("outside_band", *calibration.LEVELS)] == [0, 0.5, 0.8, 0.9]
     assert [found[name] for name in calibration.RANKS] == [50] * calibration.BINS
 
 
 def test_uniform_ranks_leave_the_band_as_often_as_it_says():
     ranks = np.random.default_rng(0).integers(calibration.DRAWS + 1, size=(2_000, 300))
-    found = pd.DataFrame([calibration.judgement(of_users) for of_users in ranks])
+    found = pd.DataFrame(
+        [calibration.judgement(of_users, calibration.critical(len(of_users))) for of_users in ranks]
+    )
     assert found["outside_band"].mean() == pytest.approx(0.05, abs=0.015)
     assert found["coverage_80%"].mean() == pytest.approx(0.8, abs=0.003)
 
@@ -53,7 +55,7 @@ def test_the_test_says_outside_where_the_drawn_ecdf_leaves_the_drawn_band():
     lower, upper = calibration.band(80)
     said = []
     for of_users in ranks:
-        found = calibration.judgement(of_users)
+        found = calibration.judgement(of_users, calibration.critical(len(of_users)))
         curve = np.cumsum([found[name] for name in calibration.RANKS])[:-1] / 80 - calibration.POINTS
         assert bool(found["outside_band"]) == bool(((curve < lower) | (curve > upper)).any())
         said.append(found["outside_band"])
@@ -67,7 +69,7 @@ def test_of_a_gaussian_posterior_only_the_exact_one_passes(times_sd, off, outsid
     z = rng.normal(size=2_000)
     mean = (z + rng.normal(size=2_000)) / 2 + off * sd
     draws = mean + times_sd * sd * rng.normal(size=(calibration.DRAWS, 2_000))
-    found = calibration.judgement((draws < z).sum(0))
+    found = calibration.judgement((draws < z).sum(0), 0.01)
     assert found["outside_band"] == outside
     ends = norm.ppf([0.05, 0.95]) * times_sd + off
     assert found["coverage_90%"] == pytest.approx(np.diff(norm.cdf(ends))[0], abs=0.02)

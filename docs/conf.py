@@ -1,0 +1,151 @@
+"""How Sphinx makes these pages of README.md and the package's docstrings."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, Generic, TypeVar
+
+import numpy.typing
+import typer
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.ext import napoleon
+from sphinx.pycode import ModuleAnalyzer
+
+
+class NDArray(Generic[TypeVar("Number")]):
+    """Stands in for numpy's, which Sphinx would spell out to the dtype's last bracket."""
+
+    __module__ = "numpy.typing"
+
+
+class ArrayLike:
+    """As `NDArray`."""
+
+    __module__ = "numpy.typing"
+
+
+numpy.typing.NDArray, numpy.typing.ArrayLike = NDArray, ArrayLike
+typer.models.ParameterInfo.__repr__ = lambda option: repr(option.help)  # no address in memory
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import pyro_hmvcrl  # noqa: E402 - after the two above
+from pyro_hmvcrl import cli  # noqa: E402
+
+project, release = "pyro_hmvcrl", pyro_hmvcrl.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+default_role = "code"
+smartquotes = False
+html_theme = "furo"
+html_title = project
+html_static_path = html_css_files = ["wide.css"]
+html_copy_source = False
+html_show_copyright = False
+
+autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # those of torch and pyro
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 90
+toc_object_entries_show_parents = "hide"
+
+nitpicky = True
+OTHERS = "numpy|pandas|pd|pyarrow|torch|pyro|matplotlib|pathlib|collections|typing"
+nitpick_ignore_regex = [("py:.*", rf"({OTHERS})\..*|Tensor")]
+
+README = Path(__file__).parents[1] / "README.md"
+PAGES = {"pyro_hmvcrl/model.py": "model.rst", "data/README.md": "card.md"}  # of what README.md links to
+GROUP = typer.main.get_command(cli.app)
+COMMANDS = {f"{cli.__name__}.{command.callback.__name__}": command for command in GROUP.commands.values()}
+ATTRIBUTES = re.compile(r"^Attributes\n-+\n(.*?)(?=^\S.*\n-+\n|\Z)", re.M | re.S)
+NUMPYDOC = napoleon.Config(napoleon_use_param=False, napoleon_use_rtype=False)
+LONGEST_VALUE = 100
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what follows."""
+    app.connect("source-read", put_readme_in_front)
+    app.connect("builder-inited", complete_comments)
+    app.connect("autodoc-process-docstring", adapt_docstring)
+    app.connect("autodoc-process-signature", adapt_signature)
+    app.connect("missing-reference", find_anywhere)
+    app.connect("doctree-read", shorten)
+
+
+def put_readme_in_front(app: Sphinx, page: str, source: list[str]) -> None:
+    """Begin the front page with README.md; its links are those of the repository's root."""
+    if page == "index":
+        app.env.note_dependency(README)
+        text = re.sub(r"\]\((?!http|#)(.*?\.png)\)", r"](../\1)", README.read_text())
+        others = re.compile(r"\]\((?!http|#|\.\.)(.*?)\)")
+        source[0] = others.sub(lambda m: f"]({PAGES.get(m[1], f'path:../{m[1]}')})", text) + source[0]
+
+
+def complete_comments(app: Sphinx) -> None:
+    """Let autodoc find what a class says of its fields under "Attributes" beside them, and constants without words."""
+    for module in iter_modules(pyro_hmvcrl.__path__, "pyro_hmvcrl."):
+        analyzer = ModuleAnalyzer.for_module(module.name)
+        analyzer.analyze()
+        for statement in ast.parse(analyzer.code).body:
+            if isinstance(statement, ast.Assign | ast.AnnAssign):
+                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                for name in (part.id for t in targets for part in ast.walk(t) if isinstance(part, ast.Name)):
+                    analyzer.attr_docs.setdefault(("", name), [""])
+            elif isinstance(statement, ast.ClassDef):
+                for section in ATTRIBUTES.findall(ast.get_docstring(statement) or ""):
+                    for fields, words in re.findall(r"^(\S.*)\n((?: .*\n?|\n)+)", section, re.M):
+                        lines = [*inspect.cleandoc(words).splitlines(), ""]
+                        analyzer.attr_docs |= {(statement.name, field): lines for field in fields.split(", ")}
+
+
+def adapt_docstring(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
+    """Read the sections, but for a class's "Attributes" (see above); add a command's arguments and options.
+
+    Napoleon as an extension would take "shape: meaning" beside a field for "type: description".
+    """
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()  # all that a NamedTuple says of a field without words
+    if what == "class":
+        lines[:] = ATTRIBUTES.sub("", "\n".join(lines)).split("\n")
+    if command := COMMANDS.get(name):
+        lines[:0] = [f"``pyro-hmvcrl {command.name}``", ""]
+        for p in command.params:
+            word = p.opts[0]
+            default = "" if p.required or p.default in (None, False) else f"  Default: ``{p.default}``."
+            lines += [f"``{word if word.startswith('-') else word.upper()}``", f"    {p.help}{default}"]
+    if what not in ("attribute", "data", "property"):
+        lines[:] = napoleon.NumpyDocstring(lines, NUMPYDOC, app, what, name, of, options).lines()
+
+
+def adapt_signature(
+    app: Sphinx, what: str, name: str, of: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Leave out a command's annotations, of which typer makes its options, and what a dataclass's defaults come to."""
+    if name in COMMANDS:
+        return f"({', '.join(inspect.signature(of).parameters)})", None
+    return signature and signature.replace("<factory>", "..."), returned
+
+
+def find_anywhere(app: Sphinx, env: Any, node: addnodes.pending_xref, words: nodes.Element) -> Any:
+    """Find a name of another module too, as :func:`run` is written where run has been imported."""
+    if node["refdomain"] != "py":
+        return None
+    node["refspecific"] = True
+    to = node["reftype"], node["reftarget"], node, words
+    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, *to)
+
+
+def shorten(app: Sphinx, page: nodes.document) -> None:
+    """Leave long values of constants to the source, and unsaid that a class is an object."""
+    for node in page.findall(addnodes.desc_annotation):
+        if node.astext().startswith(" = ") and len(node.astext()) > LONGEST_VALUE:
+            node[-1] = nodes.Text("…")
+    for paragraph in [p for p in page.findall(nodes.paragraph) if p.astext() == "Bases: object"]:
+        paragraph.parent.remove(paragraph)

@@ -1,0 +1,475 @@
+"""Robustness: what breaks the answers, how far, and which diagnostic says so?
+
+Aims          How far recovery and effects move where the story is not true, one departure at a time and mostly in two
+              doses; and which diagnostic, of those that a user sees without the truth, then warns.
+Data          ``none``: the world of ``effects.py``'s ``coverage`` (substitution, 1,000 users, 2 + 2 factors, 12
+              categories).  The other cells have the same users with the same standard normal noise, and (`DOSES`)
+              ``feedback``: exposures come one after another, and what the user engages with is shown more: its odds
+              are multiplied by (1 + engagements with it so far) ** dose.
+              ``drift``: between a user's searches and recommendations each preference factor jumps by a normal amount,
+              dose standard deviations of its noise.
+              ``suggested``: this share of the searches is drawn from what the platform shows.
+              ``heavy_tails``: the noise is Student's t with so many degrees of freedom, standardised.
+              ``platform_factors``, ``preference_factors``: the fit has so many, the world 2.
+              ``misplaced``: the fit is told that this covariate is one of the other channel's.
+              ``common_cause``: the noises of ``platform_1`` and ``preference_1`` have this correlation.
+              ``hidden_cause``: what makes ``platform_1``'s noise moves engagement's log odds too, not through
+              ``platform_1``, with the correlation that ``checks.rho_curve`` calls rho.
+Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and alignment **in the world as it is**, by
+              Monte Carlo here, with that world's noise.  ``feedback``: averages over the window's exposures; as
+              engagement moves what is shown, the direct effect reaches alignment too, where the model has none.
+              ``drift``: users engage, and look for things, with the preference at the time of the recommendations;
+              the factor to recover is the one half-way.  ``suggested``: what users look for of their own accord.
+              ``hidden_cause``: the cause keeps its part of engagement in every world.  The fit's own errors (factors,
+              misplaced covariates) leave the truth as it is in ``none``.
+Methods       The fit's first stage with `SETTINGS`, the Laplace posterior, ``mediation.average_effects``.
+              Diagnostics, with the thresholds of the package's report: the verdict on each channel, both negative
+              controls, placebo, overlap, rho (a correlation of 0.1 at most undoes NIE), and whether the report as a
+              whole calls for care.  Beside them, not done by the package: posterior predictive checks, and for the
+              number of factors the held-out bound against that of the same data's fit with the right one.
+Performance   MCC and weak MCC at held-out users (of as many factors as truth and fit both have); bias as a share of the
+              largest true effect on the outcome; coverage of 90% intervals; share of the seeds in which a diagnostic
+              warns, against that in ``none``: its false alarms.  `SEEDS` data seeds a cell, the same in all, with
+              Monte Carlo standard errors; fits that fail are counted.
+
+Run           ``python simulations/robustness.py`` (resumable; ``--quick`` for a small form).
+              Results: ``simulations/robustness/results.csv``, ``effects.csv``, ``summary.md``, ``robustness.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one replication a core
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from joblib import delayed
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
+from torch import Tensor
+
+from pyro_hmvcrl import interventions
+from pyro_hmvcrl.checks import LOGISTIC_SD, negative_controls, overlap, placebo, rho_curve
+from pyro_hmvcrl.dataset import CHANNELS, Dataset
+from pyro_hmvcrl.guide import Guide
+from pyro_hmvcrl.identifiability import mcc, weak_mcc
+from pyro_hmvcrl.inference import Screening, Settings, factor_posterior, screen, tensors_of
+from pyro_hmvcrl.laplace import ParameterPosterior
+from pyro_hmvcrl.mediation import SURE, Users, average_effects, interval, substitution
+from pyro_hmvcrl.model import at
+from pyro_hmvcrl.report import judge, overall, trust
+from pyro_hmvcrl.results import evaluate, parameter_posterior
+from pyro_hmvcrl.simulate import Array, Design, Simulation, World, shift_vector, sigmoid, simulate, softmax
+
+from effects import LEVEL, SMALL
+from study import keep, legend, options, replicate_all, simulated_dataset, table
+
+HERE = Path(__file__).parent / "robustness"
+SEEDS = 30
+SHIFT = {"exposure_1": 1.0}
+SETTINGS = {"restarts": 3, "steps": 300, "device": "cpu"}
+DRAWS = {"posterior": 100, "placebo": 50, "rho": 20, "predictive": 40, "truth": 60}
+RARE = 0.05  # posterior predictive probability below which a check warns
+# What the tables show; alignment has no direct effect in the model, so that its NIE is TE.
+ASKED = ["engagement TE", "engagement NDE", "engagement NIE"]
+ASKED += ["alignment TE", "alignment NIE_platform", "alignment NIE_preference"]
+SHOWN = ("engagement TE", "engagement NIE", "alignment TE")  # in the figure
+
+
+# --- The story, violated -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Violation:
+    """How a world departs from the story, or a fit from its world: see the top of this file.
+
+    `heavy_tails` is a number of degrees of freedom (0: normal noise), `misplaced` the name of a covariate.
+    """
+
+    feedback: float = 0.0
+    drift: float = 0.0
+    suggested: float = 0.0
+    heavy_tails: int = 0
+    common_cause: float = 0.0
+    hidden_cause: float = 0.0
+    platform_factors: int = 2
+    preference_factors: int = 2
+    misplaced: str = ""
+
+    def noise(self, standard: Array, world: World) -> Array:
+        """What standard normal noise ``(N, K)`` becomes."""
+        noise, first = standard.copy(), world.preference.start
+        if self.heavy_tails:
+            spread = (self.heavy_tails / (self.heavy_tails - 2)) ** 0.5
+            noise = student.ppf(norm.cdf(standard), self.heavy_tails) / spread
+        shared = self.common_cause
+        noise[:, first] = shared * noise[:, 0] + (1 - shared**2) ** 0.5 * noise[:, first]
+        return noise
+
+
+DOSES: dict[str, tuple[Any, ...]] = {
+    "feedback": (0.5, 1.0),
+    "drift": (0.5, 1.0),
+    "suggested": (0.2, 0.5),
+    "heavy_tails": (3,),
+    "platform_factors": (1, 3),
+    "preference_factors": (1, 3),
+    "misplaced": ("taste_1", "exposure_2"),
+    "common_cause": (0.3, 0.6),
+    "hidden_cause": (0.1, 0.3),
+}
+CELLS = {"none": Violation()}
+CELLS |= {f"{name}_{dose}": Violation(**{name: dose}) for name, doses in DOSES.items() for dose in doses}
+
+
+class Rates(NamedTuple):
+    """What users with these factors do and see, by category, each ``(N, C)``."""
+
+    searched: Array  # probability of a logged search
+    sought: Array  # probability of what the user looks for of their own accord
+    shown: Array  # logit of an exposure, before any feedback
+    engaged: Array  # probability of engagement
+
+
+def rates(v: Violation, world: World, covariates: Array, factors: Array, noise: Array, jump: Array) -> Rates:
+    """Rates at factors ``(N, K)`` half-way through a `jump` of the preference factors ``(N, K_Q)``."""
+    before, after = factors.copy(), factors.copy()
+    before[:, world.preference] -= jump / 2
+    after[:, world.preference] += jump / 2
+    shown = world.exposure.logits(factors[:, world.platform])
+    own = softmax(world.search.logits(before[:, world.preference]))
+    log_odds = world.engagement_logits(after, covariates) + v.hidden_cause * LOGISTIC_SD * noise[:, :1]
+    return Rates(
+        searched=(1 - v.suggested) * own + v.suggested * softmax(shown),
+        sought=softmax(world.search.logits(after[:, world.preference])),
+        shown=shown,
+        engaged=sigmoid(log_odds),
+    )
+
+
+def window(
+    feedback: float, r: Rates, events: NDArray[np.int64], uniform: Array
+) -> tuple[Array, Array, Array]:
+    """Exposures and engagements ``(N, C)`` of users with these `events` ``(N,)``, one after another.
+
+    `uniform` ``(T, 2, N)`` is all that is random.  Third, the mean of the exposures' probabilities over the window.
+    """
+    exposure, engagement, shown = np.zeros((3, *r.shown.shape))
+    user = np.arange(len(events))
+    for t, (which, whether) in enumerate(uniform):
+        probability = softmax(r.shown + feedback * np.log1p(engagement))
+        category = (probability.cumsum(1)[:, :-1] < which[:, None]).sum(1)
+        goes_on = t < events
+        exposure[user, category] += goes_on
+        engagement[user, category] += goes_on & (whether < r.engaged[user, category])
+        shown += probability * (goes_on / events)[:, None]
+    return exposure, engagement, shown
+
+
+def simulate_violated(design: Design, v: Violation, seed: int) -> Simulation:
+    """The users of ``simulate.simulate``, with the same standard normal noise, in the violated world."""
+    base, rng = simulate(design, seed), np.random.default_rng([seed, 5])
+    world, c_p, c_q = base.world, base.exposure_covariates, base.preference_covariates
+    noise = v.noise(base.noise, world)
+    factors = factors_of(world, c_p, c_q, noise)
+    r = rates(v, world, c_p, factors, noise, v.drift * rng.normal(size=factors[:, world.preference].shape))
+    searches, events = (counts.sum(1).astype(int) for counts in (base.search, base.exposure))
+    search = rng.multinomial(searches, r.searched).astype(float)
+    exposure, engagement, _ = window(v.feedback, r, events, rng.random((events.max(), 2, len(events))))
+    return Simulation(world, c_p, c_q, noise, factors, search, exposure, engagement)
+
+
+def factors_of(world: World, c_p: Array, c_q: Array, noise: Array) -> Array:
+    """Factors ``(N, K)`` of users with these covariates and noise."""
+    location, scale = world.mechanisms(c_p, c_q)
+    return world.through_graph(location + scale * noise)
+
+
+def true_effects(sim: Simulation, v: Violation, draws: int, seed: int) -> dict[str, dict[str, float]]:
+    """``simulate.true_effects`` in the violated world, by outcome and estimand."""
+    world, rng, found = sim.world, np.random.default_rng([seed, 6]), []
+    events, c_p = sim.exposure.sum(1).astype(int), sim.exposure_covariates
+    shifted = c_p + shift_vector(world.design, SHIFT)
+    for _ in range(draws):
+        noise = v.noise(rng.normal(size=sim.noise.shape), world)
+        jump = v.drift * rng.normal(size=sim.preference.shape)
+        uniform = rng.random((events.max(), 2, len(events))) if v.feedback else np.empty(0)
+        z0, z1 = (factors_of(world, c, sim.preference_covariates, noise) for c in (c_p, shifted))
+        p1_q0 = np.hstack([z1[:, world.platform], z0[:, world.preference]])
+        worlds = []
+        for c, z in ((c_p, z0), (shifted, z0), (shifted, p1_q0), (shifted, z1)):
+            r = rates(v, world, c, z, noise, jump)
+            shown = window(v.feedback, r, events, uniform)[2] if v.feedback else softmax(r.shown)
+            worlds.append([(shown * rate).sum(1).mean() for rate in (r.engaged, r.sought)])
+        found.append(worlds)
+    before, direct, platform, after = np.mean(found, 0)  # each (2 outcomes,)
+    contrasts = {"TE": after - before, "NDE": direct - before, "NIE": after - direct}
+    contrasts |= {"NIE_platform": platform - direct, "NIE_preference": after - platform}
+    return {
+        outcome: {name: float(value[i]) for name, value in contrasts.items()}
+        for i, outcome in enumerate(("engagement", "alignment"))
+    }
+
+
+def misplace(dataset: Dataset, name: str) -> Dataset:
+    """The dataset with one covariate declared to be the other channel's."""
+    blocks = (dataset.exposure_covariates, dataset.preference_covariates)
+    exposure, preference = (
+        [c for c in own if c != name] + [c for c in other if c == name]
+        for own, other in (blocks, blocks[::-1])
+    )
+    return replace(dataset, exposure_covariates=exposure, preference_covariates=preference)
+
+
+# --- A replication -------------------------------------------------------------------------------------------
+
+
+class Fitted(NamedTuple):
+    """What every question is put to."""
+
+    guide: Guide
+    posterior: ParameterPosterior
+    users: Users
+
+
+def replicate(cell: str, seed: int, quick: bool, parts: Path) -> None:
+    """One data seed of one cell: simulate, fit, ask for effects and diagnostics, and keep what they say."""
+    part = parts / f"{cell}-{seed}.json"
+    if part.exists():
+        return
+    v, draws = CELLS[cell], dict.fromkeys(DRAWS, 1) if quick else DRAWS
+    sim = simulate_violated(Design.with_knobs(**(SMALL | ({"users": 80} if quick else {}))), v, seed)
+    dataset = misplace(simulated_dataset(sim, parts / part.stem, seed), v.misplaced)
+    settings = SETTINGS | ({"restarts": 2, "steps": 5} if quick else {})
+    try:
+        found = screen(dataset, Settings(v.platform_factors, v.preference_factors, seed=seed, **settings))
+        posterior = parameter_posterior(found, dataset, seed, draws["posterior"])
+    except (FloatingPointError, torch.linalg.LinAlgError) as error:
+        keep(part, {"figures": {"failure": str(error)}, "effects": []})
+        return
+    of_all = [replace(start, guide=start.guide.expansion(dataset.n_users)) for start in found.restarts]
+    found, logs = replace(found, restarts=of_all), tensors_of(dataset, found.standardisation)
+    fitted = Fitted(found.guide, posterior, Users(logs, found.guide.evidence(logs)))
+    step = [SHIFT.get(c, 0.0) / found.standardisation.sd[c] for c in dataset.exposure_covariates]
+    shifted = logs.exposure_covariates + torch.tensor(step)
+    contrasts = average_effects(*fitted, {"exposure_covariates": shifted}, seed=seed).contrasts
+    figures = {"failure": "", "bound": found.restarts[found.selected].bound}
+    figures |= {"substitution_found": substitution(contrasts) >= SURE}
+    figures |= recovery(sim, fitted, found.held_out) | diagnose(found, fitted, shifted, dataset, seed, draws)
+    figures |= predictive_checks(fitted, seed, draws["predictive"])
+    rows = compare(true_effects(sim, v, draws["truth"], seed), contrasts)
+    keep(part, {"figures": figures, "effects": rows})
+
+
+def recovery(sim: Simulation, fitted: Fitted, held: NDArray[np.bool_]) -> dict[str, float]:
+    """MCC and weak MCC of each channel at the held-out users, of as many factors as truth and fit both have."""
+    estimate, _ = factor_posterior(*fitted.guide.posterior(fitted.users.logs))
+    estimates = np.split(estimate, [fitted.guide.model.n_platform], axis=1)
+    row = {}
+    for channel, truth, found in zip(CHANNELS, (sim.platform, sim.preference), estimates, strict=True):
+        fewer, more = sorted((truth[held], found[held]), key=lambda factors: factors.shape[1])
+        row[f"{channel}_mcc"] = mcc(fewer, more, n_bootstrap=0).value
+        row[f"{channel}_weak_mcc"] = weak_mcc(fewer, more)
+    return row
+
+
+def compare(
+    truth: Mapping[str, Mapping[str, float]], contrasts: Mapping[str, Mapping[str, Array]]
+) -> list[dict[str, Any]]:
+    """A row for each effect: truth, estimate, error as a share of the outcome's largest effect, and coverage."""
+    rows = []
+    for outcome, true in truth.items():
+        largest = max(map(abs, true.values()))
+        for estimand, value in true.items():
+            estimate = interval(contrasts[outcome][estimand], LEVEL)
+            row = {"effect": f"{outcome} {estimand}", "truth": value, **estimate}
+            row["error"] = (estimate["mean"] - value) / largest
+            rows.append(row | {"covered": estimate["lower"] <= value <= estimate["upper"]})
+    return rows
+
+
+def diagnose(
+    found: Screening, fitted: Fitted, shifted: Tensor, dataset: Dataset, seed: int, draws: Mapping[str, int]
+) -> dict[str, Any]:
+    """The package's diagnostics as its report takes them: figures, and which of them warn."""
+    identified, policy = evaluate(found, dataset), {"exposure_covariates": shifted}
+    covariates = dataset.users[[*dataset.exposure_covariates, *dataset.preference_covariates]]
+    answer = {
+        "level": LEVEL,
+        "overlap": overlap(covariates, covariates[[*SHIFT]] + pd.Series(SHIFT)).to_dict(),
+        "negative_controls": negative_controls(*fitted, seed),
+        "placebo": placebo(*fitted, shifted, LEVEL, seed, draws["placebo"]),
+        "sensitivity": rho_curve(*fitted, policy, LEVEL, seed=seed, draws=draws["rho"]),
+    }
+    row = {"placebo_covers_zero": answer["placebo"]["covers_zero"]}
+    row |= {"first_rho": answer["sensitivity"]["first_rho_with_zero_in_NIE"]}
+    for channel, sentences in identified.verdict.items():
+        row[f"{channel}_restarts"] = identified.channels[channel].restarts.median
+        row[f"warns: verdict on {channel}"] = trust(sentences)[0] != "good"
+    for name, control in answer["negative_controls"].items():
+        control_of = f"control, {name.partition(' on ')[0]}"
+        row |= {f"{control_of}: R2": control["r2"], f"warns: {control_of}": control["verdict"] != "passes"}
+    judged = judge(answer, identified.verdict)
+    row |= {f"warns: {check}": judged[check][0] in ("care", "no") for check in ("placebo", "overlap", "rho")}
+    return row | {"warns: report as a whole": overall(judged)[0] != "good"}
+
+
+@torch.no_grad()
+def predictive_checks(fitted: Fitted, seed: int, draws: int) -> dict[str, Any]:
+    """How often logs that the fit draws anew are as far from it as the users' own are; seldom is a warning.
+
+    Distances are taken at draws of the users' noise from its posterior (realised discrepancies: Gelman, Meng & Stern
+    1996), with the parameters at their means.
+    """
+    guide, posterior, users = fitted
+    own, n_platform, as_far = users.logs._asdict(), guide.model.n_platform, []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in range(draws):
+            noise = users.noise(guide, posterior.mean, users.logs.index)[0]
+            held = interventions.hold(at(guide.model, posterior.mean), noise=noise)
+            anew = interventions.run(held, (users.logs,))
+            of_own = distances(anew, own, noise, n_platform)
+            of_new = distances(anew, anew, torch.randn(noise.shape), n_platform)
+            as_far.append([of_new[name] >= of_own[name] for name in of_own])
+    shares = dict(zip(of_own, np.mean(as_far, 0).tolist(), strict=True))
+    warnings = {f"warns: predictive, {name}*": share < RARE for name, share in shares.items()}
+    return {f"predictive, {name}": share for name, share in shares.items()} | warnings
+
+
+def distances(fit: interventions.World, events: Any, noise: Tensor, n_platform: int) -> dict[str, Tensor]:
+    """Of counts by category from what is expected (Freeman & Tukey 1950), and of noise ``(N, K)`` from its prior.
+
+    The latter are the largest correlation between the channels, and the largest fourth moment.
+    """
+    trials = {site: events[site].sum(-1, keepdim=True) for site in ("search", "exposure")}
+    trials["engagement"] = events["exposure"]
+    found = {}
+    for site, n in trials.items():
+        expected = n * fit.distribution(site).probability
+        found[site] = ((events[site].sqrt() - expected.sqrt()) ** 2).sum()
+    between = torch.corrcoef(noise.T)[:n_platform, n_platform:]
+    return found | {"channels' noise": between.abs().max(), "tails of noise": (noise**4).mean(0).max()}
+
+
+# --- Results -------------------------------------------------------------------------------------------------
+
+
+def collect(seeds: range, parts: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row for each replication, and a row for each of its effects."""
+    figures, effects = [], []
+    for cell, seed in product(CELLS, seeds):
+        found, which = json.loads((parts / f"{cell}-{seed}.json").read_text()), {"cell": cell, "seed": seed}
+        figures.append(which | found["figures"])
+        effects += [which | row for row in found["effects"]]
+    results = pd.DataFrame(figures)
+    right = results[results["cell"] == "none"].set_index("seed")["bound"]
+    lower = (results["bound"] < results["seed"].map(right)).astype(float)
+    results["warns: held-out bound*"] = lower.where(results["cell"].str.contains("_factors_"))
+    return results, pd.DataFrame(effects)
+
+
+def summarise(results: pd.DataFrame, effects: pd.DataFrame, out: Path) -> None:
+    """Tables by cell, and the figure with every replication."""
+    results.to_csv(out / "results.csv", index=False)
+    effects.to_csv(out / "effects.csv", index=False)
+    scores = [f"{channel}_{score}" for channel in CHANNELS for score in ("mcc", "weak_mcc")]
+    recovered = results.groupby("cell", sort=False)[[*scores, "substitution_found"]].agg(_mean)
+    failures = (results["failure"] != "").groupby(results["cell"]).sum()
+    by_effect = effects.groupby(["cell", "effect"], sort=False)[["error", "covered"]].agg(_mean)
+    warning = warned(results).map("{:.2f}".format).replace("nan", "")
+    seeds = results["seed"].nunique()
+    tables = {
+        "Recovery": recovered.assign(failures=failures),
+        "Bias, as a share of the largest true effect on the outcome": by_effect["error"].unstack()[ASKED],
+        "Coverage of 90% intervals": by_effect["covered"].unstack()[ASKED],
+        f"Share of the seeds in which a diagnostic warns (± at most {0.5 / seeds**0.5:.2f})": warning,
+    }
+    text = f"# Robustness\n\nMeans over {seeds} data seeds ± Monte Carlo standard errors. "
+    text += "*: not done by the package.\n"
+    for title, of_cells in tables.items():
+        text += f"\n## {title}\n\n{table(of_cells.reset_index())}\n"
+    (out / "summary.md").write_text(text)
+    _draw(results, effects).savefig(out / "robustness.png", dpi=150)
+
+
+def _mean(values: pd.Series) -> str:
+    values = values.astype(float)
+    return f"{values.mean():.3f} ± {values.sem():.3f}"
+
+
+def warned(results: pd.DataFrame) -> pd.DataFrame:
+    """Share of the seeds in which each diagnostic warns, ``(cells, diagnostics)``; NaN where it was not asked."""
+    shares = results.filter(like="warns: ").astype(float).groupby(results["cell"], sort=False).mean()
+    return shares.rename(columns=lambda name: name.removeprefix("warns: "))
+
+
+def _draw(results: pd.DataFrame, effects: pd.DataFrame) -> plt.Figure:
+    figure, axes = plt.subplots(
+        1, 3, figsize=(15, 8), sharey=True, layout="constrained", width_ratios=[1, 1, 1.3]
+    )
+    for channel, colour, aside in (("platform", "#0072B2", -0.2), ("preference", "#D55E00", 0.2)):
+        _dots(axes[0], results["cell"], results[f"{channel}_mcc"], aside, colour, channel)
+    axes[0].set_xlabel("MCC, held-out users (bar: mean)")
+    for effect, colour, aside in zip(
+        SHOWN, ("#009E73", "#0072B2", "#CC79A7"), (-0.28, 0.0, 0.28), strict=True
+    ):
+        asked = effects[effects["effect"] == effect]
+        _dots(axes[1], asked["cell"], 100 * asked["error"], aside, colour, effect)
+    axes[1].axvline(0, color="0.6", lw=0.8, zorder=0)
+    axes[1].set_xscale("symlog", linthresh=20)  # small errors and large ones
+    axes[1].xaxis.set_major_formatter("{x:g}")
+    axes[1].set_xlabel("error, % of the largest true effect (bar: mean)")
+    shares = 100 * warned(results)
+    colours = plt.get_cmap("Blues").with_extremes(bad="0.9")
+    axes[2].imshow(shares, cmap=colours, vmin=0, vmax=150, aspect="auto")  # so that figures stay legible
+    for (y, x), share in np.ndenumerate(shares):
+        axes[2].text(x, y, "" if np.isnan(share) else f"{share:.0f}", ha="center", va="center", fontsize=8)
+    axes[2].set_xticks(range(shares.shape[1]), shares, rotation=40, ha="left")
+    axes[2].tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes[2].set_xlabel("% of the seeds in which it warns\n(*: not done by the package; grey: not asked)")
+    axes[0].set_yticks(range(len(CELLS)), [cell.replace("_", " ") for cell in CELLS])
+    axes[0].set_ylim(len(CELLS) - 0.5, -0.5)
+    for ax, y in product(axes, np.cumsum([0.5, *map(len, DOSES.values())])):
+        ax.axhline(y, color="0.7", lw=0.6, zorder=0)  # between violations
+    for ax in axes[:2]:
+        legend(ax, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    return figure
+
+
+def _dots(ax: Axes, cells: pd.Series, values: pd.Series, aside: float, colour: str, label: str) -> None:
+    """Every replication of each cell in its row, and a bar at their mean."""
+    for y, cell in enumerate(CELLS):
+        of_cell = values[cells == cell].dropna()
+        place = y + aside + np.linspace(-0.1, 0.1, len(of_cell))
+        ax.scatter(of_cell, place, s=9, color=colour, alpha=0.7, lw=0, label=label)
+        ax.vlines(of_cell.mean(), y + aside - 0.14, y + aside + 0.14, color="black")
+
+
+def main() -> None:
+    """Run what is missing, then write tables and figure."""
+    o = options(__doc__, HERE)
+    seeds = range(1 if o.quick else SEEDS)
+    replicate_all(
+        (delayed(replicate)(cell, seed, o.quick, o.parts) for cell, seed in product(CELLS, seeds)), o
+    )
+    summarise(*collect(seeds, o.parts), o.out)
+    print((o.out / "summary.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
