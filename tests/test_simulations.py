@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import shutil
 import subprocess
 import sys
@@ -21,12 +21,7 @@ SIMULATIONS = Path(__file__).parent.parent / "simulations"
 @pytest.fixture(scope="module")
 def recovery():
     """The study as a module."""
-    sys.path.insert(0, str(SIMULATIONS))  # where it finds what the studies share
-    spec = importlib.util.spec_from_file_location("recovery", SIMULATIONS / "recovery.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(SIMULATIONS))
-    return module
+    return importlib.import_module("recovery")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +87,7 @@ def test_effects_runs_in_its_quick_form_and_redoes_only_what_is_missing(tmp_path
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "| coverage | counterfactual | engagement | TE | 1 |" in said
     results = pd.read_csv(tmp_path / "results.csv")
-    assert set(results["design"]) == {"substitution", "substitution_20000", "coverage", "far", "placebo", "control"}
+    assert set(results["design"]) == set(importlib.import_module("effects").DESIGNS)
     assert (results.loc[results["design"] == "placebo", "truth"] == 0).all()
     assert len(pd.read_csv(tmp_path / "invariance.csv")) == 5
     assert (tmp_path / "effects.png").stat().st_size > 10_000

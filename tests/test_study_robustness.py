@@ -28,10 +28,7 @@ SIMULATIONS = Path(__file__).parent.parent / "simulations"
 @pytest.fixture(scope="module")
 def study():
     """The study as a module."""
-    sys.path.insert(0, str(SIMULATIONS))  # where it finds what the studies share
-    module = importlib.import_module("robustness")
-    sys.path.remove(str(SIMULATIONS))
-    return module
+    return importlib.import_module("robustness")
 
 
 @pytest.fixture(scope="module")
@@ -283,40 +280,32 @@ def test_recovery_is_of_as_many_factors_as_both_have(study, base, monkeypatch):
     assert found["preference_weak_mcc"] > 0.95
 
 
-# --- Predictive checks, at the true parameters of the world without the violation -----------------------------
+# --- What is asked of the noise, at the true parameters of the world without the violation --------------------
 
 
 def checked(study, sim):
-    """The share of logs that are as far, by check, and which checks warn."""
+    """The share of the prior's draws that are as far, by check, and which checks warn."""
     guide, logs = true_expansion(sim, scoring_steps=15), logs_of(sim)
     posterior = SimpleNamespace(mean=true_coefficients(sim))
-    found = study.predictive_checks(study.Fitted(guide, posterior, Users(logs, guide.evidence(logs))), 0, 40)
-    warns = {
-        name.removeprefix("warns: predictive, ") for name in found if name[:5] == "warns" and found[name]
-    }
+    found = study.noise_checks(study.Fitted(guide, posterior, Users(logs, guide.evidence(logs))), 0, 40)
+    warns = {name.removeprefix("warns: ") for name in found if name[:5] == "warns" and found[name]}
     return {name: share for name, share in found.items() if name[:5] != "warns"}, warns
 
 
-def test_predictive_checks_are_silent_where_the_story_is_true(study, design):
+def test_noise_checks_are_silent_where_the_story_is_true(study, design):
     shares, warns = checked(study, study.simulate_violated(design, study.Violation(), 4))
-    assert len(shares) == 5
+    assert len(shares) == 2
     assert all(0.1 < share < 0.9 for share in shares.values())
     assert not warns
 
 
 @pytest.mark.parametrize(
     ("dose", "warning"),
-    [
-        ({"feedback": 0.5}, "exposure"),
-        ({"drift": 0.5}, "engagement"),
-        ({"suggested": 0.2}, "search"),
-        ({"heavy_tails": 3}, "tails of noise"),
-        ({"common_cause": 0.3}, "channels' noise"),
-    ],
+    [({"heavy_tails": 3}, "tails of noise"), ({"common_cause": 0.3}, "channels' noise")],
 )
-def test_a_predictive_check_warns_of_its_violation(study, violated, dose, warning):
+def test_a_noise_check_warns_of_its_violation(study, violated, dose, warning):
     shares, warns = checked(study, violated(**dose))
-    assert shares[f"predictive, {warning}"] == 0
+    assert shares[warning] == 0
     assert f"{warning}*" in warns
 
 
@@ -339,7 +328,7 @@ def test_every_cell_has_its_figures_effects_and_warnings(study, quick):
     assert found.groupby("cell").size().eq(10).all()
     assert found["truth"].notna().all()
     warns = results.filter(like="warns: ")
-    assert len(warns.columns) == 14
+    assert len(warns.columns) == 12
     asked = warns["warns: held-out bound*"].notna()
     assert results.loc[asked, "cell"].str.contains("_factors_").sum() == asked.sum() == 4
     assert warns.drop(columns="warns: held-out bound*").isin([True, False]).all(axis=None)
