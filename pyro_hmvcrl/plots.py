@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
 from pyro_hmvcrl.checks import EXTRAPOLATES, undoing
+from pyro_hmvcrl.predictive import FAR
 from pyro_hmvcrl.results import LIKELY
 
 Array = NDArray[np.float64]
@@ -63,6 +64,7 @@ SHOWN_PATHS = 15  #: the strongest
 ESTIMANDS = {"TE": "total (TE)", "NDE": "direct (NDE)", "NIE": "through the factors (NIE)"}
 ESTIMANDS |= {"NIE_platform": "NIE by platform", "NIE_preference": "NIE by preference"}
 PARTS = {"TE": INK, "NDE": "#009E73", "NIE": "#AA4499"}
+LEVELS = {"good": ("o", INK), "care": ("D", "white"), "no": ("X", "#D55E00")}  #: marker and fill of a check
 PROBABILITIES = {"engagement": "P(engaged)", "alignment": "P(searched for)"}  #: shown in percentage points
 
 
@@ -260,6 +262,77 @@ def _density_panel(ax: Axes, values: pd.Series, covariate: pd.Series | None, hue
     ax.set(ylim=(0, None), yticks=[])
     ax.locator_params(axis="x", nbins=5)
     ax.spines["left"].set_visible(False)
+
+
+@_styled
+def categories(described: Mapping[str, Any]) -> Figure:
+    """What a standard deviation more of each factor does to the shares of the categories that it moves most.
+
+    `described` is the ``factor_categories`` of report.json; bars are 90% intervals.
+    """
+    shown = {f: list(dict.fromkeys([*of["raised"], *of["lowered"][::-1]])) for f, of in described.items()}
+    rows = _rows(_names(described), longest=4)
+    height = 0.5 + 0.19 * max(map(len, shown.values()))
+    figure = Figure(figsize=(9, 0.4 + height * len(rows)), layout="constrained")
+    for f, ax in _panels(figure, rows).items():
+        change = described[f]["change"]
+        mean, low, high = 100 * np.expm1(_curve([change[c] for c in shown[f]], 1.0))
+        ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+        ax.hlines(range(len(mean)), low, high, color=HUES[_channel(f)], lw=2.6)
+        ax.plot(mean, range(len(mean)), "|", color=HUES[_channel(f)], ms=7, mew=1.6)
+        ax.set_yticks(range(len(mean)), [label(c, 18) for c in shown[f]])
+        ax.set(ylim=(len(mean) - 0.4, -0.6))
+        ax.set_title(label(f), color=HUES[_channel(f)], weight="bold")
+        ax.locator_params(axis="x", nbins=5)
+        ax.tick_params(axis="y", length=0)
+    figure.supxlabel(
+        "change of the category's share, %, for one standard deviation more of the factor", size=8.5
+    )
+    return figure
+
+
+@_styled
+def predictive_checks(checks: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """How far the logs are from those that the model makes, a row a check, beside what passes (grey)."""
+    figure = Figure(figsize=(9, 0.9 + 0.24 * len(checks)), layout="constrained")
+    ax = figure.subplots()
+    ax.axvspan(-FAR, FAR, color=RULE, alpha=0.5, lw=0, zorder=0)
+    ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+    for y, check in enumerate(checks.values()):
+        marker, fill = LEVELS[check["level"]]
+        ax.hlines(y, 0, check["distance"], color=INK, lw=0.8)
+        ax.plot(check["distance"], y, marker, color=INK, mfc=fill, ms=6, zorder=4)
+    ax.set_yticks(range(len(checks)), [check["title"] for check in checks.values()])
+    reach = 1.15 * max(2 * FAR, *(abs(check["distance"]) for check in checks.values()))
+    ax.set_xscale("symlog", linthresh=FAR, linscale=2)
+    ticks = [x for x in (FAR, 10.0, 30.0, 100.0, 300.0, 1_000.0) if x < reach]
+    ax.set_xticks([-x for x in ticks] + [0.0, *ticks], minor=False)
+    ax.xaxis.set_major_formatter(lambda x, _: plain(x))
+    ax.minorticks_off()
+    ax.set(xlim=(-reach, reach), ylim=(len(checks) - 0.4, -0.6))
+    ax.set_xlabel("observed less replicated, in standard deviations of the replications")
+    ax.tick_params(axis="y", length=0)
+    words = {"good": "passes", "care": "fails, by little", "no": "fails"}
+    looks = [(words[level], *look) for level, look in LEVELS.items()]
+    handles = [Line2D([], [], color=INK, lw=0, marker=m, mfc=fill, ms=6, label=w) for w, m, fill in looks]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3)
+    return figure
+
+
+@_styled
+def predictive_densities(densities: Mapping[str, Mapping[str, Any]], level: float) -> Figure:
+    """Histograms over users: of the logs (line), and of those that the model makes (band)."""
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    for ax, of in zip(figure.subplots(1, len(densities), squeeze=False)[0], densities.values(), strict=True):
+        ax.fill_between(of["at"], of["lower"], of["upper"], step="mid", color=QUIET, alpha=0.5, lw=0)
+        ax.step(of["at"], of["observed"], where="mid", color=INK, lw=1.1)
+        ax.set(xlabel=of["title"], ylim=(0, None), yticks=[])
+        ax.spines["left"].set_visible(False)
+    figure.supylabel("density of users", size=8.5)
+    handles = [Line2D([], [], color=INK, lw=1.1, label="these logs")]
+    handles.append(Patch(color=QUIET, alpha=0.5, lw=0, label=f"the model's: {level:.0%} of the replications"))
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    return figure
 
 
 @_styled

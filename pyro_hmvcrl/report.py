@@ -17,7 +17,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pyro_hmvcrl import plots
+from pyro_hmvcrl import plots, predictive
 from pyro_hmvcrl.checks import EXTRAPOLATES
 from pyro_hmvcrl.dataset import CHANNELS, whole_file
 from pyro_hmvcrl.plots import ESTIMANDS, PARTS, PROBABILITIES, label, plain, strongest
@@ -44,6 +44,9 @@ CHANNEL_KEYS = [
 ]
 CHANNEL_KEYS += [f"mechanisms.{{0}}.{part}" for part in MECHANISM_KEYS]
 REPORT_KEYS = ["restarts", "factor_categories", "held_out_bound.mean", "held_out_bound.standard_error"]
+REPORT_KEYS += ["predictive.users", "predictive.replications", "predictive.level", "predictive.densities"]
+REPORT_KEYS += [f"predictive.checks.*.{key}" for key in ("title", "level", "distance", "difference", "p")]
+CATEGORY_KEYS = ["raised", "lowered", "change"]
 REPORT_KEYS += [key.format(channel) for channel in CHANNELS for key in CHANNEL_KEYS]
 # "*" stands for every entry of a dict or list.
 EFFECT_KEYS = ["shift", "kind", "sentences", "overlap.verdict", "outcomes.engagement", "outcomes.alignment"]
@@ -126,7 +129,9 @@ def trust(verdict: list[str]) -> tuple[str, str]:
     return "good", "Its factors can be believed."
 
 
-def judge(effects: Effects, verdict: dict[str, list[str]]) -> dict[str, tuple[str, str]]:
+def judge(
+    effects: Effects, verdict: dict[str, list[str]], predictive_checks: dict[str, Any]
+) -> dict[str, tuple[str, str]]:
     """What the checks of an answer come to: for each a level (good, care, no; empty: neither) and, shortly, why."""
     levels = {channel: trust(sentences)[0] for channel, sentences in verdict.items()}
     doubted = [channel for channel, level in levels.items() if level != "good"]
@@ -134,6 +139,7 @@ def judge(effects: Effects, verdict: dict[str, list[str]]) -> dict[str, tuple[st
     failed = [c for c in effects["negative_controls"].values() if c["verdict"] != "passes"]
     checks = {
         "factors": ("care", f"doubt on {' and '.join(doubted)}") if doubted else ("good", "can be believed"),
+        "predictive": (predictive.verdict(predictive_checks)[0], _alike(predictive_checks)),
         "overlap": ({"supported": "good", "in part": "care"}.get(supported, "no"), supported),
         "negative_controls": ("no", "failed") if failed else ("good", "passed"),
     }
@@ -145,6 +151,11 @@ def judge(effects: Effects, verdict: dict[str, list[str]]) -> dict[str, tuple[st
     if "sensitivity" in effects:
         checks["rho"] = _judge_rho(effects["sensitivity"])
     return checks
+
+
+def _alike(checks: dict[str, Any]) -> str:
+    failed = sum(check["level"] != "good" for check in checks.values())
+    return f"{len(checks) - failed} of {len(checks)} pass"
 
 
 def _judge_rho(curve: dict[str, Any]) -> tuple[str, str]:
@@ -201,6 +212,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
+WORDS |= {"predictive_verdict": predictive.verdict, "far": predictive.FAR, "matters": predictive.MATTERS}
 WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": plots.SHOWN_PATHS}
 
 
@@ -217,7 +229,8 @@ def read_run(folder: Path) -> Run:
     """
     config = _json(folder / "config.json", CONFIG_KEYS)
     names = [f"{c}_{k + 1}" for c in CHANNELS for k in range(config[f"{c}_factors"])]
-    report = _json(folder / "report.json", REPORT_KEYS + [f"factor_categories.{f}.raised" for f in names])
+    of_factors = [f"factor_categories.{f}.{key}" for f in names for key in CATEGORY_KEYS]
+    report = _json(folder / "report.json", REPORT_KEYS + of_factors)
     posterior = [column for f in names for column in (f, f"{f}_sd")]
     factors = _table(folder / "factors.parquet", ["user_id", "held_out", *posterior])
     factors = factors[factors["held_out"].astype(bool)].reset_index(drop=True)
@@ -360,6 +373,31 @@ def _factors(run: Run) -> Picture:
     return Picture("factors", figure, f"One panel a factor: {'; '.join(said)}.")
 
 
+def _categories(run: Run) -> Picture:
+    described = run["report"]["factor_categories"]
+    said = [f"{label(f)} raises {label(of['raised'][0])} most" for f, of in described.items()]
+    alt = f"Change of categories' shares with intervals, a panel a factor. {'; '.join(said)}."
+    return Picture("categories", plots.categories(described), alt)
+
+
+def _predictive(run: Run) -> Picture | None:
+    checks = run["report"]["predictive"]["checks"]
+    if not checks:
+        return None
+    said = "; ".join(f"{check['title']} {check['distance']:.1f}" for check in checks.values())
+    alt = f"How far the logs are from the model's, in standard deviations: {said}."
+    return Picture("predictive", plots.predictive_checks(checks), alt)
+
+
+def _predictive_densities(run: Run) -> Picture | None:
+    made = run["report"]["predictive"]
+    if not made["densities"]:
+        return None
+    said = ", ".join(of["title"] for of in made["densities"].values())
+    alt = f"Histograms over users, of these logs and of those that the model makes: {said}."
+    return Picture("predictive_densities", plots.predictive_densities(made["densities"], made["level"]), alt)
+
+
 def _graph(run: Run) -> Picture:
     likely = run["graph"][run["graph"]["probability"] >= LIKELY]
     said = [f"{label(e.source)} to {label(e.target)}, weight {e.weight:.2f}" for e in likely.itertuples()]
@@ -445,7 +483,8 @@ def _published(run: Run) -> Picture | None:
 
 
 PICTURES: tuple[Callable[[Run], Picture | None], ...] = (
-    *(_factors, _graph, _modulation, _coefficients, _training),
+    *(_factors, _categories, _graph, _modulation, _coefficients, _training),
+    *(_predictive, _predictive_densities),
     *(_effects_forest, _effects_displacement, _effects_dose, _effects_sensitivity),
     _published,
 )

@@ -269,8 +269,18 @@ def replicate(cell: str, seed: int, quick: bool, parts: Path) -> None:
     contrasts = average_effects(*fitted, {"exposure_covariates": shifted}, seed=seed).contrasts
     figures = {"failure": "", "bound": found.restarts[found.selected].bound}
     figures |= {"substitution_found": substitution(contrasts) >= SURE}
-    figures |= recovery(sim, fitted, found.held_out) | diagnose(found, fitted, shifted, dataset, seed, draws)
-    figures |= look_alike(found, posterior, dataset, seed, draws["predictive"])
+    checks = predictive_checks(
+        found.guide.model,
+        posterior,
+        logs,
+        dataset.categories,
+        dataset.exposure_covariates,
+        seed,
+        draws["predictive"],
+    )["checks"]
+    figures |= {f"predictive: {name}": check["level"] != "good" for name, check in checks.items()}
+    figures |= recovery(sim, fitted, found.held_out)
+    figures |= diagnose(found, fitted, shifted, dataset, checks, seed, draws)
     figures |= noise_checks(fitted, seed, draws["noise"])
     rows = compare(true_effects(sim, v, draws["truth"], seed), contrasts)
     keep(part, {"figures": figures, "effects": rows})
@@ -304,7 +314,13 @@ def compare(
 
 
 def diagnose(
-    found: Screening, fitted: Fitted, shifted: Tensor, dataset: Dataset, seed: int, draws: Mapping[str, int]
+    found: Screening,
+    fitted: Fitted,
+    shifted: Tensor,
+    dataset: Dataset,
+    checks: dict[str, Any],
+    seed: int,
+    draws: Mapping[str, int],
 ) -> dict[str, Any]:
     """The package's diagnostics as its report takes them: figures, and which of them warn."""
     identified, policy = evaluate(found, dataset), {"exposure_covariates": shifted}
@@ -324,22 +340,10 @@ def diagnose(
     for name, control in answer["negative_controls"].items():
         control_of = f"control, {name.partition(' on ')[0]}"
         row |= {f"{control_of}: R2": control["r2"], f"warns: {control_of}": control["verdict"] != "passes"}
-    judged = judge(answer, identified.verdict)
-    row |= {f"warns: {check}": judged[check][0] in ("care", "no") for check in ("placebo", "overlap", "rho")}
+    judged = judge(answer, identified.verdict, checks)
+    shown = {"placebo": "placebo", "overlap": "overlap", "rho": "rho", "predictive": "predictive checks"}
+    row |= {f"warns: {name}": judged[check][0] in ("care", "no") for check, name in shown.items()}
     return row | {"warns: report as a whole": overall(judged)[0] != "good"}
-
-
-def look_alike(
-    found: Screening, posterior: ParameterPosterior, dataset: Dataset, seed: int, draws: int
-) -> dict[str, Any]:
-    """The package's posterior predictive checks: which fail, and whether any does."""
-    logs, names = (
-        tensors_of(dataset, found.standardisation),
-        (dataset.categories, dataset.exposure_covariates),
-    )
-    checks = predictive_checks(found.guide.model, posterior, logs, *names, seed, draws)["checks"]
-    failed = {f"predictive: {name}": check["level"] != "good" for name, check in checks.items()}
-    return failed | {"warns: predictive checks": any(failed.values())}
 
 
 @torch.no_grad()

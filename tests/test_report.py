@@ -20,8 +20,11 @@ from matplotlib.patches import FancyArrowPatch
 
 from pyro_hmvcrl import plots
 from pyro_hmvcrl.identifiability import ChannelEvidence, identifiability
+from pyro_hmvcrl.predictive import Statistic, compare, histograms
 from pyro_hmvcrl.report import ReportError, judge, overall, trust, write_report
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 COVARIATES = {
     "platform": ["feed_share", "push_notifications", "new_interface", "autoplay_minutes"],
     "preference": [
@@ -110,10 +113,8 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
         "mechanisms": mechanisms,
         "held_out_bound": {"mean": -95.97, "standard_error": 0.31},
         "graph": graph.to_dict("records"),
-        "factor_categories": {
-            f: {w: [str(c) for c in rng.choice(24, 5, replace=False)] for w in ("raised", "lowered")}
-            for f in NAMES
-        },
+        "factor_categories": {f: _described(rng) for f in NAMES},
+        "predictive": _predictive(rng),
     }
     (folder / "report.json").write_text(json.dumps(report, allow_nan=False))
     config = {
@@ -138,6 +139,28 @@ def _covariates(rng: np.random.Generator, channel: str, users: int) -> np.ndarra
         np.clip(np.rint(x[:, 2] + 3), 0, 6),
     )
     return x
+
+
+def _described(rng: np.random.Generator) -> dict:
+    """Categories by what a factor does to their log shares, the most raised first."""
+    change = np.sort(rng.normal(0, 0.3, 24))[::-1]
+    names = [str(c) for c in rng.permutation(24)]
+    ends = {n: {"mean": m, "lower": m - 0.1, "upper": m + 0.1} for n, m in zip(names, change, strict=True)}
+    return {"raised": names[:5], "lowered": names[:-6:-1], "change": ends}
+
+
+def _predictive(rng: np.random.Generator) -> dict:
+    """Two checks that pass and one that fails, and two densities."""
+    checks = {}
+    for name, observed in (("search_mix", 0.02), ("exposure_mix", -0.01), ("engagement_spread", 0.9)):
+        statistic = Statistic(f"What <is> asked of {name}", lambda counts: 0)
+        checks[name] = compare(statistic, 1.0 + observed, rng.normal(1.0, 0.05, 200))
+    users = rng.normal(size=(31, 500))
+    densities = {
+        name: histograms(f"{name} of a user", users[0], users[1:]) for name in ("search", "exposure")
+    }
+    parts = {"replications": 200, "users": 500, "level": 0.9}
+    return parts | {"checks": checks, "densities": densities}
 
 
 def _training(stage: str, restart: int, steps: int, end: float, rng: np.random.Generator) -> pd.DataFrame:
@@ -196,7 +219,8 @@ def test_a_channel_without_covariates_is_reported_too(runs, tmp_path, bare):
 def test_figures_are_written_as_png_and_svg(runs):
     write_report(runs["simulated"])
     names = {p.name for p in (runs["simulated"] / "figures").iterdir()}
-    figures = {"overview", "factors", "graph", "modulation", "coefficients", "training"}
+    figures = {"overview", "factors", "categories", "graph", "modulation", "coefficients", "training"}
+    figures |= {"predictive", "predictive_densities"}
     assert names == {f"{figure}.{kind}" for figure in figures for kind in ("png", "svg")}
 
 
@@ -270,9 +294,32 @@ def test_a_malformed_run_is_named_and_nothing_is_written(runs, tmp_path, file, c
     assert not (run / "figures").exists()
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no headless browser here")
-def test_a_real_browser_renders_the_page(runs, tmp_path):
-    page, picture = write_report(runs["simulated"]), tmp_path / "page.png"
+# Written into a copy of the page, to find out in the browser what a reader would see.
+PROBE = """<script>
+addEventListener("error", e => { document.body.dataset.error = e.message; });
+addEventListener("load", () => {
+  const images = [...document.images], root = document.documentElement, body = document.body.dataset;
+  body.broken = images.filter(i => !(i.complete && i.naturalWidth > 0)).length;
+  body.images = images.length;
+  body.excess = root.scrollWidth - root.clientWidth;
+  body.page = getComputedStyle(document.body).backgroundColor;
+  body.anchors = [...document.querySelectorAll('a[href^="#"]')]
+    .filter(a => !document.querySelector(a.getAttribute("href"))).length;
+});
+</script></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no headless browser here")
+@pytest.mark.parametrize(
+    ("width", "scheme", "page"), [(1000, "light", "rgb(255, 255, 255)"), (500, "dark", "rgb(21, 25, 30)")]
+)
+def test_a_real_browser_renders_the_page_without_errors(runs, tmp_path, width, scheme, page):
+    """Every picture is drawn, nothing sticks out on the right, no link leads nowhere, nothing is complained of."""
+    run = tmp_path / "run"
+    shutil.copytree(runs["simulated"], run)
+    (run / "effects.json").write_text(json.dumps(answer()))
+    copy_of = tmp_path / "probed.html"
+    copy_of.write_text(page_of(run).replace("</body>", PROBE))
     flags = [
         "--headless",
         "--no-sandbox",
@@ -280,9 +327,18 @@ def test_a_real_browser_renders_the_page(runs, tmp_path):
         "--disable-background-networking",
         "--disable-sync",
     ]
-    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,1400", f"--screenshot={picture}"]
-    subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, timeout=90)
-    assert picture.stat().st_size > 30_000
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1400", "--hide-scrollbars"]
+    flags += ["--enable-logging=stderr", f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"]
+    said = subprocess.run(
+        [BROWSER, *flags, "--dump-dom", copy_of.as_uri()],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    found = dict(re.findall(r'data-(\w+)="([^"]*)"', re.search(r"<body[^>]*>", said.stdout)[0]))
+    assert found == {"broken": "0", "images": "11", "excess": "0", "page": page, "anchors": "0"}
+    assert "CONSOLE" not in said.stderr
 
 
 def test_the_strongest_covariate_is_the_one_with_the_largest_coefficients():
@@ -608,11 +664,11 @@ def test_a_factor_set_to_one_value_does_not_flatten_what_was_before():
 )
 def test_whether_to_believe_an_answer_follows_its_checks(check, changes, level):
     believed = {"platform": ["platform is identified up to order, sign and scale of each factor: ..."]}
-    checks = judge(answer() | changes, believed)
+    checks = judge(answer() | changes, believed, {})
     assert checks[check][0] == level
     assert overall(checks)[0] == (level or "good")  # all else speaks for it
 
 
 def test_an_answer_is_no_better_than_the_factors():
     doubtful = {"preference": ["preference is identified only up to rotation: ..."]}
-    assert judge(answer(), doubtful)["factors"] == ("care", "doubt on preference")
+    assert judge(answer(), doubtful, {})["factors"] == ("care", "doubt on preference")
