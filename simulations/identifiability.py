@@ -191,7 +191,7 @@ def main() -> None:
     """Run what is missing, then write table and figure."""
     o = options(__doc__, HERE)
     cells = [(axis, value) for axis, (_, values) in AXES.items() for value in values]
-    jobs = [(axis, value, seed) for axis, value in cells for seed in range(1 if o.quick else SEEDS)]
+    jobs = [(*cell, seed) for seed in range(1 if o.quick else SEEDS) for cell in cells]
     once = {part_of(*job): job for job in jobs}
     replicate_all((delayed(replicate)(*job, o.quick, o.parts) for job in once.values()), o)
     rows = []

@@ -474,7 +474,7 @@ def main() -> None:
     o = options(__doc__, HERE)
     seeds = range(1 if o.quick else SEEDS)
     replicate_all(
-        (delayed(replicate)(cell, seed, o.quick, o.parts) for cell, seed in product(CELLS, seeds)), o
+        (delayed(replicate)(cell, seed, o.quick, o.parts) for seed, cell in product(seeds, CELLS)), o
     )
     summarise(*collect(seeds, o.parts), o.out)
     print((o.out / "summary.md").read_text())
