@@ -133,7 +133,7 @@ def effects(
     if not question.support.supported and not extrapolate:
         raise InterventionError(
             f"the change is {question.support.verdict}. Make it smaller, or ask for the extrapolation by name "
-            "(--extrapolate)"
+            "(extrapolate=True; on the command line --extrapolate)"
         )
 
     def ask(
