@@ -189,7 +189,15 @@ class World:
         return value
 
     def distribution(self, site: str) -> Any:
-        """The distribution of a sampled site in this world."""
+        """The distribution of a sampled site in this world.
+
+        Raises
+        ------
+        InterventionError
+            If the site is forced: it has a value, and no distribution.
+        """
+        if site in self.forced:
+            raise InterventionError(f"site {site} is forced: it has a value here, and no distribution")
         return self.trace.nodes[site]["fn"]
 
     @property

@@ -46,14 +46,20 @@ Key = tuple[str, str, str]  #: of a sum over users: what, of what, which
 
 def engagement(world: World) -> Tensor:
     """Probability that a user engages with what is shown next: ``sum_c p_exposed(c) p_engage(c)``."""
-    shown, engaged = world.distribution("exposure"), world.distribution("engagement")
-    return (shown.probability * engaged.probability).sum(-1)
+    return (shown_next(world) * world.distribution("engagement").probability).sum(-1)
 
 
 def alignment(world: World) -> Tensor:
     """Probability that what is shown next is what the user would search for: ``sum_c p_exposed(c) p_search(c)``."""
-    shown, searched = world.distribution("exposure"), world.distribution("search")
-    return (shown.probability * searched.probability).sum(-1)
+    return (shown_next(world) * world.distribution("search").probability).sum(-1)
+
+
+def shown_next(world: World) -> Tensor:
+    """Probability ``(..., N, C)`` of each category to be shown next; where exposure is forced, its share there."""
+    if "exposure" in world.forced:
+        return world["exposure"] / world["exposure"].sum(-1, keepdim=True)
+    probability: Tensor = world.distribution("exposure").probability
+    return probability
 
 
 OUTCOMES: dict[str, Outcome] = {"engagement": engagement, "alignment": alignment}

@@ -16,7 +16,7 @@ from pyro_hmvcrl import mediation as m
 from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.emissions import CategoryEvents, EngagementEvents, engagement_logits
 from pyro_hmvcrl.guide import Expert
-from pyro_hmvcrl.interventions import hold
+from pyro_hmvcrl.interventions import InterventionError, hold, run
 from pyro_hmvcrl.laplace import ParameterPosterior, fitted_values
 from pyro_hmvcrl.model import at, observe
 
@@ -244,6 +244,19 @@ def test_a_forced_channel_leaves_the_other_to_mediate(world, channel):
         assert abs(c[f"NIE_{channel}"]).max() == 0
         assert abs(c[f"NIE_{other}"]).min() > 1e-4
         assert c[f"NIE_{other}"] == pytest.approx(c["TE"] - c["NDE"], abs=1e-7)
+
+
+def test_a_forced_exposure_is_what_is_shown(world):
+    """Everything of the first category: engagement is that category's rate, alignment that of searches for it."""
+    _, guide, posterior, logs = world
+    only_first = torch.zeros_like(logs.exposure)
+    only_first[:, 0] = 7.0
+    held = hold(at(guide.model, posterior.mean), noise=torch.zeros(len(logs.index), guide.model.n_factors))
+    found = run(held, (logs,), {"exposure": only_first})
+    for outcome, site in ((m.engagement, "engagement"), (m.alignment, "search")):
+        assert torch.allclose(outcome(found), found.distribution(site).probability[..., 0])
+    with pytest.raises(InterventionError, match="exposure is forced"):
+        found.distribution("exposure")
 
 
 def test_memory_is_bounded_and_batches_change_nothing_but_chance(world, monkeypatch):
