@@ -13,6 +13,7 @@ column, first bad row and the mend; :func:`write_dataset` writes nothing that it
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 
 Channel = Literal["platform", "preference"]
@@ -37,6 +39,7 @@ CHANNELS: tuple[Channel, Channel] = ("platform", "preference")
 
 TABLES = ("users", "search_events", "recommendation_events")
 #: Text as it stands in CSV: "007" is not 7, and a category may be called "None".
+LOCK = "lock"  #: in a folder that is being filled
 KEYS = ("user_id", "category")
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")  #: in CSV's other columns
 
@@ -247,12 +250,21 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `folder` if all goes well, and nothing otherwise."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")  # beside the target: same file system
+    """A temporary folder to fill, which becomes `folder` if all goes well, and nothing otherwise.
+
+    It stands beside its target, on the same file system.  What a killed process left of one is cleared away by the
+    next: the system lets go of its lock.
+    """
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):
+            shutil.rmtree(left)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        os.replace(temporary, folder)
+        with FileLock(temporary / LOCK):
+            yield temporary
+            (temporary / LOCK).unlink(missing_ok=True)
+            os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from scipy.stats import laplace, norm
 from torch.func import functional_call
@@ -234,7 +236,7 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     Raises
     ------
     RunError
-        If `out` exists, or an unfinished fit of something else stands beside it.
+        If `out` exists, or an unfinished fit of something else stands beside it, or one that is at work.
     DatasetError
         If the dataset is bad; nothing is written then.
     """
@@ -243,15 +245,16 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     dataset = read_dataset(data)
     truth = Truth.beside(data, dataset)
     checkpoints = _checkpoint_folder(out, dataset, settings)
-    start = time.monotonic()
-    found = fit(dataset, settings, checkpoints, progress)
-    posterior = parameter_posterior(found, dataset, settings.seed)
-    seconds = time.monotonic() - start
-    config = _config(dataset, settings, found, seconds)
-    run = Run(found.guide, posterior, found.standardisation, dataset.categories, config)
-    with whole_folder(out) as folder:
-        _write_run(run, found, dataset, truth, folder)
-    shutil.rmtree(checkpoints)
+    with _alone(checkpoints):
+        start = time.monotonic()
+        found = fit(dataset, settings, checkpoints, progress)
+        posterior = parameter_posterior(found, dataset, settings.seed)
+        seconds = time.monotonic() - start
+        config = _config(dataset, settings, found, seconds)
+        run = Run(found.guide, posterior, found.standardisation, dataset.categories, config)
+        with whole_folder(out) as folder:
+            _write_run(run, found, dataset, truth, folder)
+        shutil.rmtree(checkpoints)
     return run
 
 
@@ -308,6 +311,22 @@ def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(mark)
     return folder
+
+
+@contextmanager
+def _alone(checkpoints: Path) -> Iterator[None]:
+    """Keep other fits out of the folder; the system lets go of the lock of one that was killed."""
+    lock = FileLock(checkpoints / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"{checkpoints}: another fit is at work there; wait for it, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folder: Path) -> None:

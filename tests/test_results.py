@@ -132,6 +132,23 @@ def test_an_unfinished_fit_of_something_else_is_refused(folders, tmp_path):
         r.fit_folder(data, tmp_path / "run", QUICK)
 
 
+def test_a_second_fit_into_the_same_folder_is_refused_while_the_first_is_at_work(
+    folders, tmp_path, monkeypatch
+):
+    data, _ = folders
+    first = r.fit
+
+    def meanwhile(*args):
+        with pytest.raises(r.RunError, match="another fit is at work there"):
+            r.fit_folder(data, tmp_path / "run", QUICK)
+        return first(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(r, "fit", meanwhile)
+        r.fit_folder(data, tmp_path / "run", QUICK)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(r.RunError, match=r"config\.json.*not found; give a folder that fit has written"):
         r.load_run(tmp_path)
