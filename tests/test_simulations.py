@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from distributed import Client, LocalCluster
 
-from pyro_hmvcrl.simulate import Design
+from pyro_hmvcrl.guide import PrecisionNormal
+from pyro_hmvcrl.inference import UserELBO
+from pyro_hmvcrl.simulate import Design, simulate
+
+from worlds import EDGES
 
 SIMULATIONS = Path(__file__).parent.parent / "simulations"
 
@@ -159,3 +164,31 @@ def test_dask_workers_come_to_the_same_results(identifiability, tmp_path, monkey
     assert all(n > 0 for n in done.values())
     whole, _ = identifiability
     assert (tmp_path / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_the_loss_by_hand_is_the_loss(monkeypatch):
+    """The benchmark's floor: the same number, and the same gradient, from the same random numbers."""
+    antithetic = PrecisionNormal.antithetic
+
+    def same_noise(self, n):
+        torch.manual_seed(2)
+        return antithetic(self, n)
+
+    monkeypatch.setattr(PrecisionNormal, "antithetic", same_noise)
+    floor = importlib.import_module("floor")
+    sim = simulate(Design(users=40, categories=6, edges=EDGES), 0)
+    torch.manual_seed(0)
+    guide, logs = (make(sim, torch.device("cpu")) for make in (floor.guide_of, floor.logs_of))
+    elbo = UserELBO(floor.PARTICLES, False)
+    losses, gradients = [], []
+    for loss in (
+        lambda: elbo.differentiable_loss(guide.model, guide, logs),
+        lambda: floor.loss_by_hand(guide, logs),
+    ):
+        torch.manual_seed(1)
+        guide.zero_grad()
+        losses.append(loss())
+        losses[-1].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in guide.parameters() if p.requires_grad]))
+    assert torch.allclose(*losses, rtol=1e-5)
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-5)

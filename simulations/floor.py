@@ -1,0 +1,155 @@
+"""Floor: what does a step of training cost beyond what it cannot do without?
+
+A step of the second stage, in which all time of a fit goes to the encoders, against two floors on the same batch:
+
+``encoders``    the same two Transformers' bare forward and backward, without model and loss;
+``by hand``     the same loss, written out in plain torch, without Pyro: `loss_by_hand`.
+
+Each with its Adam step.  The three take turns, so that what else the machine does falls on all alike.  Worlds of the
+``hard`` design of ``recovery`` (3 + 3 factors, 30 categories).
+
+Run  ``python simulations/floor.py`` (two minutes on one core; on a GPU where there is one), or with batch sizes as
+arguments.  Writes ``simulations/floor/results.csv``: device, threads, users in the batch, milliseconds a step (medians
+over `ROUNDS` rounds), and the ratios of a step to the floors with their quartiles over rounds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from recovery import HARD
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from pyro_hmvcrl.emissions import engagement_logits
+from pyro_hmvcrl.guide import Guide, TransformerGuide, product_of_experts
+from pyro_hmvcrl.inference import UserELBO, choose_device
+from pyro_hmvcrl.model import HMVCRL, Logs
+from pyro_hmvcrl.simulate import Design, Simulation, simulate
+
+OUT = Path(__file__).parent / "floor"
+BATCHES = (128, 1_024)
+ROUNDS, STEPS = 15, 5  # of each kind in turn
+PARTICLES = 2
+
+
+def loss_by_hand(guide: Guide, logs: Logs) -> Tensor:
+    """``UserELBO(PARTICLES, False)`` without Pyro: minus the bound, nats a user, its gradient the path derivative."""
+    model, posterior = guide.model, guide.coefficients
+    sd = {name: log_sd.exp() for name, log_sd in posterior.log_sd.items()}
+    c = {name: torch.distributions.Normal(loc, sd[name]).rsample() for name, loc in posterior.loc.items()}
+    prior = guide.prior(c, logs)
+    users = product_of_experts(prior, guide.experts(logs, prior))
+    noise = users.antithetic(PARTICLES)
+    location, scale = model.mechanisms(c, logs.exposure_covariates, logs.preference_covariates)
+    z = list((location + scale * noise).unbind(-1))
+    for target in model.graph.order.tolist():
+        for source in model.graph.allowed[:, target].nonzero().flatten().tolist():
+            z[target] = z[target] + c["edges"][source, target] * z[source]
+    platform, preference = model.channels(torch.stack(z, -1))
+    log_odds = engagement_logits(c, platform, preference, logs.exposure_covariates)
+    log_joint = standard_normal(noise) + shares(model.f_search(preference), logs.search)
+    log_joint = log_joint + shares(model.f_exposure(platform), logs.exposure)
+    log_joint = log_joint + (logs.engagement * log_odds - logs.exposure * softplus(log_odds)).sum(-1)
+    bound = (log_joint - users.detach().log_prob(noise)).mean()
+    for name, (kind, width, _) in model.priors.items():
+        own = kind(0.0, width).log_prob(c[name]) - torch.distributions.Normal(
+            posterior.loc[name], sd[name]
+        ).log_prob(c[name])
+        bound = bound + own.sum() / logs.n_users
+    return -bound
+
+
+def standard_normal(noise: Tensor) -> Tensor:
+    """Log density ``(..., N)`` of noise ``(..., N, K)``."""
+    return -0.5 * (noise**2 + np.log(2 * np.pi)).sum(-1)
+
+
+def shares(logits: Tensor, counts: Tensor) -> Tensor:
+    """Log probability ``(..., N)`` of events with these counts ``(N, C)`` by category."""
+    return (logits.log_softmax(-1) * counts).sum(-1)
+
+
+def bare_encoders(guide: Guide, logs: Logs) -> Tensor:
+    """A number that hangs on all that the encoders give, and on nothing else."""
+    experts = guide.experts(logs, None)  # type: ignore[arg-type]  # the Transformers do not look at the prior
+    return torch.stack([expert.precision.mean() + expert.information.mean() for expert in experts]).sum()
+
+
+def guide_of(sim: Simulation, device: torch.device) -> TransformerGuide:
+    """A guide with a model, as the second stage meets it: all but the encoders stays as it is."""
+    d = sim.world.design
+    model = HMVCRL(
+        d.platform_factors, d.preference_factors, d.exposure_covariates, d.preference_covariates, d.categories
+    )
+    model.graph.orient(torch.randn(model.n_factors, model.n_factors))
+    guide = TransformerGuide(model).to(device)
+    for part in (guide.model, guide.coefficients):
+        part.requires_grad_(False)
+    return guide
+
+
+def logs_of(sim: Simulation, device: torch.device) -> Logs:
+    """The simulation as the model reads it."""
+    arrays = (sim.exposure_covariates, sim.preference_covariates, sim.search, sim.exposure, sim.engagement)
+    tensors = (torch.as_tensor(array, dtype=torch.float32) for array in arrays)
+    return Logs(torch.arange(len(sim.factors)), len(sim.factors), *tensors).to(device)
+
+
+def seconds(guide: Guide, loss: Callable[[], Tensor]) -> float:
+    """Of one step, as a mean over `STEPS`."""
+    parameters = [p for p in guide.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(parameters, lr=1e-6)  # which leaves the encoders as they are
+    wait = torch.cuda.synchronize if parameters[0].is_cuda else (lambda: None)
+    wait()
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimiser.step()
+    wait()
+    return (time.perf_counter() - start) / STEPS
+
+
+def measure(batch: int) -> dict[str, float | str]:
+    """One row of the table."""
+    device = choose_device("auto")
+    sim = simulate(Design.with_knobs(**(HARD | {"users": batch})), 0)
+    guide, logs = guide_of(sim, device), logs_of(sim, device)
+    elbo = UserELBO(PARTICLES, False)
+    kinds: dict[str, Callable[[], Tensor]] = {
+        "step": lambda: elbo.differentiable_loss(guide.model, guide, logs),
+        "by hand": lambda: loss_by_hand(guide, logs),
+        "encoders": lambda: bare_encoders(guide, logs),
+    }
+    for loss in kinds.values():
+        seconds(guide, loss)  # the first ones are slower
+    taken = pd.DataFrame(
+        [{kind: seconds(guide, loss) for kind, loss in kinds.items()} for _ in range(ROUNDS)]
+    )
+    row: dict[str, float | str] = {"device": device.type, "threads": torch.get_num_threads(), "users": batch}
+    row |= {f"{kind}, ms": round(1e3 * taken[kind].median(), 2) for kind in kinds}
+    return row | dict(ratios(taken))
+
+
+def ratios(taken: pd.DataFrame) -> Iterator[tuple[str, float]]:
+    """Of a step to each floor: the median over rounds, and quartiles."""
+    for floor in ("by hand", "encoders"):
+        ratio = taken["step"] / taken[floor]
+        for name, share in (("", 0.5), (", lower quartile", 0.25), (", upper quartile", 0.75)):
+            yield f"step / {floor}{name}", round(ratio.quantile(share), 3)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    table = pd.DataFrame([measure(int(batch)) for batch in sys.argv[1:] or BATCHES])
+    OUT.mkdir(exist_ok=True)
+    table.to_csv(OUT / "results.csv", index=False)
+    print(table.T.to_string(header=False))
