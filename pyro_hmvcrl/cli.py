@@ -21,7 +21,7 @@ from pyro_hmvcrl.kuaisar import moment, read_kuaisar
 from pyro_hmvcrl.kuaisar_copy import write_kuaisar_copy
 from pyro_hmvcrl.plots import ESTIMANDS
 from pyro_hmvcrl.published import SHIFT, study
-from pyro_hmvcrl.report import write_report
+from pyro_hmvcrl.report import read_run, write_report
 from pyro_hmvcrl.results import RunError, fit_folder, load_run
 from pyro_hmvcrl.simulate import SUBSTITUTION, Design, simulate, write_simulation
 
@@ -134,6 +134,7 @@ def encode(
     with _plain_errors():
         if out.suffix not in (".parquet", ".csv"):
             raise RunError(f"{out}: the name must end in .parquet or .csv")
+        _check_out(out)
         fitted = load_run(run)
         factors = fitted.encode(read_dataset(dataset, categories=fitted.categories))
         with whole_file(out) as file:
@@ -164,9 +165,12 @@ def effects_command(
 ) -> None:
     """Ask what a change of the platform does: effects and mediation with intervals and checks."""
     with _plain_errors():
+        shifts = [parse_shift(text) for text in shift]
+        _check_out(out)
+        read_run(run, answered=False)  # a run that cannot be reported on is not asked either
         answer = effects(
             run,
-            [parse_shift(text) for text in shift],
+            shifts,
             counterfactual=counterfactual,
             level=level,
             extrapolate=extrapolate,
@@ -267,16 +271,23 @@ def _plain_errors() -> Iterator[None]:
     """Bad input and bad choices end in one line, not in a traceback."""
     try:
         yield
-    except (ValueError, FloatingPointError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
+    except (ValueError, FloatingPointError, OverflowError, MemoryError, OSError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        typer.echo(f"error: {said}", err=True)
         sys.exit(1)
+
+
+def _check_out(out: Path) -> None:
+    """Say before the work, not after it, that a file cannot be written."""
+    if out.is_dir() or not out.parent.is_dir():
+        raise RunError(f"{out}: no file can be written there; give a file in a folder that exists")
 
 
 def _parse_knob(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     try:
         return name, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return name, value
 
 

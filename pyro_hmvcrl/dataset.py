@@ -33,6 +33,7 @@ import pandera.pandas as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
+from pyarrow import ArrowException
 
 Channel = Literal["platform", "preference"]
 CHANNELS: tuple[Channel, Channel] = ("platform", "preference")
@@ -133,11 +134,19 @@ class Standardisation:
         Raises
         ------
         DatasetError
-            If a covariate of the fitted dataset is missing here, or is not a finite number.
+            If a covariate of the fitted dataset is missing here, or is not a finite number of a like size.
         """
         table = _Table(f"users of dataset {dataset.name}", dataset.users)
         _validate(table, {name: [_FINITE] for name in self.mean})
-        return self.standardise(dataset.users)
+        with np.errstate(over="ignore"):
+            blocks = self.standardise(dataset.users)
+        far = ~np.isfinite(np.hstack(blocks)).all(0)
+        if far.any():
+            name = [*self.exposure_covariates, *self.preference_covariates][far.argmax()]
+            raise table.error(
+                name, "too far from the fitted dataset's values; is it in the same unit? Mend it"
+            )
+        return blocks
 
     def standardise(self, users: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Standardised covariates, as :meth:`apply`, of a table that has them all."""
@@ -291,8 +300,10 @@ def _line(path: Path, row: int) -> int:
         reader, record, start = csv.reader(handle), -2, 0  # the header is record -1
         while record < row:
             start = reader.line_num + 1
-            fields = next(reader)
-            record += len(fields) > 1 or "".join(fields).strip() != ""
+            fields = next(reader, None)
+            if fields is None:  # the two parsers count otherwise
+                return row + 2
+            record += len(fields) > 1 or "".join(fields).strip(" \t") != ""
     return start
 
 
@@ -301,7 +312,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: no such file; a dataset folder has a dataset.json, write one")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not valid JSON: {error}; mend it there") from error
     _check_description(path, description)
     return description
@@ -310,6 +321,10 @@ def _read_description(path: Path) -> dict[str, Any]:
 def _check_description(path: Path, description: Any) -> None:
     if not isinstance(description, dict) or not isinstance(description.get("name"), str):
         raise DatasetError(f'{path}: must be an object with a "name", which is a string; add it')
+    try:
+        json.dumps(description, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:  # JSON can hold half of a character
+        raise DatasetError(f"{path}: not plain text: {error}; mend it there") from error
     lists: dict[str, Any] = {"categories": [], **description}
     for key, kinds in (
         ("exposure_covariates", str),
@@ -340,8 +355,12 @@ def _read_table(folder: Path, stem: str) -> _Table:
             return _Table(str(path), _read_csv(path), path)
         # Without pandas' metadata an index comes as a column, and row numbers are the file's.
         return _Table(str(path), pq.read_table(path).to_pandas(ignore_metadata=True))
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:
-        raise DatasetError(f"{path}: could not be read: {error}; write it again") from error
+    except (OSError, ValueError, ArrowException, MemoryError, pd.errors.ParserWarning) as error:
+        raise DatasetError(f"{path}: could not be read: {_first_line(error)}; write it again") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -426,6 +445,9 @@ def _validate(table: _Table, checks: dict[str, list[pa.Check]]) -> None:
             raise table.error(missing["failure_case"].iloc[0], f"missing; add it (there are {has})") from None
         first = failures.sort_values("index", kind="stable").iloc[0]
         row = None if pd.isna(first["index"]) else int(first["index"])
+        if row is None and isinstance(first["failure_case"], str):  # the check itself could not be made
+            problem = f"holds neither numbers nor text ({_first_line(ValueError(first['failure_case']))}); convert it"
+            raise table.error(first["column"], problem) from None
         found = "" if row is None else f" (found {table.frame[first['column']].iloc[[row]].tolist()[0]!r})"
         raise table.error(first["column"], f"{first['check']}{found}", row) from None
 
@@ -505,10 +527,13 @@ def _native(ids: pd.Index, users: _Table) -> pd.Index:
     """User ids as integers where the table has integers, as numbers or (all of them) as CSV text."""
     dtype = users.frame["user_id"].dtype
     as_text = users.csv_file is not None and all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", i) for i in ids)
-    return ids.astype("int64") if as_text or pd.api.types.is_integer_dtype(dtype) else ids
+    try:
+        return ids.astype("int64") if as_text or pd.api.types.is_integer_dtype(dtype) else ids
+    except OverflowError:  # unsigned, and large
+        return ids
 
 
 def _sorted(labels: set[str]) -> list[str]:
-    if all(re.fullmatch("-?[0-9]+", label) for label in labels):
+    if all(re.fullmatch("-?[0-9]{1,1000}", label) for label in labels):  # int takes no more than 4,300
         return sorted(labels, key=lambda label: (int(label), label))
     return sorted(labels)

@@ -18,10 +18,9 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl import checks, mediation
 from pyro_hmvcrl.dataset import CHANNELS, whole_file
 from pyro_hmvcrl.guide import Expert
-from pyro_hmvcrl.inference import load_tensors
 from pyro_hmvcrl.interventions import InterventionError, Interventions, Policy, Shift, apply, scaled, together
 from pyro_hmvcrl.mediation import OUTCOMES, EffectDraws, Mediators, Outcome, Users, average_effects, interval
-from pyro_hmvcrl.results import LIKELY, Run, RunError, load_run
+from pyro_hmvcrl.results import LIKELY, Run, finite_tensors, load_run, of_file
 
 Array = NDArray[np.float64]
 
@@ -50,14 +49,24 @@ class Population:
             If the folder is not a run folder, or lacks a file.
         """
         run = load_run(folder)
-        try:
-            experts, _ = load_tensors(folder / "experts.safetensors")
-            covariates = pd.read_parquet(folder / "covariates.parquet")
-            factors = pd.read_parquet(folder / "factors.parquet")
-        except FileNotFoundError as error:
-            raise RunError(f"{error.filename or error}: not found; fit again into a new folder") from None
-        exposure, preference = map(torch.as_tensor, run.standardisation.standardise(covariates))
-        users = Users.with_covariates(exposure, preference, Expert(**experts))
+        names = [*run.config["exposure_covariates"], *run.config["preference_covariates"]]
+        with of_file(folder / "covariates.parquet"):
+            covariates = _finite(pd.read_parquet(folder / "covariates.parquet"), names)
+            exposure, preference = map(torch.as_tensor, run.standardisation.standardise(covariates))
+        names = [column for f in run.factor_names for column in (f, f"{f}_sd")]
+        with of_file(folder / "factors.parquet"):
+            factors = _finite(pd.read_parquet(folder / "factors.parquet"), names)
+            _same_users(factors, covariates)
+        with of_file(folder / "experts.safetensors"):
+            experts = Expert(**finite_tensors(folder / "experts.safetensors"))
+            k = len(run.factor_names)
+            if experts.precision.shape != (len(covariates), k, k) or experts.information.shape != (
+                len(covariates),
+                k,
+            ):
+                raise ValueError("of other users or factors than the run's")
+            experts = Expert(*(t.to(exposure.dtype) for t in experts))
+        users = Users.with_covariates(exposure, preference, experts)
         return cls(run, covariates, factors, users)
 
     @property
@@ -76,6 +85,19 @@ class Population:
         exposure, _ = self.run.standardisation.standardise(self.covariates.assign(**shifted))
         support = checks.overlap(self.covariates.drop(columns="user_id"), shifted)
         return {"exposure_covariates": torch.as_tensor(exposure)}, support
+
+
+def _finite(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """A table of users, if these columns hold finite numbers."""
+    numbers = table[list(columns)].to_numpy(np.float32)  # the model's
+    if not len(table) or not np.isfinite(numbers).all():
+        raise ValueError("users are missing, or a number is not finite")
+    return table
+
+
+def _same_users(factors: pd.DataFrame, covariates: pd.DataFrame) -> None:
+    if not factors["user_id"].equals(covariates["user_id"]):
+        raise ValueError("of other users than covariates.parquet")
 
 
 def effects(

@@ -16,6 +16,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -42,6 +44,9 @@ USER_INPUT = "USER_INPUT"  #: the one source of queries that the user starts; th
 WITH_CATEGORY = ("VIDEO", "IMAGE_ATLAS")  #: types of search results that item_features describes
 PADDING = ("", "0", "空", "empty")  #: stand for "no category"
 BLOCK = 1 << 26  #: bytes that the parser takes at a time; captions are long
+
+#: What reading a damaged zip raises; RuntimeError: it looks encrypted, or compressed in a way unknown here.
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError)
 
 NUMBER, TEXT = pa.float64(), pa.string()
 #: What is read of each file, by the columns' names: their order differs from the documentation's.
@@ -74,6 +79,7 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "social_network.csv": {"user_id": NUMBER, "user_follow_id": TEXT},
 }
 ALIASES = {"reco_active_level": "rec_active_level"}  #: seen in copies of the files
+LATEST = 2**43  #: ms since epoch: the year 2248, to which calendars here reach
 QUERY = ["user", "time", "session", "keyword", "source"]  #: what tells one query from another
 
 
@@ -312,13 +318,14 @@ def _read_users(files: _Files, account: Account, progress: bool) -> DataFrame:
     users = files.read(file, COLUMNS[file], account, progress)
     users = account.keep(file, users, users.notna().all(axis=1).to_numpy(), "a value is missing")
     users = account.keep(file, users, ~users["user_id"].duplicated().to_numpy(), "the user has a row already")
+    files.check(file, users, "user_id", _whole(users["user_id"]), "not a whole number")
     users = users.assign(user_id=users["user_id"].astype("int64")).reset_index(drop=True)
     if users.empty:
         raise KuaisarError(f"{files.label(file)}: no users; download the archive again")
     file = "social_network.csv"
     ties = files.read(file, COLUMNS[file], account, progress)
     ties = _of_known_users(account, file, ties, users)
-    n_named = ties["user_follow_id"].fillna("").astype(str).str.count(r"\d+").to_numpy(float)
+    n_named = ties["user_follow_id"].astype("object").fillna("").astype(str).str.count(r"\d+").to_numpy(float)
     return users.assign(follows=np.bincount(ties["user"], n_named, minlength=len(users)))
 
 
@@ -348,12 +355,14 @@ def _category_names(items: DataFrame, tree: list[str]) -> tuple[NDArray[np.intp]
     """Each item's code, -1 where it has no category, and the categories' names: in English where there are."""
     ids = items[tree[0]].cat
     distinct = items[[t for t in tree if t in items]].drop_duplicates(tree[0]).dropna(subset=[tree[0]])
-    named = distinct.set_index(tree[0]).astype("object").fillna("").reindex(ids.categories)
+    named = distinct.set_index(tree[0]).astype("object").reindex(ids.categories).fillna("")
     names: list[str] = []
     for key, row in zip(named.index, named.to_numpy(), strict=True):
         words = [word for word in (*row[::-1], str(key)) if word not in PADDING]
         name = words[0] if words and str(key) not in PADDING else ""
-        names.append(f"{name} ({key})" if name in names and name else name)
+        while name and name in names:
+            name = f"{name} ({key})"
+        names.append(name)
     code = np.full(len(names) + 1, -1)
     real = [i for i, name in enumerate(names) if name]
     code[real] = np.arange(len(real))
@@ -368,6 +377,7 @@ def _read_deliveries(
     needed = ["user_id", "item_id", "timestamp", "click"]
     rows = account.keep(file, rows, rows[needed].notna().all(axis=1).to_numpy(), "a value is missing")
     files.check(file, rows, "click", rows["click"].isin((0, 1)).to_numpy(), "neither 0 nor 1")
+    files.check(file, rows, "timestamp", _moments(rows["timestamp"]), "no time in ms since 1970")
     rows = _with_category(account, file, _of_known_users(account, file, rows, users), items)
     rows = account.keep(file, rows, ~(rows["duration_ms"].to_numpy() < 0), "duration_ms is negative")
     clicked_first = np.argsort(rows["click"].to_numpy() == 0, kind="stable")  # so that it stays, of copies
@@ -376,7 +386,8 @@ def _read_deliveries(
     rows = account.keep(file, rows, ~again, "the row stands there already")
     if rows.empty:
         raise KuaisarError(
-            f"{files.label(file)}: no row is left: {account.dropped.get(file, 'the file is empty')}"
+            f"{files.label(file)}: no row is left ({account.dropped.get(file, 'the file is empty')}); "
+            "give one release of KuaiSAR, whole"
         )
     item, time = rows["item"].to_numpy(), rows["timestamp"].to_numpy().astype("int64")
     duration = rows["duration_ms"].to_numpy() / 1_000
@@ -403,6 +414,8 @@ def _read_searches(
     rows = files.read(file, COLUMNS[file], account, progress)
     needed = ["user_id", "search_session_timestamp", "click_cnt", "keyword", "search_source"]
     rows = account.keep(file, rows, rows[needed].notna().all(axis=1).to_numpy(), "a value is missing")
+    column = "search_session_timestamp"
+    files.check(file, rows, column, _moments(rows[column]), "no time in ms since 1970")
     whole = rows["keyword"].cat.categories.str.fullmatch(r"\s*\[.*\]\s*").astype(bool)
     rows = account.keep(file, rows, whole[rows["keyword"].cat.codes], "keyword is not a list")
     rows = _of_known_users(account, file, rows, users)
@@ -429,7 +442,10 @@ def _read_searches(
     again = rows.duplicated([*QUERY, "item"]).to_numpy()
     rows = account.keep(file, rows, ~again, "the result stands there already")
     if rows.empty:
-        raise KuaisarError(f"{files.label(file)}: no clicked result is left: {account.dropped.get(file)}")
+        raise KuaisarError(
+            f"{files.label(file)}: no clicked result is left ({account.dropped.get(file, 'the file is empty')}); "
+            "give one release of KuaiSAR, whole"
+        )
     category = items["category"].cat.codes.to_numpy()[rows["item"]]
     searches = DataFrame(
         {"user": rows["user"].to_numpy(), "time": rows["time"].to_numpy(), "category": category}
@@ -451,6 +467,16 @@ def _with_category(account: Account, file: str, rows: DataFrame, items: DataFram
     return account.keep(file, rows, has_category, "the item has no category at this level")
 
 
+def _whole(values: pd.Series) -> NDArray[np.bool_]:
+    """Which of these are whole numbers, held to the last digit."""
+    numbers = values.to_numpy(float)
+    return (np.abs(numbers) < 2**53) & (numbers == np.floor(numbers))
+
+
+def _moments(values: pd.Series) -> NDArray[np.bool_]:
+    return (values >= 0).to_numpy() & (values < LATEST).to_numpy()
+
+
 def _code(values: pd.Series, label: str) -> int:
     return int(values.cat.categories.get_indexer([label])[0])
 
@@ -466,7 +492,10 @@ def _commonest(category: pd.Series, events: list[pd.Series]) -> tuple[list[str],
     )
     code = np.full(len(names), len(stay))
     code[stay] = np.arange(len(stay))
-    return [names[i] for i in stay] + [OTHER] * many, code
+    other = OTHER
+    while other in names:  # a category may be called that
+        other = f"{other} ({OTHER})"
+    return [names[i] for i in stay] + [other] * many, code
 
 
 # --- Files ---------------------------------------------------------------------------------------------------
@@ -483,11 +512,12 @@ class _Files:
             )
         names = [*COLUMNS, "truth.npz"]
         if path.is_dir():
-            self.sizes = {p: p.stat().st_size for p in sorted(path.rglob("*")) if p.name in names}
+            there = [p for p in sorted(path.rglob("*")) if p.name in names and p.is_file()]
+            self.sizes = {str(p): p.stat().st_size for p in there}
         else:
             with self._archive() as archive:
-                self.sizes = {Path(i.filename): i.file_size for i in archive.infolist() if not i.is_dir()}
-        self.found = {name: [p for p in self.sizes if p.name == name] for name in names}
+                self.sizes = {i.filename: i.file_size for i in archive.infolist() if not i.is_dir()}
+        self.found = {name: [p for p in self.sizes if Path(p).name == name] for name in names}
         for name in COLUMNS:
             if len(self.found[name]) != 1:
                 problem = "not there" if not self.found[name] else f"there {len(self.found[name])} times"
@@ -544,10 +574,9 @@ class _Files:
                         include_columns=list(wanted), column_types=types, strings_can_be_null=True
                     ),
                 )
-        except pa.ArrowInvalid as error:
-            raise KuaisarError(
-                f"{self.label(name)}{self._place(name, known, wanted) or f': {error}'}"
-            ) from None
+        except pa.ArrowException as error:
+            place = self._place(name, known, wanted) or f": {error}; get the file again"
+            raise KuaisarError(f"{self.label(name)}{place}") from None
         account.read[name] = len(table)
         return table.unify_dictionaries().to_pandas(strings_to_categorical=True, self_destruct=True)
 
@@ -577,25 +606,28 @@ class _Files:
     def _rows(self, name: str) -> Iterator[Iterator[list[str]]]:
         csv.field_size_limit(2**31 - 1)
         with self._open(name) as handle, io.TextIOWrapper(handle, "utf-8-sig", "replace", "") as text:
-            yield csv.reader(text)
+            try:
+                yield csv.reader(text)
+            except csv.Error as error:
+                raise KuaisarError(f"{self.label(name)}: {error}; get the file again") from None
 
     @contextmanager
     def _open(self, name: str) -> Iterator[IO[bytes]]:
         path = self.found[name][0]
         if self.path.is_dir():
-            with path.open("rb") as handle:
+            with Path(path).open("rb") as handle:
                 yield handle
             return
         try:
-            with self._archive() as archive, archive.open(str(path)) as member:
+            with self._archive() as archive, archive.open(path) as member:
                 yield member
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except DAMAGE as error:
             raise KuaisarError(f"{self.label(name)}: damaged ({error}); download the archive again") from None
 
     def _archive(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile:
+        except (*DAMAGE, ValueError):  # the latter: a name that is no text
             raise KuaisarError(f"{self.path}: not a zip, or cut off; download it again") from None
 
 
@@ -623,8 +655,11 @@ def moment(time: str | int | None) -> int | None:
     if time is None or isinstance(time, int):
         return time
     try:
-        return int(pd.Timestamp(time).value // 1_000_000) - BEIJING
-    except ValueError:
+        stamp = pd.Timestamp(time)
+        if pd.isna(stamp):
+            raise ValueError
+        return int(stamp.value // 1_000_000) - BEIJING
+    except (ValueError, OverflowError):
         raise KuaisarError(f"{time!r} is not a time: write it like 2023-05-22 or 2023-05-22 14:30") from None
 
 

@@ -298,8 +298,8 @@ def write_kuaisar_copy(
         raise ValueError(f"{out}: exists already; choose another folder or remove this one")
     if users < 20:
         raise ValueError(f"users is {users}: it must be at least 20")
-    if not events > 0:
-        raise ValueError(f"events is {events}: it must be above 0")
+    if not 0 < events < np.inf:
+        raise ValueError(f"events is {events}: it must be above 0, and finite")
     population = draw_population(users, seed)
     tally = _Tally.empty(users)
     planter = _Planter(np.random.default_rng([seed, 11]), tally.quirks, quirks, whole=True)

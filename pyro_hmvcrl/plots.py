@@ -52,6 +52,7 @@ STYLE = {
     },
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
+    "text.parse_math": False,  # a name may have dollars in it
     "legend.frameon": False,
     "legend.fontsize": 8,
     "svg.hashsalt": "pyro_hmvcrl",  # the same run gives the same file

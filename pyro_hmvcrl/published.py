@@ -68,6 +68,7 @@ def study(
     StudyError
         If `out` holds a study of another source or other settings.
     """
+    parse_shift(shift)  # a typing error is told before the fits
     asked = {"source": str(source), "level": level, "settings": asdict(settings)}
     _check_claim(out, asked)
     if not (out / "later").exists():
@@ -94,7 +95,11 @@ def _check_claim(out: Path, asked: dict[str, Any]) -> None:
     marker = out / "study.json"
     if out.exists() and not marker.exists():
         raise StudyError(f"{out}: exists already, and is no study; choose another folder")
-    if marker.exists() and json.loads(marker.read_text()) != asked:
+    try:
+        same = not marker.exists() or json.loads(marker.read_text()) == asked
+    except (ValueError, RecursionError):
+        same = False
+    if not same:
         raise StudyError(
             f"{out}: a study of another source or other settings; choose another folder or remove it"
         )
@@ -120,7 +125,11 @@ def _enough_users(out: Path, settings: Settings) -> None:
 
 
 def _asked(path: Path, shift: str) -> bool:
-    return path.exists() and json.loads(path.read_text())["shift"] == [str(parse_shift(shift))]
+    try:
+        answer = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):  # not there, or no answer: it is asked anew
+        return False
+    return isinstance(answer, dict) and answer.get("shift") == [str(parse_shift(shift))]
 
 
 # --- The table -----------------------------------------------------------------------------------------------

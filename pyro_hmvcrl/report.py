@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,11 @@ from pyro_hmvcrl import plots, predictive
 from pyro_hmvcrl.checks import EXTRAPOLATES
 from pyro_hmvcrl.dataset import CHANNELS, whole_file
 from pyro_hmvcrl.plots import ESTIMANDS, PARTS, PROBABILITIES, label, plain, strongest
-from pyro_hmvcrl.results import LIKELY
+from pyro_hmvcrl.results import LIKELY, MEND, check_config
 
 Run = dict[str, Any]
 Effects = dict[str, Any]
 
-MEND = "restore it from a copy of the run, or fit again into a new folder"
 EFFECTS_MEND = "ask for the effects again (pyro-hmvcrl effects), or delete the file"
 KUAISAR_MEND = "give the command kuaisar again, or delete the file"
 KUAISAR_KEYS = [f"{part}.*.{key}" for part in ("agreement", "figures") for key in ("figure", "published")]
@@ -98,24 +98,41 @@ def write_report(run_folder: Path) -> Path:
         If a file of the run folder is missing or malformed.
     """
     run = read_run(run_folder)
-    pictures = [picture for make in PICTURES if (picture := make(run))]
-    figures = {p.name: p.figure for p in pictures} | {"overview": plots.overview(run)}
-    files = {
-        f"figures/{name}.{kind}": plots.to_bytes(figure, kind)
-        for name, figure in figures.items()
-        for kind in ("png", "svg")
-    }
-    sources = {p.name: base64.b64encode(files[f"figures/{p.name}.svg"]).decode() for p in pictures}
-    alts = {p.name: p.alt for p in pictures}
-    try:
+    pictures: list[Picture] = []
+    files: dict[str, bytes] = {}
+    for make in PICTURES:
+        source = SOURCES.get(make, "report.json")
+        with _of_file(run_folder / source, MENDS.get(source, MEND)):
+            if picture := make(run):
+                pictures.append(picture)
+                files |= _image_files(picture.name, picture.figure)
+    with _of_file(run_folder / "report.json"):
+        files |= _image_files("overview", plots.overview(run))
+        sources = {p.name: base64.b64encode(files[f"figures/{p.name}.svg"]).decode() for p in pictures}
+        alts = {p.name: p.alt for p in pictures}
         page = _template().render(run, alts=alts, sources=sources, **WORDS)
-    except jinja2.UndefinedError as error:
-        raise ReportError(f"{run_folder / 'report.json'}: {error.message}; {MEND}") from error
     (run_folder / "figures").mkdir(exist_ok=True)
     for name, content in {**files, "report.html": page.encode()}.items():
         with whole_file(run_folder / name) as file:
             file.write_bytes(content)
     return run_folder / "report.html"
+
+
+def _image_files(name: str, figure: Figure) -> dict[str, bytes]:
+    return {f"figures/{name}.{kind}": plots.to_bytes(figure, kind) for kind in ("png", "svg")}
+
+
+@contextmanager
+def _of_file(path: Path, mend: str = MEND) -> Iterator[None]:
+    """What goes wrong with what a file says is an error that names it: no check foresees all that it may say."""
+    try:
+        yield
+    except ReportError:
+        raise
+    except jinja2.UndefinedError as error:
+        raise ReportError(f"{path}: {error.message}; {mend}") from error
+    except Exception as error:
+        raise _unreadable(path, error, mend) from error
 
 
 def trust(verdict: list[str]) -> tuple[str, str]:
@@ -219,8 +236,10 @@ WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": plots.SHOWN_PATHS}
 # --- Reading -------------------------------------------------------------------------------------------------
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, answered: bool = True) -> Run:
     """The checked files of a run folder, by name; `factors` and `covariates` of the held-out users, in one order.
+
+    With `answered` off, what a new answer replaces is not read.
 
     Raises
     ------
@@ -228,6 +247,8 @@ def read_run(folder: Path) -> Run:
         If a file is missing or malformed.
     """
     config = _json(folder / "config.json", CONFIG_KEYS)
+    with _of_file(folder / "config.json"):
+        check_config(config)
     names = [f"{c}_{k + 1}" for c in CHANNELS for k in range(config[f"{c}_factors"])]
     of_factors = [f"factor_categories.{f}.{key}" for f in names for key in CATEGORY_KEYS]
     report = _json(folder / "report.json", REPORT_KEYS + of_factors)
@@ -238,12 +259,16 @@ def read_run(folder: Path) -> Run:
         folder / "covariates.parquet",
         ["user_id", *config["exposure_covariates"], *config["preference_covariates"]],
     )
+    if covariates["user_id"].duplicated().any():
+        raise ReportError(f"{folder / 'covariates.parquet'}: a user has two rows; {MEND}")
+    if factors.empty:
+        raise ReportError(f"{folder / 'factors.parquet'}: no user is held out; {MEND}")
     row = pd.Index(covariates["user_id"]).get_indexer(factors["user_id"])
     if (row < 0).any():
         user = factors["user_id"][row < 0].iloc[0]
         raise ReportError(f"{folder / 'covariates.parquet'}: no user {user} of factors.parquet; {MEND}")
     graph = _table(folder / "graph.csv", ["source", "target", "weight", "sd", "probability"])
-    if unknown := sorted({*graph["source"], *graph["target"]} - set(names)):
+    if unknown := sorted({*map(str, [*graph["source"], *graph["target"]])} - set(names)):
         raise ReportError(f"{folder / 'graph.csv'}: {unknown[0]!r} is no factor of config.json; {MEND}")
     return {
         "config": config,
@@ -254,7 +279,7 @@ def read_run(folder: Path) -> Run:
         "covariates": covariates.iloc[row].reset_index(drop=True),
         "graph": graph.sort_values("probability", ascending=False, kind="stable"),
         "names": names,
-        "effects": _effects(folder / "effects.json", names),
+        "effects": _effects(folder / "effects.json", names) if answered else None,
         "kuaisar": _kuaisar(folder / "kuaisar.json"),
     }
 
@@ -264,6 +289,12 @@ def _effects(path: Path, factors: list[str]) -> Effects | None:
     if not path.exists():
         return None
     effects: Effects = _json(path, EFFECT_KEYS, EFFECTS_MEND)
+    with _of_file(path, EFFECTS_MEND):
+        return _check_effects(path, effects, factors)
+
+
+def _check_effects(path: Path, effects: Effects, factors: list[str]) -> Effects:
+    """Numbers where there must be numbers, and of the run's factors."""
     if "sensitivity" in effects:
         _require(path, effects, ["sensitivity", "first_rho_with_zero_in_NIE"], EFFECTS_MEND)
     for key in _numbers(effects, factors):
@@ -306,7 +337,8 @@ def _json(path: Path, keys: Sequence[str], mend: str = MEND) -> Any:
     """A JSON file that has these dotted keys."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        json.dumps(content, ensure_ascii=False).encode()  # JSON can hold half of a character
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error, mend) from error
     for key in keys:
         _require(path, content, key.split("."), mend)
@@ -340,7 +372,7 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     """A table that has these columns, without gaps, with numbers in all but those of text."""
     try:
         table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of whatever a parser finds in bytes that are no table
         raise _unreadable(path, error) from error
     for column in columns:
         if column not in table:
@@ -355,7 +387,8 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
 def _unreadable(path: Path, error: Exception, mend: str = MEND) -> ReportError:
     if not path.exists():
         return ReportError(f"{path}: not found; give a folder that fit has written, or {MEND}")
-    return ReportError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {mend}")
+    said = " ".join(str(error).split()) or type(error).__name__
+    return ReportError(f"{path}: cannot be read ({said[:300]}); {mend}")
 
 
 # --- Pictures ------------------------------------------------------------------------------------------------
@@ -488,3 +521,10 @@ PICTURES: tuple[Callable[[Run], Picture | None], ...] = (
     *(_effects_forest, _effects_displacement, _effects_dose, _effects_sensitivity),
     _published,
 )
+#: The file of a figure's numbers, for errors; else report.json.
+SOURCES: dict[Callable[[Run], Picture | None], str] = {_graph: "graph.csv", _training: "training.csv"}
+SOURCES |= {_published: "kuaisar.json"}
+SOURCES |= dict.fromkeys(
+    (_effects_forest, _effects_displacement, _effects_dose, _effects_sensitivity), "effects.json"
+)
+MENDS = {"effects.json": EFFECTS_MEND, "kuaisar.json": KUAISAR_MEND}

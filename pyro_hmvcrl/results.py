@@ -41,13 +41,23 @@ from pyro_hmvcrl.inference import (
     save_tensors,
     tensors_of,
 )
-from pyro_hmvcrl.laplace import DRAWS, ParameterPosterior, Values, laplace_posterior
+from pyro_hmvcrl.laplace import (
+    DRAWS,
+    OF_EXPOSURE_COVARIATES,
+    ParameterPosterior,
+    Values,
+    fitted_values,
+    laplace_posterior,
+)
 from pyro_hmvcrl.model import HMVCRL, Logs
 from pyro_hmvcrl.predictive import predictive_checks
 
 #: An edge less probable than this is taken for absent: drawn dashed and faint, no path asked for.
 LIKELY = 0.5
+MOST_FACTORS = 1_000  #: of a channel
 STUCK = 1.0  #: nats a user below the best restart's held-out bound: no rival explanation of the logs
+FEWEST_HELD_OUT = 8  #: users, that a fit can be judged
+MEND = "restore it from a copy of the run, or fit again into a new folder"
 ENCODE_BATCH = 4_096  #: users at a time, which bounds the encoders' memory
 Array = NDArray[np.float64]
 
@@ -168,17 +178,24 @@ class Truth:
         Raises
         ------
         RunError
-            If it lacks a user of the dataset.
+            If it lacks a user of the dataset, or is no such file.
         """
         path = folder / "truth.npz"
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as file:
+        with of_file(path, "remove it"), np.load(path, allow_pickle=False) as file:
             row = pd.Index(file["user_id"].astype(str)).get_indexer(pd.Index(dataset.user_id.astype(str)))
             if (row < 0).any():
                 unknown = dataset.user_id[np.flatnonzero(row < 0)[0]]
                 raise RunError(f"{path}: no user {unknown}; it belongs to another dataset: remove it")
-            return cls({c: file[c][row] for c in CHANNELS}, {c: file[f"oracle_{c}"][row] for c in CHANNELS})
+            true: dict[str, Array] = {c: file[c][row].astype(float) for c in CHANNELS}
+            oracle: dict[str, Array] = {c: file[f"oracle_{c}"][row].astype(float) for c in CHANNELS}
+            for channel in CHANNELS:
+                if true[channel].ndim != 2 or true[channel].shape != oracle[channel].shape:
+                    raise ValueError(f"{channel} and oracle_{channel} are not of one size")
+                if not np.isfinite([true[channel], oracle[channel]]).all():
+                    raise ValueError(f"{channel} or oracle_{channel} is not finite")
+            return cls(true, oracle)
 
 
 # --- Judging a fit -------------------------------------------------------------------------------------------
@@ -243,6 +260,9 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     if out.exists():
         raise RunError(f"{out}: exists already; choose another folder or remove this one")
     dataset = read_dataset(data)
+    if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
+        needed = round(FEWEST_HELD_OUT / settings.held_out)
+        raise RunError(f"{data}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")
     truth = Truth.beside(data, dataset)
     checkpoints = _checkpoint_folder(out, dataset, settings)
     with _alone(checkpoints):
@@ -273,14 +293,16 @@ def load_run(folder: Path) -> Run:
     Raises
     ------
     RunError
-        If the folder is not a run folder.
+        If the folder is not a run folder, or its files are damaged or of different runs.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        tensors, _ = load_tensors(folder / "model.safetensors")
-        draws, _ = load_tensors(folder / "posterior.safetensors")
-    except FileNotFoundError as error:
-        raise RunError(f"{error.filename or folder}: not found; give a folder that fit has written") from None
+    path = folder / "config.json"
+    with of_file(path):
+        config = check_config(json.loads(path.read_text(encoding="utf-8")))
+        standardisation = Standardisation.from_dict(config["standardisation"])
+        _check_standardisation(standardisation, config)
+    with of_file(folder / "posterior.safetensors"):
+        posterior = ParameterPosterior.from_tensors(finite_tensors(folder / "posterior.safetensors"))
+        _check_sizes(config, posterior.mean)  # before a model of any size is made
     model = HMVCRL(
         config["platform_factors"],
         config["preference_factors"],
@@ -289,11 +311,106 @@ def load_run(folder: Path) -> Run:
         len(config["categories"]),
     )
     guide = TransformerGuide(model)
-    guide.load_state_dict(tensors)
-    posterior = ParameterPosterior.from_tensors(draws)
-    return Run(
-        guide, posterior, Standardisation.from_dict(config["standardisation"]), config["categories"], config
-    )
+    with of_file(folder / "model.safetensors"):
+        guide.load_state_dict(finite_tensors(folder / "model.safetensors"))
+    with of_file(folder / "posterior.safetensors"):
+        _check_posterior(posterior, fitted_values(guide))
+    return Run(guide, posterior, standardisation, config["categories"], config)
+
+
+@contextmanager
+def of_file(path: Path, mend: str = MEND) -> Iterator[None]:
+    """Whatever goes wrong with a file here, and whichever library says so, is one error that names it."""
+    try:
+        yield
+    except RunError:
+        raise
+    except FileNotFoundError:
+        raise RunError(f"{path}: not found; give a folder that fit has written") from None
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        said = f"no {said}" if isinstance(error, KeyError) else said
+        raise RunError(f"{path}: cannot be used ({said[:300]}); {mend}") from error
+
+
+def check_config(config: Any) -> dict[str, Any]:
+    """The content of a config.json, if it has what a model is made of.
+
+    Raises
+    ------
+    ValueError
+        If it has not.
+    """
+    if not isinstance(config, dict):
+        raise ValueError("not an object")
+    json.dumps(config, ensure_ascii=False).encode()  # JSON can hold half of a character
+    for key in ("platform_factors", "preference_factors"):
+        if type(config[key]) is not int or not 1 <= config[key] <= MOST_FACTORS:
+            raise ValueError(f"{key} must be a number from 1 to {MOST_FACTORS}")
+    for key in ("exposure_covariates", "preference_covariates", "categories"):
+        names = config[key]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{key} must be a list of names")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{key} has a name twice")
+    return config
+
+
+def _check_standardisation(standardisation: Standardisation, config: dict[str, Any]) -> None:
+    """Covariates as in the rest of config.json, each with a finite mean and a standard deviation above 0."""
+    for key in ("exposure_covariates", "preference_covariates"):
+        if getattr(standardisation, key) != config[key]:
+            raise ValueError(f"its standardisation has other {key}")
+    names = [*config["exposure_covariates"], *config["preference_covariates"]]
+    mean, sd = (np.array([of[n] for n in names], float) for of in (standardisation.mean, standardisation.sd))
+    if not np.isfinite([mean, sd]).all() or not (sd > 0).all():
+        raise ValueError("a mean or a standard deviation cannot be")
+
+
+def finite_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, if all their numbers are finite.
+
+    Raises
+    ------
+    ValueError
+        If one is not.
+    """
+    tensors, _ = load_tensors(path)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+    return tensors
+
+
+def _check_sizes(config: dict[str, Any], mean: Values) -> None:
+    """The sizes that config.json claims are those of the coefficients."""
+    sizes = {
+        "platform_factors": (config["platform_factors"], len(mean["alpha"])),
+        "preference_factors": (config["preference_factors"], mean["a"].shape[-1]),
+        "exposure_covariates": (len(config["exposure_covariates"]), len(mean["platform_location"])),
+        "preference_covariates": (len(config["preference_covariates"]), len(mean["preference_location"])),
+        "categories": (len(config["categories"]), len(mean["b"])),
+    }
+    for key, (claimed, held) in sizes.items():
+        if claimed != held:
+            raise ValueError(f"{held} {key}, and {claimed} in config.json")
+
+
+def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
+    """Means, standard deviations and draws of everything that was fitted, in its size."""
+    drawn, placebo = (posterior.n_draws,), OF_EXPOSURE_COVARIATES if len(fitted["delta"]) else ()
+    for part, values, draws, expected in (
+        ("mean", posterior.mean, (), fitted),
+        ("sd", posterior.sd, (), fitted),
+        ("draws", posterior.draws, drawn, fitted),
+        ("placebo", posterior.placebo, drawn, placebo),
+    ):
+        for name in sorted({*expected, *values}):
+            shape = (*draws, *fitted[name].shape)
+            if values[name].shape != shape or not values[name].is_floating_point() or 0 in drawn:
+                raise ValueError(f"{part}/{name} is not of {shape} numbers")
+            if part == "sd" and (values[name] < 0).any():
+                raise ValueError(f"{part}/{name} is below 0")
 
 
 def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:

@@ -103,6 +103,8 @@ class Design:
     missing_surface: float = 0.0
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            _check_knob(f.name, getattr(self, f.name), f.default)
         if self.covariate_kind not in ("gaussian", "mixed"):
             raise ValueError(f"covariate_kind is {self.covariate_kind!r}: choose gaussian or mixed")
         for name in ("users", "platform_factors", "preference_factors", "categories"):
@@ -647,6 +649,32 @@ def _edge_matrix(design: Design) -> Array:
     if np.linalg.matrix_power((edges != 0).astype(float), len(names)).any():
         raise ValueError(f"the edges {design.edges} have a cycle: the structural graph must be acyclic")
     return edges
+
+
+def _check_knob(name: str, value: Any, default: Any) -> None:
+    """Raise unless a knob's value is of the kind of its default."""
+    if name == "edges":
+        said, good = (
+            "a list of [source, target, weight]",
+            isinstance(value, tuple) and all(map(_is_edge, value)),
+        )
+    elif isinstance(default, tuple):
+        pair = value if isinstance(value, tuple) and len(value) == 2 else (1, 0)
+        good = all(isinstance(v, int | np.integer) for v in pair) and bool(0 <= pair[0] <= pair[1])
+        said = "two whole numbers, the smaller first"
+    elif isinstance(default, str):
+        said, good = "a word", isinstance(value, str)
+    elif isinstance(default, int):
+        said, good = "a whole number", isinstance(value, int | np.integer) and bool(value >= 0)
+    else:
+        said, good = "a finite number", isinstance(value, int | float) and bool(abs(value) < np.inf)
+    if not good:
+        raise ValueError(f"{name} is {value!r}: it must be {said}")
+
+
+def _is_edge(edge: Any) -> bool:
+    source, target, weight = edge if isinstance(edge, tuple) and len(edge) == 3 else (None, None, None)
+    return isinstance(source, str) and isinstance(target, str) and isinstance(weight, int | float)
 
 
 def _as_tuple(value: Any) -> Any:
