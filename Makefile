@@ -30,7 +30,7 @@ demo: .venv/runtime/ready
 	.venv/runtime/bin/pyro-hmvcrl demo --out demo-run
 
 test: lint
-	OMP_NUM_THREADS=1 .venv/test/bin/python -m pytest -n 2
+	OMP_NUM_THREADS=1 .venv/test/bin/python -m pytest -n 2 --dist worksteal
 	@$(MAKE) --silent test-arviz1
 
 test-arviz1:

@@ -42,20 +42,21 @@ def test_every_rank_once_is_uniform_and_covers_exactly():
 
 
 def test_uniform_ranks_leave_the_band_as_often_as_it_says():
-    ranks = np.random.default_rng(0).integers(calibration.DRAWS + 1, size=(2_000, 300))
-    found = pd.DataFrame(
-        [calibration.judgement(of_users, calibration.critical(len(of_users))) for of_users in ranks]
+    ranks, limit = (
+        np.random.default_rng(0).integers(calibration.DRAWS + 1, size=(2_000, 300)),
+        calibration.critical(300),
     )
+    found = pd.DataFrame([calibration.judgement(of_users, limit) for of_users in ranks])
     assert found["outside_band"].mean() == pytest.approx(0.05, abs=0.015)
     assert found["coverage_80%"].mean() == pytest.approx(0.8, abs=0.003)
 
 
 def test_the_test_says_outside_where_the_drawn_ecdf_leaves_the_drawn_band():
     ranks = np.random.default_rng(1).integers(60, calibration.DRAWS + 1, size=(300, 80))
-    lower, upper = calibration.band(80)
+    limit, (lower, upper) = calibration.critical(80), calibration.band(80)
     said = []
     for of_users in ranks:
-        found = calibration.judgement(of_users, calibration.critical(len(of_users)))
+        found = calibration.judgement(of_users, limit)
         curve = np.cumsum([found[name] for name in calibration.RANKS])[:-1] / 80 - calibration.POINTS
         assert bool(found["outside_band"]) == bool(((curve < lower) | (curve > upper)).any())
         said.append(found["outside_band"])
