@@ -19,7 +19,7 @@ PYTHON ?= $(call find_python,3.11 3.12 3.13)
 PYTHON_ARVIZ1 ?= $(call find_python,3.12 3.13 3.14)
 
 # What ArviZ 1.x is tested with.  No torch: a download of gigabytes for modules that do without it.
-ARVIZ1_PACKAGES := arviz h5netcdf h5py hypothesis numpy pandas pandera pyarrow pytest scikit-learn scipy tqdm
+ARVIZ1_PACKAGES := arviz filelock h5netcdf h5py hypothesis numpy pandas pandera pyarrow pytest scikit-learn scipy tqdm
 ARVIZ1_TESTS := tests/test_arviz.py tests/test_dataset.py tests/test_identifiability.py tests/test_simulate.py
 
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
