@@ -21,6 +21,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.path import Path
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
@@ -277,18 +278,19 @@ def categories(described: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(9, 0.4 + height * len(rows)), layout="constrained")
     for f, ax in _panels(figure, rows).items():
         change = described[f]["change"]
-        mean, low, high = 100 * np.expm1(_curve([change[c] for c in shown[f]], 1.0))
-        ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
-        ax.hlines(range(len(mean)), low, high, color=HUES[_channel(f)], lw=2.6)
-        ax.plot(mean, range(len(mean)), "|", color=HUES[_channel(f)], ms=7, mew=1.6)
-        ax.set_yticks(range(len(mean)), [label(c, 18) for c in shown[f]])
-        ax.set(ylim=(len(mean) - 0.4, -0.6))
+        times, low, high = np.exp(_curve([change[c] for c in shown[f]], 1.0))
+        ax.axvline(1, color=QUIET, lw=0.8, zorder=0)
+        ax.hlines(range(len(times)), low, high, color=HUES[_channel(f)], lw=2.6)
+        ax.plot(times, range(len(times)), "|", color=HUES[_channel(f)], ms=7, mew=1.6)
+        ax.set_yticks(range(len(times)), [label(c, 18) for c in shown[f]])
+        ax.set(xscale="log", ylim=(len(times) - 0.4, -0.6))
         ax.set_title(label(f), color=HUES[_channel(f)], weight="bold")
-        ax.locator_params(axis="x", nbins=5)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(lambda x, _: plain(x))
+        ax.minorticks_off()
         ax.tick_params(axis="y", length=0)
-    figure.supxlabel(
-        "change of the category's share, %, for one standard deviation more of the factor", size=8.5
-    )
+    figure.supylabel("category", size=8.5)
+    figure.supxlabel("one standard deviation more of the factor multiplies the category's share by", size=8.5)
     return figure
 
 
