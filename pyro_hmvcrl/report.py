@@ -58,6 +58,7 @@ INTERVAL = ("mean", "lower", "upper")
 EFFECT_INTERVALS = [f"outcomes.*.{e}" for e in (*ESTIMANDS, "CDE", "factors.*", "paths.*")]
 EFFECT_INTERVALS += ["outcomes.*.levels.before", "outcomes.*.levels.after", "displacement.*"]
 DENSITY = ("at", "before", "after")
+ANSWERS = ("effects", "kuaisar")  #: of questions that were put to a run
 ABSENT = object()
 WEAK = 0.1  #: a correlation that easily goes unnoticed
 TEXT = {"user_id", "stage", "source", "target"}  #: all other columns hold numbers
@@ -90,7 +91,9 @@ class Picture:
 def write_report(run_folder: Path) -> Path:
     """Write ``report.html``, ``figures/*.png`` and ``figures/*.svg`` into a run folder; returns the page's path.
 
-    Everything is made before anything is written, and each file appears whole or not at all.
+    ``report.json`` gets the answers that the page tells of (``effects``, ``kuaisar``), so that it has every number in
+    it; curves and densities are drawn from the tables beside it.  Everything is made before anything is written, and
+    each file appears whole or not at all.
 
     Raises
     ------
@@ -111,8 +114,11 @@ def write_report(run_folder: Path) -> Path:
         sources = {p.name: base64.b64encode(files[f"figures/{p.name}.svg"]).decode() for p in pictures}
         alts = {p.name: p.alt for p in pictures}
         page = _template().render(run, alts=alts, sources=sources, **WORDS)
+    answers = {name: run[name] for name in ANSWERS if run[name] is not None}
+    numbers = {key: value for key, value in run["report"].items() if key not in ANSWERS} | answers
+    files |= {"report.html": page.encode(), "report.json": json.dumps(numbers, indent=2).encode()}
     (run_folder / "figures").mkdir(exist_ok=True)
-    for name, content in {**files, "report.html": page.encode()}.items():
+    for name, content in files.items():
         with whole_file(run_folder / name) as file:
             file.write_bytes(content)
     return run_folder / "report.html"

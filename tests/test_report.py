@@ -226,6 +226,17 @@ def test_figures_are_written_as_png_and_svg(runs):
     assert names == {f"{figure}.{kind}" for figure in figures for kind in ("png", "svg")}
 
 
+def test_report_json_has_the_numbers_of_an_answer_as_long_as_there_is_one(runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs["real"], run)
+    before = json.loads((run / "report.json").read_text())
+    (run / "effects.json").write_text(json.dumps(answer()))
+    for change, expected in ((lambda: None, {"effects": answer()}), ((run / "effects.json").unlink, {})):
+        change()
+        write_report(run)
+        assert json.loads((run / "report.json").read_text()) == before | expected
+
+
 def test_the_oracle_is_shown_where_the_truth_is_known_and_only_there(runs):
     assert "Oracle ceiling" in page_of(runs["simulated"])
     assert "Oracle ceiling" not in page_of(runs["real"])
