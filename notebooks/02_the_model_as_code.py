@@ -106,8 +106,7 @@ def tensor(array):
 # %%
 design = Design(users=USERS, preference_factors=2, categories=12)
 sim = simulate(design, 0)
-arrays = sim.exposure_covariates, sim.preference_covariates, sim.search, sim.exposure, sim.engagement
-logs = Logs(torch.arange(USERS), USERS, *map(tensor, arrays))
+logs = Logs.of(*sim.observed)
 torch.manual_seed(0)
 model = HMVCRL(2, 2, 5, 5, 12)
 print(
@@ -317,22 +316,11 @@ plt.show()
 # ### The same story, written twice
 #
 # `simulate.py` tells the same story in numpy, written apart from the model. Given the same parameters, covariates
-# and noise, the two must compute the same factors and the same probabilities. `true_values` names the simulated
-# world's parameters as the model does.
-
+# and noise, the two must compute the same factors and the same probabilities. `World.parameters` names the
+# simulated world's parameters as the model does.
 
 # %%
-def true_values(w):
-    values = {"platform_location": w.location_weights[0], "preference_location": w.location_weights[1]}
-    values |= {"platform_log_scale": w.log_scale_weights[0], "preference_log_scale": w.log_scale_weights[1]}
-    values |= {"edges": w.edges, "a": w.engagement_preference, "b": w.engagement_intercept}
-    values |= {"alpha": w.engagement_platform, "delta": w.engagement_direct}
-    for name, emission in (("f_search", w.search), ("f_exposure", w.exposure)):
-        values |= {f"{name}.{part}": array for part, array in vars(emission).items()}
-    return {name: tensor(array) for name, array in values.items()}
-
-
-truth = true_values(sim.world)
+truth = {name: tensor(array) for name, array in sim.world.parameters().items()}
 model.graph.orient(truth["edges"])
 world = run(hold(observe(at(model, truth), logs), noise=tensor(sim.noise)), (logs,))
 factors = torch.stack([world[name] for name in model.graph.names], -1)

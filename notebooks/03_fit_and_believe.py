@@ -314,19 +314,12 @@ print(checks.round(2).to_string(), "\n")
 say(verdict(predictive["checks"])[1])
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(9, 2.5), layout="constrained")
-for ax, of in zip(axes, predictive["densities"].values(), strict=True):
-    ax.fill_between(of["at"], of["lower"], of["upper"], color=PLATFORM, alpha=0.3, lw=0, label="model: 90%")
-    ax.plot(of["at"], of["observed"], color="black", lw=1.5, label="observed")
-    ax.set(xlabel=of["title"], ylim=(0, None), yticks=[])
-axes[0].set_ylabel("density over users")
-axes[0].legend(frameon=False, loc="upper left")
-figure.suptitle("The model makes users who differ as much as the observed ones")
-plt.show()
+plots.predictive_densities(predictive["densities"], predictive["level"])
 
 # %% [markdown]
-# *What to see.* The black line should leave the band in about one bin of ten. A line that is narrower or wider than
-# the band over many bins would mean that real users differ less, or more, than the model's.
+# *What to see.* The model makes users who differ as much as the observed ones. The line should leave the band in
+# about one bin of ten. A line that is narrower or wider than the band over many bins would mean that real users
+# differ less, or more, than the model's.
 #
 # ### A statistic of your own, and ArviZ
 #

@@ -107,8 +107,7 @@ plt.rcParams.update({"figure.dpi": 110, "font.size": 9, "axes.spines.top": False
 design = Design(**(SUBSTITUTION | {"users": USERS, "preference_factors": 2, "categories": 12}))
 sim = simulate(design, 0)
 w = sim.world
-arrays = sim.exposure_covariates, sim.preference_covariates, sim.search, sim.exposure, sim.engagement
-logs = Logs(torch.arange(USERS), USERS, *(torch.as_tensor(a, dtype=torch.float32) for a in arrays))
+logs = Logs.of(*sim.observed)
 print("edges of the true graph:", design.edges)
 print("direct effect on the log odds (delta):", w.engagement_direct.round(2))
 print("platform factors on the log odds (alpha):", w.engagement_platform.round(2))
@@ -118,19 +117,8 @@ print("platform factors on the log odds (alpha):", w.engagement_platform.round(2
 # Pyro model; `observe` conditions on the events, so that none are drawn; and `pyro.condition` holds the users' true
 # noise.
 
-
 # %%
-def true_values(w):
-    values = {"platform_location": w.location_weights[0], "preference_location": w.location_weights[1]}
-    values |= {"platform_log_scale": w.log_scale_weights[0], "preference_log_scale": w.log_scale_weights[1]}
-    values |= {"edges": w.edges, "a": w.engagement_preference, "b": w.engagement_intercept}
-    values |= {"alpha": w.engagement_platform, "delta": w.engagement_direct}
-    for name, emission in (("f_search", w.search), ("f_exposure", w.exposure)):
-        values |= {f"{name}.{part}": array for part, array in vars(emission).items()}
-    return {name: torch.as_tensor(array, dtype=torch.float32) for name, array in values.items()}
-
-
-truth = true_values(w)
+truth = {name: torch.as_tensor(array, dtype=torch.float32) for name, array in w.parameters().items()}
 model = HMVCRL(2, 2, 5, 5, 12).requires_grad_(False)  # nothing is fitted with this one
 model.graph.orient(truth["edges"])
 program = observe(at(model, truth), logs)

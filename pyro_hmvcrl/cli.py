@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from pyro_hmvcrl.dataset import DatasetError, read_dataset, whole_file
+from pyro_hmvcrl.dataset import DatasetError, one_line, read_dataset, whole_file
 from pyro_hmvcrl.download import FULL, SMALL, download
 from pyro_hmvcrl.effects import LEVEL, effects, write_effects
 from pyro_hmvcrl.inference import Settings
@@ -272,8 +272,7 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, FloatingPointError, OverflowError, MemoryError, OSError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        typer.echo(f"error: {said}", err=True)
+        typer.echo(f"error: {one_line(error)}", err=True)
         sys.exit(1)
 
 

@@ -39,8 +39,8 @@ Channel = Literal["platform", "preference"]
 CHANNELS: tuple[Channel, Channel] = ("platform", "preference")
 
 TABLES = ("users", "search_events", "recommendation_events")
-#: Text as it stands in CSV: "007" is not 7, and a category may be called "None".
 LOCK = "lock"  #: in a folder that is being filled
+#: Text as it stands in CSV: "007" is not 7, and a category may be called "None".
 KEYS = ("user_id", "category")
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")  #: in CSV's other columns
 
@@ -246,6 +246,37 @@ def write_dataset(
                 frame.to_parquet(path, index=False)
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is not JSON, nests too deep, or is not text that can be written again.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+    check_text(content)
+    return content
+
+
+def check_text(content: Any) -> None:
+    """Raise ValueError unless all text in it can be written: JSON can hold half of a character."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A file to write beside `path`, which becomes `path` if all goes well, and nothing otherwise."""
@@ -311,8 +342,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; a dataset folder has a dataset.json, write one")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        description = read_json(path)
+    except ValueError as error:
         raise DatasetError(f"{path}: not valid JSON: {error}; mend it there") from error
     _check_description(path, description)
     return description
@@ -322,8 +353,8 @@ def _check_description(path: Path, description: Any) -> None:
     if not isinstance(description, dict) or not isinstance(description.get("name"), str):
         raise DatasetError(f'{path}: must be an object with a "name", which is a string; add it')
     try:
-        json.dumps(description, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError) as error:  # JSON can hold half of a character
+        check_text(description)
+    except ValueError as error:
         raise DatasetError(f"{path}: not plain text: {error}; mend it there") from error
     lists: dict[str, Any] = {"categories": [], **description}
     for key, kinds in (
@@ -359,8 +390,8 @@ def _read_table(folder: Path, stem: str) -> _Table:
         raise DatasetError(f"{path}: could not be read: {_first_line(error)}; write it again") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _first_line(said: object) -> str:
+    return next(iter(str(said).splitlines()), type(said).__name__)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -446,7 +477,7 @@ def _validate(table: _Table, checks: dict[str, list[pa.Check]]) -> None:
         first = failures.sort_values("index", kind="stable").iloc[0]
         row = None if pd.isna(first["index"]) else int(first["index"])
         if row is None and isinstance(first["failure_case"], str):  # the check itself could not be made
-            problem = f"holds neither numbers nor text ({_first_line(ValueError(first['failure_case']))}); convert it"
+            problem = f"holds neither numbers nor text ({_first_line(first['failure_case'])}); convert it"
             raise table.error(first["column"], problem) from None
         found = "" if row is None else f" (found {table.frame[first['column']].iloc[[row]].tolist()[0]!r})"
         raise table.error(first["column"], f"{first['check']}{found}", row) from None

@@ -60,10 +60,7 @@ class Population:
         with of_file(folder / "experts.safetensors"):
             experts = Expert(**finite_tensors(folder / "experts.safetensors"))
             k = len(run.factor_names)
-            if experts.precision.shape != (len(covariates), k, k) or experts.information.shape != (
-                len(covariates),
-                k,
-            ):
+            if [t.shape for t in experts] != [(len(covariates), k, k), (len(covariates), k)]:
                 raise ValueError("of other users or factors than the run's")
             experts = Expert(*(t.to(exposure.dtype) for t in experts))
         users = Users.with_covariates(exposure, preference, experts)

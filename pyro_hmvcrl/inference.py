@@ -431,9 +431,7 @@ def factor_posterior(prior: Prior, noise: PrecisionNormal) -> tuple[NDArray[np.f
 def tensors_of(dataset: Dataset, standardisation: Standardisation) -> Logs:
     """A dataset as the model reads it."""
     exposure, preference = standardisation.apply(dataset)
-    arrays = (exposure, preference, dataset.search, dataset.exposure, dataset.engagement)
-    index = torch.arange(dataset.n_users)
-    return Logs(index, dataset.n_users, *(torch.as_tensor(a, dtype=torch.float32) for a in arrays))
+    return Logs.of(exposure, preference, dataset.search, dataset.exposure, dataset.engagement)
 
 
 def _only(logs: Logs, rows: NDArray[np.bool_]) -> Logs:

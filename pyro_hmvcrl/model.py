@@ -24,6 +24,7 @@ from typing import NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from numpy.typing import ArrayLike
 from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -45,6 +46,12 @@ class Logs(NamedTuple):
     search: Tensor  #: (B, C)
     exposure: Tensor  #: (B, C)
     engagement: Tensor  #: (B, C), engaged among the exposures
+
+    @classmethod
+    def of(cls, *per_user: ArrayLike) -> Logs:
+        """All users, from arrays of covariates and counts in the order of the fields."""
+        tensors = [torch.as_tensor(values, dtype=torch.float32) for values in per_user]
+        return cls(torch.arange(len(tensors[0])), len(tensors[0]), *tensors)
 
     def batch(self, rows: Tensor) -> Logs:
         """The users at `rows`."""

@@ -67,6 +67,7 @@ ESTIMANDS = {"TE": "total (TE)", "NDE": "direct (NDE)", "NIE": "through the fact
 ESTIMANDS |= {"NIE_platform": "NIE by platform", "NIE_preference": "NIE by preference"}
 PARTS = {"TE": INK, "NDE": "#009E73", "NIE": "#AA4499"}
 LEVELS = {"good": ("o", INK), "care": ("D", "white"), "no": ("X", "#D55E00")}  #: marker and fill of a check
+VERDICTS = {"good": "passes", "care": "fails, by little", "no": "fails"}  #: of a check
 PROBABILITIES = {"engagement": "P(engaged)", "alignment": "P(searched for)"}  #: shown in percentage points
 
 
@@ -315,8 +316,7 @@ def predictive_checks(checks: Mapping[str, Mapping[str, Any]]) -> Figure:
     ax.set(xlim=(-reach, reach), ylim=(len(checks) - 0.4, -0.6))
     ax.set_xlabel("observed less replicated, in standard deviations of the replications")
     ax.tick_params(axis="y", length=0)
-    words = {"good": "passes", "care": "fails, by little", "no": "fails"}
-    looks = [(words[level], *look) for level, look in LEVELS.items()]
+    looks = [(VERDICTS[level], *look) for level, look in LEVELS.items()]
     handles = [Line2D([], [], color=INK, lw=0, marker=m, mfc=fill, ms=6, label=w) for w, m, fill in looks]
     figure.legend(handles=handles, loc="outside upper right", ncols=3)
     return figure

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import FactorAnalysis, FastICA
 from sklearn.exceptions import ConvergenceWarning
 
-from pyro_hmvcrl.dataset import CHANNELS, Dataset, read_dataset, whole_file
+from pyro_hmvcrl.dataset import CHANNELS, Dataset, read_dataset, read_json, whole_file
 from pyro_hmvcrl.effects import effects, write_effects
 from pyro_hmvcrl.identifiability import cross_r2, mcc, rotated_mcc, weak_mcc, within_covariate_mcc
 from pyro_hmvcrl.inference import Settings, factor_posterior
@@ -96,8 +96,8 @@ def _check_claim(out: Path, asked: dict[str, Any]) -> None:
     if out.exists() and not marker.exists():
         raise StudyError(f"{out}: exists already, and is no study; choose another folder")
     try:
-        same = not marker.exists() or json.loads(marker.read_text()) == asked
-    except (ValueError, RecursionError):
+        same = not marker.exists() or read_json(marker) == asked
+    except ValueError:
         same = False
     if not same:
         raise StudyError(
@@ -126,8 +126,8 @@ def _enough_users(out: Path, settings: Settings) -> None:
 
 def _asked(path: Path, shift: str) -> bool:
     try:
-        answer = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):  # not there, or no answer: it is asked anew
+        answer = read_json(path)
+    except (OSError, ValueError):  # not there, or no answer: it is asked anew
         return False
     return isinstance(answer, dict) and answer.get("shift") == [str(parse_shift(shift))]
 

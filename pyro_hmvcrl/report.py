@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 
 from pyro_hmvcrl import plots, predictive
 from pyro_hmvcrl.checks import EXTRAPOLATES
-from pyro_hmvcrl.dataset import CHANNELS, whole_file
+from pyro_hmvcrl.dataset import CHANNELS, read_json, whole_file
 from pyro_hmvcrl.plots import ESTIMANDS, PARTS, PROBABILITIES, label, plain, strongest
-from pyro_hmvcrl.results import LIKELY, MEND, check_config
+from pyro_hmvcrl.results import LIKELY, MEND, check_config, of_file
 
 Run = dict[str, Any]
 Effects = dict[str, Any]
@@ -79,6 +79,9 @@ class ReportError(ValueError):
     """A run folder that cannot be reported on: names the file, what is wrong with it, and the mend."""
 
 
+_of_file = partial(of_file, kind=ReportError)
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure, the name of its files, and what it shows in words."""
@@ -103,8 +106,7 @@ def write_report(run_folder: Path) -> Path:
     run = read_run(run_folder)
     pictures: list[Picture] = []
     files: dict[str, bytes] = {}
-    for make in PICTURES:
-        source = SOURCES.get(make, "report.json")
+    for make, source in PICTURES.items():
         with _of_file(run_folder / source, MENDS.get(source, MEND)):
             if picture := make(run):
                 pictures.append(picture)
@@ -126,19 +128,6 @@ def write_report(run_folder: Path) -> Path:
 
 def _image_files(name: str, figure: Figure) -> dict[str, bytes]:
     return {f"figures/{name}.{kind}": plots.to_bytes(figure, kind) for kind in ("png", "svg")}
-
-
-@contextmanager
-def _of_file(path: Path, mend: str = MEND) -> Iterator[None]:
-    """What goes wrong with what a file says is an error that names it: no check foresees all that it may say."""
-    try:
-        yield
-    except ReportError:
-        raise
-    except jinja2.UndefinedError as error:
-        raise ReportError(f"{path}: {error.message}; {mend}") from error
-    except Exception as error:
-        raise _unreadable(path, error, mend) from error
 
 
 def trust(verdict: list[str]) -> tuple[str, str]:
@@ -236,6 +225,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
 WORDS |= {"predictive_verdict": predictive.verdict, "far": predictive.FAR, "matters": predictive.MATTERS}
+WORDS |= {"verdicts": plots.VERDICTS}
 WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": plots.SHOWN_PATHS}
 
 
@@ -341,11 +331,8 @@ def _numbers(effects: Effects, factors: list[str]) -> list[list[str]]:
 
 def _json(path: Path, keys: Sequence[str], mend: str = MEND) -> Any:
     """A JSON file that has these dotted keys."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(content, ensure_ascii=False).encode()  # JSON can hold half of a character
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, error, mend) from error
+    with _of_file(path, mend):
+        content = read_json(path)
     for key in keys:
         _require(path, content, key.split("."), mend)
     return content
@@ -376,10 +363,8 @@ def _entries(content: Any, key: Sequence[str]) -> Iterator[tuple[list[str], Any]
 
 def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     """A table that has these columns, without gaps, with numbers in all but those of text."""
-    try:
+    with _of_file(path):
         table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except Exception as error:  # of whatever a parser finds in bytes that are no table
-        raise _unreadable(path, error) from error
     for column in columns:
         if column not in table:
             raise ReportError(f"{path}: no column {column!r}; {MEND}")
@@ -388,13 +373,6 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
         if column not in MAY_BE_EMPTY and (empty := table[column].isna()).any():
             raise ReportError(f"{path}: column {column!r} is empty in row {empty.argmax() + 1}; {MEND}")
     return table
-
-
-def _unreadable(path: Path, error: Exception, mend: str = MEND) -> ReportError:
-    if not path.exists():
-        return ReportError(f"{path}: not found; give a folder that fit has written, or {MEND}")
-    said = " ".join(str(error).split()) or type(error).__name__
-    return ReportError(f"{path}: cannot be read ({said[:300]}); {mend}")
 
 
 # --- Pictures ------------------------------------------------------------------------------------------------
@@ -521,16 +499,16 @@ def _published(run: Run) -> Picture | None:
     return Picture("published", plots.published(rows), f"MCC with intervals, null and floor. {said}.")
 
 
-PICTURES: tuple[Callable[[Run], Picture | None], ...] = (
-    *(_factors, _categories, _graph, _modulation, _coefficients, _training),
-    *(_predictive, _predictive_densities),
-    *(_effects_forest, _effects_displacement, _effects_dose, _effects_sensitivity),
-    _published,
-)
-#: The file of a figure's numbers, for errors; else report.json.
-SOURCES: dict[Callable[[Run], Picture | None], str] = {_graph: "graph.csv", _training: "training.csv"}
-SOURCES |= {_published: "kuaisar.json"}
-SOURCES |= dict.fromkeys(
-    (_effects_forest, _effects_displacement, _effects_dose, _effects_sensitivity), "effects.json"
-)
+#: In the order of making, each with the file that errors name: that of its numbers.
+PICTURES: dict[Callable[[Run], Picture | None], str] = {
+    **dict.fromkeys((_factors, _categories), "report.json"),
+    _graph: "graph.csv",
+    **dict.fromkeys((_modulation, _coefficients), "report.json"),
+    _training: "training.csv",
+    **dict.fromkeys((_predictive, _predictive_densities), "report.json"),
+    **dict.fromkeys(
+        (_effects_forest, _effects_displacement, _effects_dose, _effects_sensitivity), "effects.json"
+    ),
+    _published: "kuaisar.json",
+}
 MENDS = {"effects.json": EFFECTS_MEND, "kuaisar.json": KUAISAR_MEND}

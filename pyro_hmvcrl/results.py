@@ -28,7 +28,16 @@ from torch.func import functional_call
 
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl._arviz import inference_data
-from pyro_hmvcrl.dataset import CHANNELS, Dataset, Standardisation, read_dataset, whole_folder
+from pyro_hmvcrl.dataset import (
+    CHANNELS,
+    LOCK,
+    Dataset,
+    Standardisation,
+    one_line,
+    read_dataset,
+    read_json,
+    whole_folder,
+)
 from pyro_hmvcrl.guide import Expert, TransformerGuide
 from pyro_hmvcrl.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
 from pyro_hmvcrl.inference import (
@@ -297,7 +306,7 @@ def load_run(folder: Path) -> Run:
     """
     path = folder / "config.json"
     with of_file(path):
-        config = check_config(json.loads(path.read_text(encoding="utf-8")))
+        config = check_config(read_json(path))
         standardisation = Standardisation.from_dict(config["standardisation"])
         _check_standardisation(standardisation, config)
     with of_file(folder / "posterior.safetensors"):
@@ -319,18 +328,20 @@ def load_run(folder: Path) -> Run:
 
 
 @contextmanager
-def of_file(path: Path, mend: str = MEND) -> Iterator[None]:
-    """Whatever goes wrong with a file here, and whichever library says so, is one error that names it."""
+def of_file(path: Path, mend: str = MEND, kind: type[ValueError] = RunError) -> Iterator[None]:
+    """Whatever goes wrong with a file here, and whichever library says so, is one error of a `kind` that names it.
+
+    No check foresees all that a file may say.
+    """
     try:
         yield
-    except RunError:
+    except kind:
         raise
-    except FileNotFoundError:
-        raise RunError(f"{path}: not found; give a folder that fit has written") from None
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        said = f"no {said}" if isinstance(error, KeyError) else said
-        raise RunError(f"{path}: cannot be used ({said[:300]}); {mend}") from error
+        if not path.exists():
+            raise kind(f"{path}: not found; give a folder that fit has written, or {mend}") from None
+        said = f"no {one_line(error)}" if isinstance(error, KeyError) else one_line(error)
+        raise kind(f"{path}: cannot be read ({said[:300]}); {mend}") from error
 
 
 def check_config(config: Any) -> dict[str, Any]:
@@ -343,7 +354,6 @@ def check_config(config: Any) -> dict[str, Any]:
     """
     if not isinstance(config, dict):
         raise ValueError("not an object")
-    json.dumps(config, ensure_ascii=False).encode()  # JSON can hold half of a character
     for key in ("platform_factors", "preference_factors"):
         if type(config[key]) is not int or not 1 <= config[key] <= MOST_FACTORS:
             raise ValueError(f"{key} must be a number from 1 to {MOST_FACTORS}")
@@ -433,7 +443,7 @@ def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
 @contextmanager
 def _alone(checkpoints: Path) -> Iterator[None]:
     """Keep other fits out of the folder; the system lets go of the lock of one that was killed."""
-    lock = FileLock(checkpoints / "lock", timeout=0)
+    lock = FileLock(checkpoints / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout:

@@ -214,6 +214,23 @@ class World:
         """Factors that solve ``z = B'z + drive``, ``(..., K) -> (..., K)``."""
         return drive @ np.linalg.inv(np.eye(len(self.edges)) - self.edges)
 
+    def parameters(self) -> dict[str, Array]:
+        """Structural coefficients and decoders' weights, by the names that they have in the model."""
+        values = {
+            "platform_location": self.location_weights[0],
+            "platform_log_scale": self.log_scale_weights[0],
+            "preference_location": self.location_weights[1],
+            "preference_log_scale": self.log_scale_weights[1],
+            "edges": self.edges,
+            "a": self.engagement_preference,
+            "b": self.engagement_intercept,
+            "alpha": self.engagement_platform,
+            "delta": self.engagement_direct,
+        }
+        for decoder, emission in (("f_search", self.search), ("f_exposure", self.exposure)):
+            values |= {f"{decoder}.{part}": weights for part, weights in vars(emission).items()}
+        return values
+
     def engagement_logits(self, z: Array, exposure_covariates: Array) -> Array:
         """Log odds of engagement by category, ``(..., N, C)``."""
         user = z[..., self.platform] @ self.engagement_platform + exposure_covariates @ self.engagement_direct
@@ -236,6 +253,12 @@ class Simulation:
     search: Array  #: (N, C) counts
     exposure: Array
     engagement: Array
+
+    @property
+    def observed(self) -> tuple[Array, ...]:
+        """What a model reads: both blocks of covariates, and counts of searches, exposures and engagements."""
+        covariates = self.exposure_covariates, self.preference_covariates
+        return (*covariates, self.search, self.exposure, self.engagement)
 
     @property
     def platform(self) -> Array:

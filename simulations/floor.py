@@ -95,13 +95,6 @@ def guide_of(sim: Simulation, device: torch.device) -> TransformerGuide:
     return guide
 
 
-def logs_of(sim: Simulation, device: torch.device) -> Logs:
-    """The simulation as the model reads it."""
-    arrays = (sim.exposure_covariates, sim.preference_covariates, sim.search, sim.exposure, sim.engagement)
-    tensors = (torch.as_tensor(array, dtype=torch.float32) for array in arrays)
-    return Logs(torch.arange(len(sim.factors)), len(sim.factors), *tensors).to(device)
-
-
 def seconds(guide: Guide, loss: Callable[[], Tensor]) -> float:
     """Of one step, as a mean over `STEPS`."""
     parameters = [p for p in guide.parameters() if p.requires_grad]
@@ -122,7 +115,7 @@ def measure(batch: int) -> dict[str, float | str]:
     """One row of the table."""
     device = choose_device("auto")
     sim = simulate(Design.with_knobs(**(HARD | {"users": batch})), 0)
-    guide, logs = guide_of(sim, device), logs_of(sim, device)
+    guide, logs = guide_of(sim, device), Logs.of(*sim.observed).to(device)
     elbo = UserELBO(PARTICLES, False)
     kinds: dict[str, Callable[[], Tensor]] = {
         "step": lambda: elbo.differentiable_loss(guide.model, guide, logs),

@@ -18,7 +18,7 @@ from pyro_hmvcrl.guide import PrecisionNormal
 from pyro_hmvcrl.inference import UserELBO
 from pyro_hmvcrl.simulate import Design, simulate
 
-from worlds import EDGES
+from worlds import EDGES, logs_of
 
 SIMULATIONS = Path(__file__).parent.parent / "simulations"
 
@@ -178,7 +178,7 @@ def test_the_loss_by_hand_is_the_loss(monkeypatch):
     floor = importlib.import_module("floor")
     sim = simulate(Design(users=40, categories=6, edges=EDGES), 0)
     torch.manual_seed(0)
-    guide, logs = (make(sim, torch.device("cpu")) for make in (floor.guide_of, floor.logs_of))
+    guide, logs = floor.guide_of(sim, torch.device("cpu")), logs_of(sim)
     elbo = UserELBO(floor.PARTICLES, False)
     losses, gradients = [], []
     for loss in (

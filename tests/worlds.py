@@ -17,9 +17,7 @@ def tensor(array) -> torch.Tensor:
 
 
 def logs_of(sim: Simulation) -> Logs:
-    n = len(sim.factors)
-    arrays = (sim.exposure_covariates, sim.preference_covariates, sim.search, sim.exposure, sim.engagement)
-    return Logs(torch.arange(n), n, *map(tensor, arrays))
+    return Logs.of(*sim.observed)
 
 
 def model_of(sim: Simulation) -> HMVCRL:
@@ -37,19 +35,7 @@ def model_of(sim: Simulation) -> HMVCRL:
 
 
 def true_coefficients(sim: Simulation) -> dict[str, torch.Tensor]:
-    w = sim.world
-    values = {
-        "platform_location": w.location_weights[0],
-        "platform_log_scale": w.log_scale_weights[0],
-        "preference_location": w.location_weights[1],
-        "preference_log_scale": w.log_scale_weights[1],
-        "edges": w.edges,
-        "a": w.engagement_preference,
-        "b": w.engagement_intercept,
-        "alpha": w.engagement_platform,
-        "delta": w.engagement_direct,
-    }
-    return {name: tensor(value) for name, value in values.items()}
+    return {n: tensor(value) for n, value in sim.world.parameters().items() if "." not in n}
 
 
 @torch.no_grad()
