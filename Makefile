@@ -55,8 +55,8 @@ docs: .venv/test/ready
 # Makes each notebook of its text anew, and keeps its outputs.
 notebooks: .venv/notebooks/ready
 	.venv/notebooks/bin/jupytext --quiet --update --to ipynb notebooks/*.py
-	OMP_NUM_THREADS=1 .venv/notebooks/bin/jupyter nbconvert --log-level=WARN --KernelManager.transport=ipc \
-	    --to notebook --execute --inplace notebooks/*.ipynb
+	cd notebooks && OMP_NUM_THREADS=1 ../.venv/notebooks/bin/jupyter nbconvert --log-level=WARN \
+	    --KernelManager.transport=ipc --to notebook --execute --inplace *.ipynb
 
 clean:
 	rm -rf .venv build demo-run docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from pyro_hmvcrl.cli import app
+from pyro_hmvcrl.dataset import whole_folder
 from pyro_hmvcrl.effects import effects, write_effects
 from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.interventions import add
@@ -103,6 +104,28 @@ def test_a_killed_fit_ends_in_the_same_run(fitted):
         killed_and_again(fit_to, base / "run", seconds)
         assert content(base / "run") == content(base / "whole")
         shutil.rmtree(base / "run")
+
+
+def fill(out: Path) -> None:
+    """Half of a folder, and then no end."""
+    with whole_folder(out) as folder:
+        (folder / "half").touch()
+        time.sleep(60)
+
+
+def test_what_was_half_filled_is_cleared_away_by_the_next_and_not_while_it_is_being_filled(tmp_path):
+    killed, alive = (start(fill, tmp_path / "out") for _ in range(2))
+    while len(filling := list(tmp_path.glob(".out.*/half"))) < 2:
+        time.sleep(0.05)
+    assert not (tmp_path / "out").exists()
+    killed.kill()
+    killed.join()
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "whole").touch()
+    assert sum(half.exists() for half in filling) == 1
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["whole"]
+    alive.kill()
+    alive.join()
 
 
 def test_a_killed_import_leaves_no_half_dataset(tmp_path):

@@ -100,6 +100,16 @@ def test_a_factor_too_few_leaves_differences_past_its_directions(world):
     assert checks["exposure_rest"]["level"] == "good"
 
 
+def test_differences_past_some_directions_are_the_smaller_singular_values(world):
+    """Of the Pearson residuals of searches, against shares by category, of users in three directions."""
+    model, _, logs = world
+    searches = logs.search.double().numpy()
+    asked = p.statistics(model, logs, DESIGN.category_names, DESIGN.exposure_names)["search_rest"]
+    expected = searches.sum(1, keepdims=True) * searches.sum(0) / searches.sum()
+    values = np.linalg.svd((searches - expected) / np.sqrt(expected), compute_uv=False) ** 2 / len(searches)
+    assert asked.of(p.Counts(searches, searches, searches)) == pytest.approx(values[3:].sum())
+
+
 def test_a_seed_fixes_the_checks_and_the_caller_s_random_numbers_are_left_alone(world):
     state = torch.get_rng_state()
     one, two, other = (checked(world, replications=4, seed=seed) for seed in (3, 3, 4))
