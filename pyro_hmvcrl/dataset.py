@@ -21,15 +21,17 @@ import shutil
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+import pyarrow
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +44,7 @@ TABLES = ("users", "search_events", "recommendation_events")
 LOCK = "lock"  #: in a folder that is being filled
 #: Text as it stands in CSV: "007" is not 7, and a category may be called "None".
 KEYS = ("user_id", "category")
+PART = 1 << 20  #: rows of a Parquet file at a time, which bounds the memory
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")  #: in CSV's other columns
 
 
@@ -63,10 +66,10 @@ class Dataset:
         Covariate columns of each channel; either may be empty.
     categories
         The C categories as str, sorted (as numbers when all are integers) unless given.
-    search_events, recommendation_events
-        In the order of the files, with their extra columns; user_id as in `users`, category as str.
     search, exposure, engagement
         Events of each user in each category, ``(N, C)``: searched, shown, and engaged with among those shown.
+    event_tables
+        What `search_events` and `recommendation_events` call for the events themselves.
     """
 
     name: str
@@ -74,11 +77,24 @@ class Dataset:
     exposure_covariates: list[str]
     preference_covariates: list[str]
     categories: list[str]
-    search_events: pd.DataFrame
-    recommendation_events: pd.DataFrame
     search: NDArray[np.float32]
     exposure: NDArray[np.float32]
     engagement: NDArray[np.float32]
+    event_tables: Mapping[str, Callable[[], pd.DataFrame]]
+
+    @property
+    def search_events(self) -> pd.DataFrame:
+        """In the order of the file, with its extra columns; user_id as in `users`, category as str.
+
+        Events are many, and no model needs more than their counts: those of a Parquet file are read from it each
+        time that they are asked for.
+        """
+        return self.event_tables["search_events"]()
+
+    @property
+    def recommendation_events(self) -> pd.DataFrame:
+        """As `search_events`, with engaged as 0 or 1."""
+        return self.event_tables["recommendation_events"]()
 
     @property
     def n_users(self) -> int:
@@ -98,17 +114,17 @@ class Dataset:
         chosen = np.arange(self.n_users)[np.asarray(rows)]
         users = self.users.iloc[chosen].reset_index(drop=True)
 
-        def theirs(events: pd.DataFrame) -> pd.DataFrame:
+        def theirs(table: str) -> pd.DataFrame:
+            events = self.event_tables[table]()
             return events[events["user_id"].isin(users["user_id"])].reset_index(drop=True)
 
         return replace(
             self,
             users=users,
-            search_events=theirs(self.search_events),
-            recommendation_events=theirs(self.recommendation_events),
             search=self.search[chosen],
             exposure=self.exposure[chosen],
             engagement=self.engagement[chosen],
+            event_tables={table: partial(theirs, table) for table in self.event_tables},
         )
 
 
@@ -137,7 +153,7 @@ class Standardisation:
             If a covariate of the fitted dataset is missing here, or is not a finite number of a like size.
         """
         table = _Table(f"users of dataset {dataset.name}", dataset.users)
-        _validate(table, {name: [_FINITE] for name in self.mean})
+        _validate(table, dataset.users, {name: [_FINITE] for name in self.mean})
         with np.errstate(over="ignore"):
             blocks = self.standardise(dataset.users)
         far = ~np.isfinite(np.hstack(blocks)).all(0)
@@ -311,11 +327,37 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table and how errors name it; `csv_file` where rows are lines of a file."""
+    """A table and how errors name it: a frame, whose rows may be lines of `csv_file`, or else a `parquet` file."""
 
     label: str
-    frame: pd.DataFrame
+    held: pd.DataFrame | None = None
     csv_file: Path | None = None
+    parquet: Path | None = None
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All of it."""
+        if self.held is not None:
+            return self.held
+        with _readable(self.parquet):
+            # Without pandas' metadata an index comes as a column, and row numbers are the file's.
+            return pq.read_table(self.parquet).to_pandas(ignore_metadata=True)
+
+    @property
+    def is_empty(self) -> bool:
+        with _readable(self.parquet):
+            return self.held.empty if self.held is not None else not pq.read_metadata(self.parquet).num_rows
+
+    def parts(self, columns: Iterable[str]) -> Iterator[tuple[int, pd.DataFrame]]:
+        """Its rows in parts that fit the memory, with at least these columns: the number of the first row, the rows."""
+        if self.held is not None:
+            yield 0, self.held
+            return
+        first = 0
+        with _readable(self.parquet), pq.ParquetFile(self.parquet) as file:
+            for part in file.iter_batches(PART, columns=list(columns)):
+                yield first, part.to_pandas(ignore_metadata=True)
+                first += part.num_rows
 
     def error(self, column: str | None, problem: str, row: int | None = None) -> DatasetError:
         where = [self.label] + ([] if column is None else [f"column {column!r}"])
@@ -381,11 +423,37 @@ def _read_table(folder: Path, stem: str) -> _Table:
     if len(found) > 1:
         raise DatasetError(f"{folder}: has both {names[0]} and {names[1]}; remove one of them")
     path = found[0]
-    try:
+    with _readable(path):
         if path.suffix == ".csv":
             return _Table(str(path), _read_csv(path), path)
-        # Without pandas' metadata an index comes as a column, and row numbers are the file's.
-        return _Table(str(path), pq.read_table(path).to_pandas(ignore_metadata=True))
+        in_parts = _Table(str(path), parquet=path)
+        comes_in_parts = stem != "users" and _comes_in_parts(pq.read_schema(path), _CHECKS[stem])
+        return in_parts if comes_in_parts else _Table(str(path), in_parts.frame)
+
+
+def _comes_in_parts(schema: pyarrow.Schema, columns: Iterable[str]) -> bool:
+    """Whether a Parquet file's keys mean the same in a part as in the whole: floats do not, as 7.0 is 7 beside 8.0."""
+
+    def whole_or_text(key: str) -> bool:
+        kind = schema.field(key).type
+        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        return (
+            pyarrow.types.is_integer(kind)
+            or pyarrow.types.is_string(kind)
+            or pyarrow.types.is_large_string(kind)
+        )
+
+    once = all(schema.names.count(name) == 1 for name in columns)
+    return once and all(map(whole_or_text, KEYS))
+
+
+@contextmanager
+def _readable(path: Path | None) -> Iterator[None]:
+    """Errors of reading a file, as one of the dataset."""
+    try:
+        yield
+    except DatasetError:
+        raise
     except (OSError, ValueError, ArrowException, MemoryError, pd.errors.ParserWarning) as error:
         raise DatasetError(f"{path}: could not be read: {_first_line(error)}; write it again") from error
 
@@ -460,27 +528,33 @@ _VARIES = pa.Check(
 _TIME = _check(_whole, "not an integer, milliseconds since the epoch; convert it")
 _CATEGORY = _check(_present, "missing; fill it in or drop the event")
 _ENGAGED = _check(lambda v: np.isin(_numbers(v), (0, 1)), "neither 0 nor 1; recode it or drop the event")
-_EVENT = {"user_id": [_USER], "timestamp": [_TIME], "category": [_CATEGORY]}
+_Checks = dict[str, list[pa.Check]]  #: by column
+_CHECKS: dict[str, _Checks] = {
+    "search_events": {"user_id": [_USER], "timestamp": [_TIME], "category": [_CATEGORY]}
+}
+_CHECKS["recommendation_events"] = _CHECKS["search_events"] | {"engaged": [_ENGAGED]}
 
 
-def _validate(table: _Table, checks: dict[str, list[pa.Check]]) -> None:
-    """Raise the first failure of a table: a missing column, else the first bad row, else a whole column."""
+def _validate(table: _Table, rows: pd.DataFrame, checks: _Checks, first_row: int = 0) -> None:
+    """Raise the first failure of a table's rows: a missing column, else a bad row, else a whole column."""
     columns = {name: pa.Column(checks=column, nullable=True) for name, column in checks.items()}
     try:
-        pa.DataFrameSchema(columns).validate(table.frame, lazy=True)
+        pa.DataFrameSchema(columns).validate(rows, lazy=True)
     except pa.errors.SchemaErrors as errors:
         failures = errors.failure_cases
         missing = failures[failures["check"] == "column_in_dataframe"]
         if len(missing):
-            has = ", ".join(map(str, table.frame.columns))
+            has = ", ".join(map(str, rows.columns))
             raise table.error(missing["failure_case"].iloc[0], f"missing; add it (there are {has})") from None
         first = failures.sort_values("index", kind="stable").iloc[0]
         row = None if pd.isna(first["index"]) else int(first["index"])
         if row is None and isinstance(first["failure_case"], str):  # the check itself could not be made
             problem = f"holds neither numbers nor text ({_first_line(first['failure_case'])}); convert it"
             raise table.error(first["column"], problem) from None
-        found = "" if row is None else f" (found {table.frame[first['column']].iloc[[row]].tolist()[0]!r})"
-        raise table.error(first["column"], f"{first['check']}{found}", row) from None
+        if row is None:
+            raise table.error(first["column"], first["check"]) from None
+        found = rows[first["column"]].iloc[[row]].tolist()[0]
+        raise table.error(first["column"], f"{first['check']} (found {found!r})", first_row + row) from None
 
 
 def _assemble(
@@ -488,65 +562,89 @@ def _assemble(
 ) -> Dataset:
     """Check the tables, alone and against each other, and count."""
     for table in tables:
-        if table.frame.empty:
+        if table.is_empty:
             raise table.error(None, "no rows; the model needs users, and events of both surfaces")
-    users, search, recommendation = tables
+    users, people = tables[0], tables[0].frame
+    events = dict(zip(TABLES[1:], tables[1:], strict=True))
     blocks = {key: list(description[key]) for key in ("exposure_covariates", "preference_covariates")}
     covariates = [name for names in blocks.values() for name in names]
     of_covariate = [_FINITE] if categories is not None else [_FINITE, _VARIES]
-    _validate(users, {"user_id": [_USER, _ONCE], **{name: of_covariate for name in covariates}})
-    _validate(search, _EVENT)
-    _validate(recommendation, {**_EVENT, "engaged": [_ENGAGED]})
+    _validate(users, people, {"user_id": [_USER, _ONCE], **{name: of_covariate for name in covariates}})
+    seen = {label for stem, table in events.items() for label in _labels(table, _CHECKS[stem])}
 
     given = description.get("categories") if categories is None else categories
-    seen = {label for table in (search, recommendation) for label in _coded(table.frame["category"])[1]}
     known = _sorted(seen) if given is None else [str(category) for category in given]
-    ids = _coded(users.frame["user_id"])[1]
-    held = users.frame.assign(
-        user_id=_native(ids, users), **{name: _numbers(users.frame[name]) for name in covariates}
-    )
-    unknown_user = f"not a user of {users.label}; add the user there or drop the event"
-    unknown_category = "not among the known categories; recode it or drop the event"
+    ids = _coded(people["user_id"])[1]
+    keys = _Keys(ids, pd.Index(known, dtype="str"), users.label)
+    held = people.assign(user_id=_native(ids, users), **{name: _numbers(people[name]) for name in covariates})
+    counts = {stem: keys.count(table, _CHECKS[stem]) for stem, table in events.items()}
 
-    def hold(table: _Table) -> tuple[pd.DataFrame, NDArray[np.intp]]:
-        """Events as held, and each one's cell in the flat ``(N, C)`` counts."""
-        user = _positions(table, "user_id", ids, unknown_user)
-        category = _positions(table, "category", pd.Index(known, dtype="str"), unknown_category)
-        frame = table.frame.assign(
-            user_id=held["user_id"].array.take(user),
-            timestamp=_integers(table.frame["timestamp"]),
-            category=pd.array(known, dtype="str").take(category),
-        )
-        return frame, user * len(known) + category
+    def as_held(stem: str) -> pd.DataFrame:
+        frame = events[stem].frame
+        user, category = keys.positions(events[stem], frame)
+        whole = {name: _integers(frame[name]) for name in _CHECKS[stem] if name not in KEYS}
+        categories = pd.array(known, dtype="str").take(category)
+        return frame.assign(user_id=held["user_id"].array.take(user), category=categories, **whole)
 
-    def count(cells: NDArray[np.intp], weights: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        counts = np.bincount(cells, weights, minlength=len(held) * len(known))
-        return counts.reshape(len(held), len(known)).astype(np.float32)
-
-    search_events, searched = hold(search)
-    recommendation_events, shown = hold(recommendation)
-    engaged = _integers(recommendation.frame["engaged"])
     return Dataset(
         name=description["name"],
         users=held,
         **blocks,
         categories=known,
-        search_events=search_events,
-        recommendation_events=recommendation_events.assign(engaged=engaged),
-        search=count(searched),
-        exposure=count(shown),
-        engagement=count(shown, engaged),
+        search=counts["search_events"][0],
+        exposure=counts["recommendation_events"][0],
+        engagement=counts["recommendation_events"][1],
+        event_tables={stem: partial(as_held, stem) for stem in events},
     )
 
 
-def _positions(table: _Table, column: str, among: pd.Index, problem: str) -> NDArray[np.intp]:
-    """Position of each row's value in `among`; a value that is not there is an error."""
-    codes, distinct = _coded(table.frame[column])
-    positions = among.get_indexer(distinct)[codes]
-    lost = np.flatnonzero(positions < 0)
-    if len(lost):
-        raise table.error(column, f"{distinct[codes[lost[0]]]!r} is {problem}", int(lost[0]))
-    return positions
+def _labels(table: _Table, checks: _Checks) -> set[str]:
+    """Check every row of an event table; the categories that it has."""
+    labels: set[str] = set()
+    for first, rows in table.parts(checks):
+        _validate(table, rows, checks, first)
+        labels.update(_coded(rows["category"])[1])
+    return labels
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What events may name: users, of the table with this label, and categories."""
+
+    users: pd.Index
+    categories: pd.Index
+    users_label: str
+
+    def positions(
+        self, table: _Table, rows: pd.DataFrame, first_row: int = 0
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Position of each row's user and category; one that is not known is an error."""
+
+        def among(known: pd.Index, key: str, problem: str) -> NDArray[np.intp]:
+            codes, distinct = _coded(rows[key])
+            positions = known.get_indexer(distinct)[codes]
+            lost = np.flatnonzero(positions < 0)
+            if len(lost):
+                raise table.error(key, f"{distinct[codes[lost[0]]]!r} is {problem}", first_row + int(lost[0]))
+            return positions
+
+        unknown_user = f"not a user of {self.users_label}; add the user there or drop the event"
+        unknown_category = "not among the known categories; recode it or drop the event"
+        return among(self.users, "user_id", unknown_user), among(
+            self.categories, "category", unknown_category
+        )
+
+    def count(self, table: _Table, columns: Iterable[str]) -> list[NDArray[np.float32]]:
+        """Events of each user in each category, ``(N, C)``; where they are engaged or not, the engaged ones second."""
+        shape = len(self.users), len(self.categories)
+        counts = [np.zeros(shape, np.float32) for _ in range(2 if "engaged" in columns else 1)]
+        for first, rows in table.parts(columns):
+            user, category = self.positions(table, rows, first)
+            cells = user * shape[1] + category
+            np.add.at(counts[0].reshape(-1), cells, np.float32(1))
+            if "engaged" in columns:
+                np.add.at(counts[1].reshape(-1), cells, _integers(rows["engaged"]).astype(np.float32))
+        return counts
 
 
 def _integers(values: pd.Series) -> NDArray[np.int64]:

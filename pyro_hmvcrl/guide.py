@@ -33,6 +33,7 @@ from torch.nn.functional import pad, softplus
 from pyro_hmvcrl.emissions import engagement_logits
 from pyro_hmvcrl.model import HMVCRL, Logs
 
+USERS_AT_ONCE = 4_096  #: where no gradient is asked for, which bounds the memory
 STEPS_TO_THE_MODE = 15  #: of Fisher scoring, for a user whose mode is not known
 
 
@@ -169,12 +170,15 @@ class Guide(nn.Module):
     def posterior(self, logs: Logs) -> tuple[Prior, PrecisionNormal]:
         """Prior and noise posterior of the users, at the coefficients' means."""
         prior = self.prior(self.coefficients.means(), logs)
-        return prior, product_of_experts(prior, self.experts(logs, prior))
+        return prior, product_of_experts(prior, [self.evidence(logs)])
 
     @torch.no_grad()
     def evidence(self, logs: Logs) -> Expert:
         """What the users' own logs say of their factors, at the coefficients' means: the surfaces' experts as one."""
-        return combined(self.experts(logs, self.prior(self.coefficients.means(), logs)))
+        means = self.coefficients.means()
+        batches = logs.batches(USERS_AT_ONCE)
+        experts = [combined(self.experts(users, self.prior(means, users))) for users in batches]
+        return Expert(*map(torch.cat, zip(*experts, strict=True)))
 
 
 # --- Experts that are learned: two Transformers --------------------------------------------------------------

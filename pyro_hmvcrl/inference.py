@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.dataset import Dataset, Standardisation, whole_file
-from pyro_hmvcrl.guide import ExpansionGuide, Guide, PrecisionNormal, Prior, TransformerGuide
+from pyro_hmvcrl.guide import USERS_AT_ONCE, ExpansionGuide, Guide, PrecisionNormal, Prior, TransformerGuide
 from pyro_hmvcrl.laplace import score_to_the_mode
 from pyro_hmvcrl.model import HMVCRL, Logs, log_joint, log_prob, observe
 
@@ -175,7 +175,8 @@ def user_bounds(guide: Guide, logs: Logs) -> Tensor:
     """Importance-weighted bound ``(N,)`` of each user, nats, at the coefficients' means."""
     elbo, means = UserELBO(EVALUATION_PARTICLES, True), guide.coefficients.means()
     model, at_means = (poutine.condition(part, data=means) for part in (guide.model, guide))
-    return _log_mean(elbo.log_weights(*elbo._get_trace(model, at_means, (logs,), {})))
+    traces = (elbo._get_trace(model, at_means, (users,), {}) for users in logs.batches(USERS_AT_ONCE))
+    return torch.cat([_log_mean(elbo.log_weights(*pair)) for pair in traces])
 
 
 # --- One stage -----------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ DRAWS = 200
 PARTICLES = 128  #: of a user's noise, in antithetic pairs
 #: The particles' standard deviation, in those of the expansion: tails that cover the posterior's.
 TAILS = 1.15
-SCORE_BATCH = 64  #: users at a time, which bounds the memory
+SCORES_AT_ONCE = 1 << 20  #: users times particles times categories, which bounds the memory
 SCORING_STEPS = 5  #: at most
 NEAR = 0.01  #: steps end at this squared distance from the mode a parameter, in its standard deviations
 USERS_A_PARAMETER = 5  #: with fewer, the sum over users is too noisy a curvature to step by
@@ -172,7 +172,8 @@ def information(
     """From the scores at `values`, with the prior's part; on the CPU, in double precision."""
     prior = _flat(_prior_precision(guide.model, values))
     outer, gradient = torch.zeros(len(prior), len(prior), dtype=torch.double), -prior * _flat(values)
-    batches = torch.arange(len(logs.index), device=logs.index.device).split(SCORE_BATCH)
+    at_once = max(SCORES_AT_ONCE // (PARTICLES * logs.search.shape[1]), 1)
+    batches = torch.arange(len(logs.index), device=logs.index.device).split(at_once)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for rows in tqdm(batches, "scoring", disable=not progress, leave=False):

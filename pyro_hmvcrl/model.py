@@ -18,7 +18,7 @@ an intervention on a factor, and ``pyro.condition(model, {"noise": noise})`` hol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import pyro
@@ -57,6 +57,10 @@ class Logs(NamedTuple):
         """The users at `rows`."""
         per_user = (t[rows] for t in self[2:])
         return Logs(self.index[rows], self.n_users, *per_user)
+
+    def batches(self, size: int) -> Iterator[Logs]:
+        """All of them in order, `size` users at a time."""
+        return map(self.batch, torch.arange(len(self.index), device=self.index.device).split(size))
 
     def to(self, device: torch.device | str) -> Logs:
         return Logs(self.index.to(device), self.n_users, *(t.to(device) for t in self[2:]))

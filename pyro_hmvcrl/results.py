@@ -67,7 +67,6 @@ MOST_FACTORS = 1_000  #: of a channel
 STUCK = 1.0  #: nats a user below the best restart's held-out bound: no rival explanation of the logs
 FEWEST_HELD_OUT = 8  #: users, that a fit can be judged
 MEND = "restore it from a copy of the run, or fit again into a new folder"
-ENCODE_BATCH = 4_096  #: users at a time, which bounds the encoders' memory
 Array = NDArray[np.float64]
 
 
@@ -102,8 +101,7 @@ class Run:
         DatasetError
             If a covariate that the run was fitted with is missing, or is not a finite number.
         """
-        parts = [factor_posterior(*self.guide.posterior(batch)) for batch in self._batches(dataset)]
-        mean, sd = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        mean, sd = factor_posterior(*self.guide.posterior(self._logs(dataset)))
         frame = pd.DataFrame({"user_id": dataset.user_id})
         for k, name in enumerate(self.factor_names):
             frame[name], frame[f"{name}_sd"] = mean[:, k], sd[:, k]
@@ -111,8 +109,7 @@ class Run:
 
     def evidence(self, dataset: Dataset) -> Expert:
         """What the users' own logs say of their factors."""
-        parts = (self.guide.evidence(batch) for batch in self._batches(dataset))
-        return Expert(*(torch.cat([t.cpu() for t in part]) for part in zip(*parts, strict=True)))
+        return Expert(*(part.cpu() for part in self.guide.evidence(self._logs(dataset))))
 
     def predictive(self, dataset: Dataset, progress: bool = False) -> dict[str, Any]:
         """Do logs that this run's model makes look like these? See :func:`predictive.predictive_checks`."""
@@ -120,9 +117,9 @@ class Run:
         model, logs, seed = self.guide.model, self.logs(dataset), self.config["settings"]["seed"]
         return predictive_checks(model, self.posterior, logs, *names, seed=seed, progress=progress)
 
-    def _batches(self, dataset: Dataset) -> Iterator[Logs]:
-        logs = self.logs(dataset)
-        return (logs.batch(rows).to(self.guide.model.zero.device) for rows in logs.index.split(ENCODE_BATCH))
+    def _logs(self, dataset: Dataset) -> Logs:
+        """Where the guide is."""
+        return self.logs(dataset).to(self.guide.model.zero.device)
 
     def edges(self, factors: pd.DataFrame) -> pd.DataFrame:
         """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.
@@ -500,8 +497,8 @@ def _config(dataset: Dataset, settings: Settings, found: Fit, seconds: float) ->
         "settings": asdict(settings),
         "users": dataset.n_users,
         "held_out_users": int(found.held_out.sum()),
-        "search_events": len(dataset.search_events),
-        "recommendation_events": len(dataset.recommendation_events),
+        "search_events": int(dataset.search.sum(dtype=float)),
+        "recommendation_events": int(dataset.exposure.sum(dtype=float)),
         "seconds": round(seconds, 1),
     }
 

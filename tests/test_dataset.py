@@ -12,11 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pyro_hmvcrl import dataset
 from pyro_hmvcrl.dataset import Dataset, DatasetError, Standardisation, read_dataset, write_dataset
 
 FORMATS = ("parquet", "csv")
 TABLES = ("users", "search_events", "recommendation_events")
 Content = dict[str, Any]  # the three tables and the description of a dataset folder
+
+
+@pytest.fixture(autouse=True)
+def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events come in parts of seven rows here, so that every claim holds across parts."""
+    monkeypatch.setattr(dataset, "PART", 7)
 
 
 def content(users: int = 8, events: int = 60, seed: int = 0) -> Content:
@@ -446,6 +453,34 @@ def test_engaged_may_be_true_and_false(tmp_path: Path) -> None:
     for suffix in FORMATS:
         found = read_dataset(put(tmp_path / suffix, parts, suffix))
         np.testing.assert_array_equal(found.engagement, naive_counts(parts, found)[2])
+
+
+def test_keys_mean_the_same_in_every_part(tmp_path: Path) -> None:
+    """Among 1.5 and others 1 is 1.0, also in a part without them."""
+    parts = content()
+    for stem in TABLES[1:]:
+        numbers = parts[stem]["category"].map({"shoes": 1.0, "food": 2.0, "None": 2.0}).tolist()
+        parts[stem] = parts[stem].assign(category=[*numbers[:-1], 1.5])
+    found = read_dataset(put(tmp_path / "set", parts))
+    assert found.categories == ["1.0", "1.5", "2.0"]
+    assert found.search.sum() == found.exposure.sum() == 60
+
+
+def test_events_are_read_in_parts_and_again_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, lengths = content(), []
+    folder = put(tmp_path / "set", parts)
+    validate = dataset._validate
+    monkeypatch.setattr(
+        dataset, "_validate", lambda t, rows, *a: lengths.append(len(rows)) or validate(t, rows, *a)
+    )
+    found = read_dataset(folder)
+    assert lengths == [8, *([7] * 8 + [4]) * 2]  # users as a whole
+    assert found.search_events["place"].tolist() == parts["search_events"]["place"].tolist()
+    (folder / "search_events.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"search_events\.parquet: could not be read"):
+        _ = found.search_events
 
 
 def test_either_block_of_covariates_may_be_empty(tmp_path: Path) -> None:
