@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -274,12 +275,25 @@ def _plain_errors() -> Iterator[None]:
     except (ValueError, FloatingPointError, OverflowError, MemoryError, OSError) as error:
         typer.echo(f"error: {one_line(error)}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo(
+            "\nstopped; what was there before is as it was, and the same command goes on or starts anew",
+            err=True,
+        )
+        sys.exit(130)
 
 
 def _check_out(out: Path) -> None:
     """Say before the work, not after it, that a file cannot be written."""
-    if out.is_dir() or not out.parent.is_dir():
-        raise RunError(f"{out}: no file can be written there; give a file in a folder that exists")
+    try:
+        if out.is_dir():
+            raise IsADirectoryError("it is a folder")
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(
+            f"{out}: no file can be written there ({reason}); give a file in another folder"
+        ) from error
 
 
 def _parse_knob(text: str) -> tuple[str, Any]:

@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from pyro import poutine
 from pyro.infer import ELBO
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -230,13 +230,14 @@ def optimise(
         loss = elbo(logs.batch(rows))
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, stage.clip)
+        size = nn.utils.clip_grad_norm_(parameters, stage.clip)
         optimiser.step()
         bounds.append(-loss.item())
-        if not math.isfinite(bounds[-1]):
-            raise FloatingPointError(
-                f"{stage.name}: the bound is {bounds[-1]} at step {step}; look for extreme covariates in users"
-            )
+        for what, value in (("bound", bounds[-1]), ("gradient", size.item())):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{stage.name}: the {what} is {value} at step {step}; look for extreme covariates in users"
+                )
         if path and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == stage.steps):
             _save_checkpoint(path, guide, optimiser, bounds)
     return bounds
@@ -271,10 +272,19 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and JSON metadata atomically as one safetensors file."""
+    """Write tensors and JSON metadata atomically as one safetensors file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with whole_file(path) as file:
-        save_file(contiguous, file, metadata={"json": json.dumps(metadata)})
+        try:
+            save_file(contiguous, file, metadata={"json": json.dumps(metadata)})
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

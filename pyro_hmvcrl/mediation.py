@@ -386,8 +386,9 @@ def substitution(contrasts: Mapping[str, Mapping[str, Array]]) -> float:
 
 
 def proportion_mediated(contrasts: Mapping[str, Array]) -> Array | None:
-    """NIE / TE, or None where it means nothing: unless NDE and NIE have one sign, for sure."""
-    return None if suppression(contrasts) > 1 - SURE else contrasts["NIE"] / contrasts["TE"]
+    """NIE / TE, or None where it means nothing: unless there is a TE, and NDE and NIE have one sign, for sure."""
+    nothing = suppression(contrasts) > 1 - SURE or not contrasts["TE"].all()
+    return None if nothing else contrasts["NIE"] / contrasts["TE"]
 
 
 def sentences(contrasts: Mapping[str, Mapping[str, Array]]) -> list[str]:

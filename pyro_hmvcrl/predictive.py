@@ -152,9 +152,9 @@ def statistics(
         "engagement_spread": Statistic(
             "Engagement: how much users differ (sd)", lambda c: user_rate(c).std()
         ),
-        "alignment": Statistic("Alignment: shown what the user searches", lambda c: user_alignment(c).mean()),
-        "search_mix": Statistic("How mixed a user's searches are", lambda c: entropy(c.search).mean()),
-        "exposure_mix": Statistic("How mixed what a user is shown is", lambda c: entropy(c.exposure).mean()),
+        "alignment": Statistic("Alignment: shown what the user searches", lambda c: _mean(user_alignment(c))),
+        "search_mix": Statistic("How mixed a user's searches are", lambda c: _mean(entropy(c.search))),
+        "exposure_mix": Statistic("How mixed what a user is shown is", lambda c: _mean(entropy(c.exposure))),
         "search_rest": Statistic(
             f"Users' searches: differences past {k_preference} directions",
             lambda c: _past(_surprise(c.search), k_preference),
@@ -214,6 +214,11 @@ DENSITIES: dict[str, tuple[str, Callable[[Counts], Array]]] = {
     "search": ("entropy of a user's searches, nats", lambda counts: entropy(counts.search)),
     "exposure": ("entropy of what a user is shown, nats", lambda counts: entropy(counts.exposure)),
 }
+
+
+def _mean(of_users: Array) -> float:
+    """NaN without users."""
+    return float(of_users.mean()) if len(of_users) else np.nan
 
 
 def _share(events: Array) -> Array:

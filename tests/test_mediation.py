@@ -377,3 +377,4 @@ def test_suppression_and_substitution_are_said_only_where_they_are_sure():
     said = m.sentences(contrasts(up, 0.01 * unsure, unsure))
     assert all(sentence.startswith("No s") for sentence in said)
     assert m.proportion_mediated({"NDE": up, "NIE": up, "TE": 2 * up}).mean() == pytest.approx(0.5, abs=0.01)
+    assert m.proportion_mediated({"NDE": 0 * up, "NIE": 0 * up, "TE": 0 * up}) is None
