@@ -21,6 +21,7 @@ from pyro_hmvcrl.interventions import add, parse_shift
 from pyro_hmvcrl.kuaisar import moment, read_kuaisar
 from pyro_hmvcrl.kuaisar_copy import write_kuaisar_copy
 from pyro_hmvcrl.plots import ESTIMANDS
+from pyro_hmvcrl.processes import first, together
 from pyro_hmvcrl.published import SHIFT, study
 from pyro_hmvcrl.report import read_run, write_report
 from pyro_hmvcrl.results import RunError, fit_folder, load_run
@@ -107,7 +108,10 @@ def fit(
     device: Device = DEFAULTS.device,
     seed: Seed = DEFAULTS.seed,
 ) -> None:
-    """Fit model and guide to a dataset folder; a fit that was killed goes on when called again."""
+    """Fit model and guide to a dataset folder; a fit that was killed goes on when called again.
+
+    By several processes: torchrun --nproc-per-node 2 -m pyro_hmvcrl fit ...
+    """
     with _plain_errors():
         settings = Settings(
             platform_factors=platform_factors,
@@ -119,7 +123,10 @@ def fit(
             device=device,
             seed=seed,
         )
-        fit_folder(dataset, out, settings, progress=True)
+        with together(device):
+            fit_folder(dataset, out, settings, progress=True)
+            if not first():
+                return
         page = write_report(out)
     _print_summary(out)
     typer.echo(f"\nReport: {page}")

@@ -40,6 +40,7 @@ from pyro_hmvcrl.dataset import Dataset, Standardisation, whole_file
 from pyro_hmvcrl.guide import USERS_AT_ONCE, ExpansionGuide, Guide, PrecisionNormal, Prior, TransformerGuide
 from pyro_hmvcrl.laplace import score_to_the_mode
 from pyro_hmvcrl.model import HMVCRL, Logs, log_joint, log_prob, observe
+from pyro_hmvcrl.processes import agreed, averaged, draw_otherwise, every_nth, first, place
 
 CHECKPOINT_EVERY = 200  #: steps
 EVALUATION_PARTICLES = 64
@@ -219,14 +220,16 @@ def optimise(
     path = checkpoints / f"{stage.name}.safetensors" if checkpoints else None
     torch.manual_seed(seed)
     bounds = _load_checkpoint(path, guide, optimiser) if path and path.exists() else []
-    elbo = stage.elbo(guide.model, guide)
+    draw_otherwise()
+    own, batch_size = torch.tensor(every_nth(logs.n_users)), -(-stage.batch_size // place()[1])
+    elbo = averaged(stage.elbo(guide.model, guide))
     steps = range(len(bounds), stage.steps)
     for step in tqdm(
         steps, stage.name, initial=len(bounds), total=stage.steps, disable=not progress, leave=False
     ):
         before_step(step)
         optimiser.param_groups[0]["lr"] = stage.rate(step)
-        rows = torch.randperm(logs.n_users)[: stage.batch_size].to(logs.index.device)
+        rows = own[torch.randperm(len(own))[:batch_size]].to(logs.index.device)
         loss = elbo(logs.batch(rows))
         optimiser.zero_grad()
         loss.backward()
@@ -238,7 +241,7 @@ def optimise(
                 raise FloatingPointError(
                     f"{stage.name}: the {what} is {value} at step {step}; look for extreme covariates in users"
                 )
-        if path and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == stage.steps):
+        if path and first() and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == stage.steps):
             _save_checkpoint(path, guide, optimiser, bounds)
     return bounds
 
@@ -351,7 +354,7 @@ def screen(
             restart, bounds = _run_restart(r, train, held, settings, checkpoints, progress, build)
             starts.append(restart)
             history.append(_history("screening", r, bounds, restart.bound))
-        selected = int(np.argmax([s.bound for s in starts]))
+        selected = agreed(int(np.argmax([s.bound for s in starts])))
         score_to_the_mode(starts[selected].guide, train, _seed(settings, settings.restarts + 1), progress)
     return Screening(standardisation, held_out, train, held, starts, selected, history)
 

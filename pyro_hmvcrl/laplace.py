@@ -37,6 +37,7 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl.emissions import DECODER_PRIOR
 from pyro_hmvcrl.guide import Guide
 from pyro_hmvcrl.model import HMVCRL, Logs, at, log_joint, observe
+from pyro_hmvcrl.processes import every_nth, place, total
 
 DRAWS = 200
 PARTICLES = 128  #: of a user's noise, in antithetic pairs
@@ -171,15 +172,17 @@ def information(
 ) -> Information:
     """From the scores at `values`, with the prior's part; on the CPU, in double precision."""
     prior = _flat(_prior_precision(guide.model, values))
-    outer, gradient = torch.zeros(len(prior), len(prior), dtype=torch.double), -prior * _flat(values)
+    outer, gradient = (torch.zeros(*[len(prior)] * n, dtype=torch.double) for n in (2, 1))
     at_once = max(SCORES_AT_ONCE // (PARTICLES * logs.search.shape[1]), 1)
     batches = torch.arange(len(logs.index), device=logs.index.device).split(at_once)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for rows in tqdm(batches, "scoring", disable=not progress, leave=False):
+        torch.manual_seed(seed + place()[0])
+        for i in tqdm(every_nth(len(batches)), "scoring", disable=not progress, leave=False):
+            rows = batches[i]
             scores = user_scores(guide, values, logs.batch(rows), exposure_covariates[rows]).double().cpu()
             outer += scores.T @ scores
             gradient += scores.sum(0)
+    outer, gradient = total(outer), total(gradient) - prior * _flat(values)
     return Information(outer, torch.linalg.cholesky(outer + prior.diag()), gradient)
 
 

@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ from pyro_hmvcrl.laplace import (
 )
 from pyro_hmvcrl.model import HMVCRL, Logs
 from pyro_hmvcrl.predictive import predictive_checks
+from pyro_hmvcrl.processes import first, wait
 
 #: An edge less probable than this is taken for absent: drawn dashed and faint, no path asked for.
 LIKELY = 0.5
@@ -256,6 +257,8 @@ def _numpy(tensor: torch.Tensor) -> Array:
 def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False) -> Run:
     """Fit a dataset folder and write the run folder; a fit of the same that was killed goes on.
 
+    Of several processes (:mod:`processes`) the first writes.
+
     Raises
     ------
     RunError
@@ -271,16 +274,18 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
         raise RunError(f"{data}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")
     truth = Truth.beside(data, dataset)
     checkpoints = _checkpoint_folder(out, dataset, settings)
-    with _alone(checkpoints):
+    with _alone(checkpoints) if first() else nullcontext():
         start = time.monotonic()
-        found = fit(dataset, settings, checkpoints, progress)
+        found = fit(dataset, settings, checkpoints, progress and first())
         posterior = parameter_posterior(found, dataset, settings.seed)
         seconds = time.monotonic() - start
         config = _config(dataset, settings, found, seconds)
         run = Run(found.guide, posterior, found.standardisation, dataset.categories, config)
-        with whole_folder(out) as folder:
-            _write_run(run, found, dataset, truth, folder)
-        shutil.rmtree(checkpoints)
+        wait()  # for those that still read checkpoints
+        if first():
+            with whole_folder(out) as folder:
+                _write_run(run, found, dataset, truth, folder)
+            shutil.rmtree(checkpoints)
     return run
 
 
