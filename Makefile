@@ -56,7 +56,7 @@ docs: .venv/test/ready
 notebooks: .venv/notebooks/ready
 	.venv/notebooks/bin/jupytext --quiet --update --to ipynb notebooks/*.py
 	cd notebooks && OMP_NUM_THREADS=1 ../.venv/notebooks/bin/jupyter nbconvert --log-level=WARN \
-	    --KernelManager.transport=ipc --to notebook --execute --inplace *.ipynb
+	    --KernelManager.transport=ipc --ExecutePreprocessor.record_timing=False --to notebook --execute --inplace *.ipynb
 
 clean:
 	rm -rf .venv build demo-run docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
