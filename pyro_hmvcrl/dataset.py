@@ -426,9 +426,10 @@ def _read_table(folder: Path, stem: str) -> _Table:
     with _readable(path):
         if path.suffix == ".csv":
             return _Table(str(path), _read_csv(path), path)
-        in_parts = _Table(str(path), parquet=path)
-        comes_in_parts = stem != "users" and _comes_in_parts(pq.read_schema(path), _CHECKS[stem])
-        return in_parts if comes_in_parts else _Table(str(path), in_parts.frame)
+        table = _Table(str(path), parquet=path)
+        if stem in _CHECKS and _comes_in_parts(pq.read_schema(path), _CHECKS[stem]):
+            return table
+        return replace(table, held=table.frame)
 
 
 def _comes_in_parts(schema: pyarrow.Schema, columns: Iterable[str]) -> bool:
@@ -630,9 +631,8 @@ class _Keys:
 
         unknown_user = f"not a user of {self.users_label}; add the user there or drop the event"
         unknown_category = "not among the known categories; recode it or drop the event"
-        return among(self.users, "user_id", unknown_user), among(
-            self.categories, "category", unknown_category
-        )
+        user = among(self.users, "user_id", unknown_user)
+        return user, among(self.categories, "category", unknown_category)
 
     def count(self, table: _Table, columns: Iterable[str]) -> list[NDArray[np.float32]]:
         """Events of each user in each category, ``(N, C)``; where they are engaged or not, the engaged ones second."""

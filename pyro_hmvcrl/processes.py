@@ -71,11 +71,8 @@ def agreed(choice: int) -> int:
 
 def averaged(module: nn.Module) -> nn.Module:
     """The module, with gradients that are averaged over the processes.  Its buffers stay each process's own."""
-    return (
-        DistributedDataParallel(module, forward_sync_buffers=False)
-        if distributed.is_initialized()
-        else module
-    )
+    alone = not distributed.is_initialized()
+    return module if alone else DistributedDataParallel(module, forward_sync_buffers=False)
 
 
 def total(values: Tensor) -> Tensor:

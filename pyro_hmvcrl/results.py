@@ -426,8 +426,16 @@ def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
 
 
 def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
-    """The hidden folder of an unfinished fit, marked with what is being fitted."""
+    """The hidden folder of an unfinished fit, which the first process marks with what is being fitted."""
     folder = out.with_name(f".{out.name}.unfinished")
+    if first():
+        _mark(folder, dataset, settings)
+    wait()
+    return folder
+
+
+def _mark(folder: Path, dataset: Dataset, settings: Settings) -> None:
+    """Make the folder, unless it stands there for another fit."""
     digest = hashlib.sha256()
     for part in (dataset.search, dataset.exposure, dataset.engagement, *map(dataset.covariates, CHANNELS)):
         digest.update(np.ascontiguousarray(part).tobytes())
@@ -439,7 +447,6 @@ def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(mark)
-    return folder
 
 
 @contextmanager
