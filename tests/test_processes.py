@@ -34,6 +34,9 @@ def main(folder: Path) -> None:
     every_nth = processes.every_nth
     inference.every_nth = lambda n: trained_on.append([*every_nth(n)]) or every_nth(n)
     laplace.every_nth = lambda n: scored.extend(every_nth(n)) or every_nth(n)
+    kept: list[str] = []
+    save = inference._save_checkpoint
+    inference._save_checkpoint = lambda path, *content: kept.append(path.stem) or save(path, *content)
     laplace.SCORES_AT_ONCE //= 64  # so that there are many batches
     with processes.together("cpu"):
         dataset = read_dataset(folder / "data")
@@ -44,6 +47,7 @@ def main(folder: Path) -> None:
         left = {
             "trained_on": trained_on,
             "scored": scored,
+            "kept": kept,
             "weights": weights.tolist(),
             "bound": found.bound,
             "factors": mean.tolist(),
@@ -88,8 +92,11 @@ def test_they_find_what_one_finds(fits):
     assert np.median(np.array(one["sd"]) / sd.numpy()) == pytest.approx(1, abs=0.1)
 
 
-def test_the_first_keeps_the_checkpoints(fits):
-    checkpoints = (fits[0] / "checkpoints").iterdir()
+def test_the_first_alone_keeps_the_checkpoints(fits):
+    folder, (one, two), _, _ = fits
+    assert one["kept"] == ["restart 1 of 1", "encoders"]
+    assert not two["kept"]
+    checkpoints = (folder / "checkpoints").iterdir()
     assert {p.name for p in checkpoints} == {
         "restart 1 of 1.safetensors",
         "encoders.safetensors",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_hmvcrl.cli import app
+from pyro_hmvcrl import cli
 from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.results import fit_folder
 from pyro_hmvcrl.simulate import Design, simulate, write_simulation
@@ -65,10 +65,11 @@ def test_a_disk_without_room(base, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["import-kuaisar", "fit", "effects"])
-def test_a_folder_that_takes_no_files(base, name, capsys):
-    """Not even root's."""
+def test_a_folder_that_takes_no_files(base, name, capsys, monkeypatch):
+    """Not even root's; and no effect is computed before that is said."""
+    monkeypatch.setattr(cli, "effects", lambda *args, **options: pytest.fail("asked too early"))
     with pytest.raises(SystemExit, match="1"):
-        app(list(map(str, words_of(name, base, Path("/proc/out")))))
+        cli.app(list(map(str, words_of(name, base, Path("/proc/out")))))
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: ")
     assert "/proc" in said
