@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_hmvcrl import guide as g
+from pyro_hmvcrl import inference as i
 from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.guide import (
     EventEncoder,
@@ -118,6 +120,19 @@ def test_the_posterior_does_not_depend_on_who_else_is_in_the_batch(guide):
     for n, (mean_alone, sd_alone) in enumerate(alone):
         assert mean_alone[0] == pytest.approx(mean[n], abs=1e-4)
         assert sd_alone[0] == pytest.approx(sd[n], abs=1e-4)
+
+
+def test_users_are_encoded_batch_by_batch(guide, monkeypatch):
+    sim, found, logs = guide
+    exact = true_expansion(sim, scoring_steps=15)  # under which particles hardly matter
+    monkeypatch.setattr(g, "USERS_AT_ONCE", 7)
+    monkeypatch.setattr(i, "USERS_AT_ONCE", 7)
+    mean, _ = factor_posterior(*found.posterior(logs))
+    bounds = i.user_bounds(exact, logs)
+    monkeypatch.undo()
+    whole, _ = factor_posterior(*found.posterior(logs))
+    assert mean == pytest.approx(whole, abs=1e-4)
+    assert bounds.numpy() == pytest.approx(i.user_bounds(exact, logs).numpy(), abs=0.5)
 
 
 def test_the_encoder_is_the_transformer_over_the_events_themselves():
