@@ -7,6 +7,9 @@ Placebo
 Negative controls
     Do exposure covariates reach preference, or preference covariates the platform, but through the graph?  Where they
     do, the model's exclusions are wrong.
+Noise
+    Is the users' noise what the story says, normal and independent between channels?  A common cause of both channels
+    that was not measured would make it correlate.
 Sensitivity
     How strong would an unmeasured cause of both the platform's factors and engagement have to be to undo the answer?
 """
@@ -41,6 +44,7 @@ TAIL = 0.99  #: share of users that the support holds
 EXTRAPOLATES = 0.1  #: share of users outside the support from which an answer is said to extrapolate
 UNSUPPORTED = 0.5  #: ... and from which there is none
 LEAK_R2 = 0.02
+RARE = 0.05  #: probability under a true model below which a check fails
 LOGISTIC_SD = math.pi / 3**0.5  #: of the error in the log odds of engagement
 RHOS = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
 
@@ -152,7 +156,9 @@ def placebo(
     -------
     dict
         `outcomes`, for each the interval of every estimand; `of`, how many intervals have a width, and `covers_zero`,
-        how many of these cover 0.
+        how many of these cover 0; and `p`, how likely an effect as many standard deviations from 0 as the farthest of
+        them is, were all truly 0.  They hang together, so `p` is read off their joint draws (sup-t: Montiel Olea &
+        Plagborg-Møller 2019), and not off the number that miss 0.
     """
     generator = torch.Generator().manual_seed(seed)
     dealt = torch.randperm(users.logs.n_users, generator=generator).to(shifted.device)
@@ -173,7 +179,19 @@ def placebo(
     }
     asked = [e for contrasts in found.values() for e in contrasts.values() if e["upper"] > e["lower"]]
     covered = sum(e["lower"] <= 0 <= e["upper"] for e in asked)
-    return {"outcomes": found, "covers_zero": covered, "of": len(asked)}
+    drawn = np.stack([values for contrasts in effects.contrasts.values() for values in contrasts.values()])
+    return {"outcomes": found, "covers_zero": covered, "of": len(asked), "p": _all_zero(drawn)}
+
+
+def _all_zero(drawn: Array) -> float:
+    """How likely means so far from 0 are, were they 0, by the spread of their draws ``(effects, draws)``."""
+    spread = drawn.std(1, keepdims=True)
+    moved = spread[:, 0] > 0
+    if not moved.any():
+        return 1.0
+    mean = drawn[moved].mean(1, keepdims=True)
+    far = np.abs((drawn[moved] - mean) / spread[moved]).max(0)
+    return float((1 + (far >= np.abs(mean / spread[moved]).max()).sum()) / (1 + len(far)))
 
 
 # --- Negative controls ---------------------------------------------------------------------------------------
@@ -208,6 +226,59 @@ def negative_controls(
         said = "passes" if r2 <= max(null, LEAK_R2) else "fails: these covariates reach it past the graph"
         found[f"{block} covariates on {channel} noise"] = {"r2": r2, "null": null, "verdict": said}
     return found
+
+
+# --- Noise ---------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def noise_checks(
+    guide: Guide, posterior: ParameterPosterior, users: Users, seed: int = 0, draws: int = 100
+) -> dict[str, Any]:
+    """Is the users' noise, drawn from its posterior, as unlike its prior as the prior's own draws seldom are?
+
+    Realised discrepancies (Gelman, Meng & Stern 1996), with the parameters at their means.
+
+    Returns
+    -------
+    dict
+        For the largest correlation between channels (`channels`) and the largest fourth moment (`tails`): the mean over
+        draws of that of the `noise` and of the `prior`; `p`, the share of draws in which the prior's is as large; and
+        the `verdict`.
+
+    Raises
+    ------
+    ValueError
+        If the users come without experts.
+    """
+    drawn = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in range(draws):
+            noise = users.noise(guide, posterior.mean, users.logs.index)[0]
+            pair = [_unlike_prior(z, guide.model.n_platform) for z in (noise, torch.randn_like(noise))]
+            drawn.append(torch.stack(pair).cpu())
+    found: dict[str, Any] = {}
+    for i, (name, failure) in enumerate(NOISE_CHECKS.items()):
+        of_users, of_prior = torch.stack(drawn)[..., i].T
+        p = float((of_prior >= of_users).float().mean())
+        verdict = "passes" if p >= RARE else f"fails: {failure}"
+        means = {"noise": float(of_users.mean()), "prior": float(of_prior.mean())}
+        found[name] = means | {"p": p, "verdict": verdict}
+    return found
+
+
+#: What a failure says.
+NOISE_CHECKS = {
+    "channels": "something that was not measured moves both channels, or a factor is missing",
+    "tails": "single users are further out than a normal noise allows",
+}
+
+
+def _unlike_prior(noise: Tensor, n_platform: int) -> Tensor:
+    """Of noise ``(N, K)`` the largest correlation between the channels, and the largest fourth moment."""
+    between = torch.corrcoef(noise.T)[:n_platform, n_platform:]
+    return torch.stack([between.abs().max(), (noise**4).mean(0).max()])
 
 
 # --- Sensitivity ---------------------------------------------------------------------------------------------

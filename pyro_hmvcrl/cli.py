@@ -40,7 +40,7 @@ DatasetFolder = Annotated[
 ]
 KuaisarSource = Annotated[Path, typer.Argument(help="KuaiSAR's zip, or the folder of its files.")]
 CategoryLevel = Annotated[str, typer.Option(help="Of the categories: first, second, third or fourth.")]
-Restarts = Annotated[int, typer.Option(help="Random starts, chosen by held-out bound.")]
+Restarts = Annotated[int, typer.Option(help="Random starts, of which the one with the best bound is kept.")]
 Steps = Annotated[int, typer.Option(help="Steps of a restart.")]
 EncoderSteps = Annotated[int, typer.Option(help="Steps of the encoders.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]

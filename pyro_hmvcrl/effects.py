@@ -133,7 +133,7 @@ def effects(
         What the command ``effects`` writes as JSON: `shift`, `kind`, `level` and `users`; `outcomes`, for each the
         mean and interval of TE, NDE, NIE and its parts, by factor and path too; the probabilities of `suppression`
         and `substitution`; `displacement` of each factor in standard deviations; and the checks (`overlap`,
-        `negative_controls`, `e_values`; for a policy `placebo`, `sensitivity` and `dose_response`).
+        `negative_controls`, `noise`, `e_values`; for a policy `placebo`, `sensitivity` and `dose_response`).
 
     Raises
     ------
@@ -186,6 +186,7 @@ def effects(
         "densities": {factor: _density(values) for factor, values in main.densities.items()},
         "overlap": question.support.to_dict(),
         "negative_controls": checks.negative_controls(run.guide, run.posterior, users, seed),
+        "noise": checks.noise_checks(run.guide, run.posterior, users, seed),
         "e_values": checks.e_values(main.levels["engagement"], level),
     }
     if question.policy is None:

@@ -16,8 +16,8 @@ from torch.nn.functional import softplus
 
 from pyro_hmvcrl.mechanisms import linear
 
-#: Standard deviations of weak priors on a decoder's weights, for the posterior over them; their fit has none.  With
-#: this `outer` the nonlinear part of a logit is about a third of the linear one.
+#: Standard deviations of weak priors on a decoder's weights, of which the fit finds the mode.  With this `outer` the
+#: nonlinear part of a logit is about a third of the linear one.  Its hidden features (`inner`, `shift`) have none.
 DECODER_PRIOR = {"intercept": 2.0, "linear": 1.0, "outer": 0.15}
 
 
@@ -40,6 +40,13 @@ class CategoryDecoder(nn.Module):
         """``(..., K) -> (..., C)``."""
         linear = self.intercept + factors @ self.linear
         return linear + torch.tanh(factors @ self.inner + self.shift) @ self.outer
+
+    def log_prior(self) -> Tensor:
+        """Log density of the weights under `DECODER_PRIOR`, up to a constant."""
+        return (
+            -0.5
+            * torch.stack([(getattr(self, n) / sd).square().sum() for n, sd in DECODER_PRIOR.items()]).sum()
+        )
 
     def jacobian(self, factors: Tensor) -> Tensor:
         """Derivative of the logits by the factors, ``(..., K) -> (..., K, C)``."""

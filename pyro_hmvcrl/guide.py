@@ -35,6 +35,8 @@ from pyro_hmvcrl.model import HMVCRL, Logs
 
 USERS_AT_ONCE = 4_096  #: where no gradient is asked for, which bounds the memory
 STEPS_TO_THE_MODE = 15  #: of Fisher scoring, for a user whose mode is not known
+#: Standard deviations of importance sampling's particles, in those of the expansion: tails that cover the posterior's.
+TAILS = 1.15
 
 
 class Expert(NamedTuple):
@@ -157,10 +159,14 @@ class Guide(nn.Module):
 
     def forward(self, logs: Logs) -> None:
         """Sites: the structural coefficients and the noise."""
-        prior = self.prior(self.coefficients(), logs)
-        posterior = product_of_experts(prior, self.experts(logs, prior))
+        noise = self.noise(self.coefficients(), logs)
         with pyro.plate("users", logs.n_users, subsample=logs.index):
-            pyro.sample("noise", posterior)
+            pyro.sample("noise", noise)
+
+    def noise(self, coefficients: dict[str, Tensor], logs: Logs) -> PrecisionNormal:
+        """Distribution of the users' noise at these coefficients."""
+        prior = self.prior(coefficients, logs)
+        return product_of_experts(prior, self.experts(logs, prior))
 
     def expansion(self, n_users: int) -> ExpansionGuide:
         """The expansion guide of this one's model and coefficients, for other users."""
@@ -294,6 +300,15 @@ class ExpansionGuide(Guide):
 
     def expansion(self, n_users: int) -> ExpansionGuide:
         return self.of(self, n_users)  # of its own class
+
+    @torch.no_grad()
+    def noise(self, coefficients: dict[str, Tensor], logs: Logs) -> PrecisionNormal:
+        """What importance sampling draws from: a little wider than the posterior, and without a gradient.
+
+        So the model's gradient is that of Fisher's identity, a posterior expectation (the wake phase of Bornschein &
+        Bengio 2015).  A gradient through these draws would take the experts for constants, which they are not.
+        """
+        return super().noise(coefficients, logs).wider(TAILS)
 
     @torch.no_grad()
     def experts(self, logs: Logs, prior: Prior) -> list[Expert]:

@@ -11,12 +11,13 @@ The decoders' hidden features (``inner``, ``shift``) stay as fitted: what they c
 The same scores bring the fit to the mode (:func:`score_to_the_mode`): it starts near, and ends within a fraction of
 a standard deviation, where without it the bound's slack, which no number of users mends, would bias the effects.
 
-The sum over users is noisy where users are few for the parameters, and the intervals then too wide: with the default
-design's 1,114 parameters, standard deviations at the truth are 1.3 times theirs at 1,000 users, 1.05 at 4,000.
+The sum over users is noisy where users are few for the parameters: where n users determine k of them its inverse is
+too large by n / (n - k), the mean of an inverse Wishart matrix.  Steps are shortened by that.  The posterior is not, as
+it leaves out what is not known of the hidden features: its intervals would cover too seldom then.
 
 The same pass gives a **placebo**.  A copy of the exposure covariates, dealt out anew among the users, stands beside
 the real ones, and its coefficients, truly zero, are estimated too, by one scoring step.  The effect that a policy
-shift of the copy seems to have is what this fit makes of nothing.
+shift of the copy seems to have is what this fit makes of nothing.  Its spread is shortened with the step.
 """
 
 from __future__ import annotations
@@ -35,14 +36,12 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.emissions import DECODER_PRIOR
-from pyro_hmvcrl.guide import Guide
+from pyro_hmvcrl.guide import TAILS, Guide
 from pyro_hmvcrl.model import HMVCRL, Logs, at, log_joint, observe
 from pyro_hmvcrl.processes import every_nth, place, total
 
 DRAWS = 200
 PARTICLES = 128  #: of a user's noise, in antithetic pairs
-#: The particles' standard deviation, in those of the expansion: tails that cover the posterior's.
-TAILS = 1.15
 SCORES_AT_ONCE = 1 << 20  #: users times particles times categories, which bounds the memory
 SCORING_STEPS = 5  #: at most
 NEAR = 0.01  #: steps end at this squared distance from the mode a parameter, in its standard deviations
@@ -107,8 +106,12 @@ class Information(NamedTuple):
 
     @property
     def determined(self) -> float:
-        """The number of parameters that the users determine rather than the prior."""
+        """The number k of parameters that the users determine rather than the prior."""
         return float(torch.cholesky_solve(self.outer, self.cholesky).trace())
+
+    def shortened(self, n_users: int) -> float:
+        """What the inverse of the precision is too large by, ``1 - k / n``."""
+        return 1 - self.determined / n_users
 
 
 def score_to_the_mode(guide: Guide, logs: Logs, seed: int, progress: bool = False) -> list[float]:
@@ -127,8 +130,7 @@ def score_to_the_mode(guide: Guide, logs: Logs, seed: int, progress: bool = Fals
         if len(logs.index) < USERS_A_PARAMETER * determined:
             break
         distances.append(float(known.gradient @ step))
-        # The outer products count each parameter that they fit as spread: the curvature is smaller by that share.
-        stepped = _flat(values) + (1 - determined / len(logs.index)) * step
+        stepped = _flat(values) + known.shortened(len(logs.index)) * step
         for name, value in _unflat(stepped, values).items():
             own[name].data.copy_(value)
         if distances[-1] < NEAR * determined:
@@ -149,14 +151,14 @@ def laplace_posterior(guide: Guide, logs: Logs, seed: int, draws: int = DRAWS) -
     start = fitted | {n: _with_rows(fitted[n], n_copies) for n in OF_EXPOSURE_COVARIATES}
 
     known = information(guide, start, logs, beside, seed)
-    cholesky, mean = known.cholesky, _flat(start) + known.step
-    standard = torch.randn(len(mean), draws, dtype=torch.double, generator=generator)
+    cholesky, short = known.cholesky, known.shortened(len(logs.index))
+    standard = torch.randn(len(cholesky), draws, dtype=torch.double, generator=generator)
     around = torch.linalg.solve_triangular(cholesky.T, standard, upper=True).T
     sd = torch.cholesky_inverse(cholesky).diagonal().sqrt()
 
-    spread, stepped = _unflat(around, start), _unflat(mean, start)
+    spread, of_copy = (_unflat(flat, start) for flat in (around, short * known.step + short**0.5 * around))
     drawn = {n: fitted[n].cpu() + spread[n][:, : len(fitted[n])] for n in fitted}
-    placebo = {n: (stepped[n] + spread[n])[:, -n_copies:] for n in OF_EXPOSURE_COVARIATES if n_copies}
+    placebo = {n: of_copy[n][:, -n_copies:] for n in OF_EXPOSURE_COVARIATES if n_copies}
     kept = {n: t[: len(fitted[n])] for n, t in _unflat(sd, start).items()}
     return ParameterPosterior({n: t.cpu() for n, t in fitted.items()}, kept, drawn, placebo)
 

@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pyro_hmvcrl import plots, predictive
-from pyro_hmvcrl.checks import EXTRAPOLATES
+from pyro_hmvcrl.checks import EXTRAPOLATES, RARE
 from pyro_hmvcrl.dataset import CHANNELS, read_json, whole_file
 from pyro_hmvcrl.plots import ESTIMANDS, PARTS, PROBABILITIES, label, plain, strongest
 from pyro_hmvcrl.results import LIKELY, MEND, check_config, of_file
@@ -50,9 +50,9 @@ CATEGORY_KEYS = ["raised", "lowered", "change"]
 REPORT_KEYS += [key.format(channel) for channel in CHANNELS for key in CHANNEL_KEYS]
 # "*" stands for every entry of a dict or list.
 EFFECT_KEYS = ["shift", "kind", "sentences", "overlap.verdict", "outcomes.engagement", "outcomes.alignment"]
-EFFECT_KEYS += ["outcomes.*.proportion_mediated", "negative_controls.*.verdict"]
+EFFECT_KEYS += ["outcomes.*.proportion_mediated", "negative_controls.*.verdict", "noise.*.verdict"]
 EFFECT_NUMBERS = ["level", "users", "overlap.outside", "negative_controls.*.r2", "negative_controls.*.null"]
-EFFECT_NUMBERS += ["outcomes.*.suppression"]
+EFFECT_NUMBERS += ["outcomes.*.suppression", *(f"noise.*.{part}" for part in ("noise", "prior", "p"))]
 EFFECT_NUMBERS += [f"e_values.{e}.{v}" for e in PARTS for v in ("e_value", "e_value_of_interval")]
 INTERVAL = ("mean", "lower", "upper")
 EFFECT_INTERVALS = [f"outcomes.*.{e}" for e in (*ESTIMANDS, "CDE", "factors.*", "paths.*")]
@@ -148,17 +148,20 @@ def judge(
     levels = {channel: trust(sentences)[0] for channel, sentences in verdict.items()}
     doubted = [channel for channel, level in levels.items() if level != "good"]
     supported = effects["overlap"]["verdict"].partition(":")[0]
-    failed = [c for c in effects["negative_controls"].values() if c["verdict"] != "passes"]
+    leaks, unlike = (
+        [name for name, found in effects[check].items() if found["verdict"] != "passes"]
+        for check in ("negative_controls", "noise")
+    )
     checks = {
         "factors": ("care", f"doubt on {' and '.join(doubted)}") if doubted else ("good", "can be believed"),
         "predictive": (predictive.verdict(predictive_checks)[0], _alike(predictive_checks)),
         "overlap": ({"supported": "good", "in part": "care"}.get(supported, "no"), supported),
-        "negative_controls": ("no", "failed") if failed else ("good", "passed"),
+        "negative_controls": ("no", "failed") if leaks else ("good", "passed"),
+        "noise": ("care", f"failed: {' and '.join(unlike)}") if unlike else ("good", "passed"),
     }
     if "placebo" in effects:
-        covers, of = effects["placebo"]["covers_zero"], effects["placebo"]["of"]
-        missed, by_chance = of - covers, of * (1 - effects["level"])
-        level = "good" if missed <= 2 * by_chance else "care" if missed <= of / 2 else "no"
+        p, covers, of = (effects["placebo"][part] for part in ("p", "covers_zero", "of"))
+        level = "good" if p >= RARE else "care" if covers >= of / 2 else "no"
         checks["placebo"] = level, f"covers zero {covers} of {of}"
     if "sensitivity" in effects:
         checks["rho"] = _judge_rho(effects["sensitivity"])
@@ -318,7 +321,7 @@ def _numbers(effects: Effects, factors: list[str]) -> list[list[str]]:
         ["outcomes", o, "proportion_mediated"] for o in outcomes if outcomes[o]["proportion_mediated"]
     ]
     if "placebo" in effects:
-        numbers += ["placebo.covers_zero", "placebo.of"]
+        numbers += ["placebo.covers_zero", "placebo.of", "placebo.p"]
         intervals += [["placebo", "outcomes", "*", e] for e in ESTIMANDS]
     if "sensitivity" in effects:
         numbers += ["sensitivity.rho.*"]

@@ -484,7 +484,8 @@ def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, fold
     report = {
         "identifiability": identified.to_dict(),
         "restarts": [
-            {"restart": r, "held_out_bound": start.bound, "selected": r == found.selected}
+            {"restart": r, "selected": r == found.selected}
+            | {"bound": start.bound, "held_out_bound": start.held_out_bound}
             for r, start in enumerate(found.restarts)
         ],
         "held_out_bound": {"mean": found.bound[0], "standard_error": found.bound[1]},

@@ -27,7 +27,7 @@ from recovery import HARD
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pyro_hmvcrl.emissions import engagement_logits
+from pyro_hmvcrl.emissions import DECODER_PRIOR, engagement_logits
 from pyro_hmvcrl.guide import Guide, TransformerGuide, product_of_experts
 from pyro_hmvcrl.inference import UserELBO, choose_device
 from pyro_hmvcrl.model import HMVCRL, Logs
@@ -63,6 +63,9 @@ def loss_by_hand(guide: Guide, logs: Logs) -> Tensor:
             posterior.loc[name], sd[name]
         ).log_prob(c[name])
         bound = bound + own.sum() / logs.n_users
+    for decoder in (model.f_search, model.f_exposure):
+        for name, width in DECODER_PRIOR.items():
+            bound = bound - 0.5 * ((getattr(decoder, name) / width) ** 2).sum() / logs.n_users
     return -bound
 
 

@@ -5,7 +5,6 @@ Each of `VARIANTS` makes a restart's guide (the `build` of ``inference.screen``)
 
 from __future__ import annotations
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from pyro_hmvcrl.guide import (
     Prior,
     expand_categories,
     expand_engagement,
-    product_of_experts,
 )
 from pyro_hmvcrl.inference import Build
 from pyro_hmvcrl.model import HMVCRL, Logs
@@ -59,10 +57,8 @@ class DiagonalExperts(ExpansionGuide):
 class MeanField(ExpansionGuide):
     """The factors are taken for independent given the logs, after a product of full experts."""
 
-    def forward(self, logs: Logs) -> None:
-        prior = self.prior(self.coefficients(), logs)
-        with pyro.plate("users", logs.n_users, subsample=logs.index):
-            pyro.sample("noise", _independent(product_of_experts(prior, self.experts(logs, prior))))
+    def noise(self, coefficients: dict[str, Tensor], logs: Logs) -> PrecisionNormal:
+        return _independent(super().noise(coefficients, logs))
 
     @torch.no_grad()
     def posterior(self, logs: Logs) -> tuple[Prior, PrecisionNormal]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -150,6 +151,7 @@ def test_the_placebo_seems_to_do_nothing_where_the_model_is_true(world):
     found = placebo(world, world[2])
     assert found["of"] == 9  # all five contrasts of both outcomes, but alignment's NDE, which is 0
     assert found["covers_zero"] >= 7
+    assert found["p"] > 0.05
     for name in ("TE", "NDE", "NIE", "NIE_platform"):
         effect = found["outcomes"]["engagement"][name]
         assert effect["lower"] < 0 < effect["upper"], name
@@ -162,6 +164,7 @@ def test_a_copy_that_does_something_is_seen(world):
     found = placebo(world, replace(posterior, placebo=real))
     assert found["of"] == 9
     assert found["covers_zero"] <= 5  # of alignment little is true in this world
+    assert found["p"] == pytest.approx(1 / 101)  # farther than any draw
     for name in ("TE", "NDE", "NIE", "NIE_platform"):
         assert found["outcomes"]["engagement"][name]["upper"] < 0, name
 
@@ -172,7 +175,20 @@ def test_the_copy_s_shift_is_dealt_out_with_it(world):
     real = {name: posterior.draws[name] for name in posterior.placebo}
     found = placebo(world, replace(posterior, placebo=real), users.logs.exposure_covariates, 10)
     assert found["of"] == 0
+    assert found["p"] == 1
     assert found["outcomes"]["engagement"]["TE"] == {"mean": 0, "lower": 0, "upper": 0}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_effects_that_hang_together_are_judged_together(together):
+    """Nine estimates whose error is their spread: too far from zero at the stated rate, however they correlate."""
+    rng, found = np.random.default_rng(0), []
+    scale = np.geomspace(0.1, 10, 9)[:, None]  # units do not matter
+    for _ in range(400):
+        errors = rng.normal(size=(1 if together else 9, 201)) + 0.3 * together * rng.normal(size=(9, 201))
+        found.append(checks._all_zero(scale * (errors[:, :1] + errors[:, 1:])))
+    assert np.mean(np.array(found) < 0.1) == pytest.approx(0.1, abs=4 * (0.1 * 0.9 / 400) ** 0.5)
+    assert checks._all_zero(np.zeros((9, 20))) == 1
 
 
 # --- Negative controls ---------------------------------------------------------------------------------------
@@ -231,6 +247,58 @@ def test_negative_controls_ask_for_the_users_own_logs(world):
     _, guide, posterior, users, _ = world
     with pytest.raises(ValueError, match="need the experts of the users' own logs"):
         negative_controls(guide, posterior, replace(users, experts=None))
+
+
+# --- Noise ---------------------------------------------------------------------------------------------------
+
+
+def noise_of(change=lambda noise: noise, users=600, seed=0):
+    """Noise checks of users whose noise, normal and independent, was changed; it is known exactly."""
+    known = change(torch.randn(users, 4, generator=torch.Generator().manual_seed(seed)))
+    of = SimpleNamespace(noise=lambda *_: known[None], logs=SimpleNamespace(index=None))
+    guide = SimpleNamespace(model=SimpleNamespace(n_platform=2))
+    return checks.noise_checks(guide, SimpleNamespace(mean=None), of)
+
+
+def test_noise_as_the_story_has_it_passes_at_the_stated_rate():
+    found = [noise_of(seed=seed) for seed in range(200)]
+    for check in ("channels", "tails"):
+        failed = np.mean([of[check]["verdict"] != "passes" for of in found])
+        assert failed == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 200) ** 0.5), check
+        assert np.mean([of[check]["noise"] / of[check]["prior"] for of in found]) == pytest.approx(
+            1, abs=0.05
+        )
+
+
+def test_a_common_cause_of_both_channels_is_seen():
+    def joined(noise):
+        noise[:, 2] = 0.6 * noise[:, 0] + 0.8 * noise[:, 2]
+        return noise
+
+    found = noise_of(joined)
+    assert found["channels"]["verdict"].startswith(
+        "fails: something that was not measured moves both channels"
+    )
+    assert found["channels"]["noise"] == pytest.approx(0.6, abs=0.06)
+    assert found["channels"]["prior"] < 0.1
+    assert found["tails"]["verdict"] == "passes"
+
+
+def test_what_goes_together_inside_a_channel_is_its_decoder_s():
+    assert noise_of(lambda noise: noise[:, [0, 0, 2, 2]])["channels"]["verdict"] == "passes"
+
+
+def test_users_far_out_are_seen():
+    far = torch.where(torch.arange(600)[:, None] % 20 == 0, 3.0, 0.8)
+    found = noise_of(lambda noise: noise * far)
+    assert found["tails"]["verdict"].startswith("fails: single users are further out")
+    assert found["channels"]["verdict"] == "passes"
+
+
+def test_noise_needs_the_users_own_logs(world):
+    _, guide, posterior, users, _ = world
+    with pytest.raises(ValueError, match="experts"):
+        checks.noise_checks(guide, posterior, replace(users, experts=None))
 
 
 # --- Sensitivity ---------------------------------------------------------------------------------------------

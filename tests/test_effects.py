@@ -54,7 +54,9 @@ def test_the_command_writes_what_the_design_promises(run, tmp_path):
     assert 0 <= answer["substitution"] <= 1
     assert 0 <= answer["overlap"]["outside"] <= 1
     assert "supported" in answer["overlap"]["verdict"]
-    assert {"placebo", "negative_controls", "sensitivity", "e_values", "dose_response"} <= set(answer)
+    assert {"placebo", "negative_controls", "noise", "sensitivity", "e_values", "dose_response"} <= set(
+        answer
+    )
     assert "engagement TE" in said.output
     assert json.loads((run / "effects.json").read_text()) == answer
 

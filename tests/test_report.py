@@ -110,7 +110,10 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
     bounds = [-96.0, -96.02, -95.9, -96.4]
     report = {
         "identifiability": identifiability(evidence, n_bootstrap=50).to_dict(),
-        "restarts": [{"restart": r, "held_out_bound": b, "selected": r == 2} for r, b in enumerate(bounds)],
+        "restarts": [
+            {"restart": r, "bound": b + 0.4, "held_out_bound": b, "selected": r == 2}
+            for r, b in enumerate(bounds)
+        ],
         "mechanisms": mechanisms,
         "held_out_bound": {"mean": -95.97, "standard_error": 0.31},
         "graph": graph.to_dict("records"),
@@ -427,7 +430,12 @@ def answer() -> dict:
         },
         "e_values": {e: {"ratio": 1.15, "e_value": 1.55, "e_value_of_interval": 1.52} for e in ESTIMANDS[:3]},
         "placebo": {
-            "outcomes": {o: {e: around(0.0, 0.0067) for e in ESTIMANDS} for o in MEANS}, "covers_zero": 9, "of": 9
+            "outcomes": {o: {e: around(0.0, 0.0067) for e in ESTIMANDS} for o in MEANS},
+            "covers_zero": 9, "of": 9, "p": 0.62,
+        },
+        "noise": {
+            "channels": {"noise": 0.0213, "prior": 0.0199, "p": 0.41, "verdict": "passes"},
+            "tails": {"noise": 3.0817, "prior": 3.0521, "p": 0.37, "verdict": "passes"},
         },
         "sensitivity": {
             "rho": [-0.2, -0.1, 0.0, 0.1, 0.2],
@@ -661,9 +669,10 @@ def test_a_factor_set_to_one_value_does_not_flatten_what_was_before():
         ("overlap", {"overlap": {"verdict": "supported: as it is"}}, "good"),
         ("overlap", {"overlap": {"verdict": "in part: for 23% of the users ..."}}, "care"),
         ("overlap", {"overlap": {"verdict": "not supported: 80% of the users ..."}}, "no"),
-        ("placebo", {"placebo": {"covers_zero": 8, "of": 9}}, "good"),
-        ("placebo", {"placebo": {"covers_zero": 6, "of": 9}}, "care"),
-        ("placebo", {"placebo": {"covers_zero": 4, "of": 9}}, "no"),
+        ("placebo", {"placebo": {"covers_zero": 4, "of": 9, "p": 0.05}}, "good"),  # all nine hang together
+        ("placebo", {"placebo": {"covers_zero": 8, "of": 9, "p": 0.04}}, "care"),
+        ("placebo", {"placebo": {"covers_zero": 4, "of": 9, "p": 0.04}}, "no"),
+        ("noise", {"noise": {"channels": {"verdict": "passes"}, "tails": {"verdict": "fails: ..."}}}, "care"),
         (
             "negative_controls",
             {"negative_controls": {"a": {"verdict": "passes"}, "b": {"verdict": "fails: ..."}}},

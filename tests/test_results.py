@@ -50,7 +50,7 @@ def test_the_run_folder_is_as_contracted(folders):
     }
     report = json.loads((run / "report.json").read_text())
     assert [x["selected"] for x in report["restarts"]].count(True) == 1
-    chosen = max(report["restarts"], key=lambda x: x["held_out_bound"])
+    chosen = max(report["restarts"], key=lambda x: x["bound"])
     assert chosen["selected"]
     assert not list(run.parent.glob(".*"))  # no checkpoints, nothing partial
 
