@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 import warnings
 from collections import Counter
@@ -45,6 +46,7 @@ LOCK = "lock"  #: in a folder that is being filled
 #: Text as it stands in CSV: "007" is not 7, and a category may be called "None".
 KEYS = ("user_id", "category")
 PART = 1 << 20  #: rows of a Parquet file at a time, which bounds the memory
+HELD = 1 << 26  #: bytes of counts that are held in memory; more are kept in a file
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")  #: in CSV's other columns
 
 
@@ -637,7 +639,7 @@ class _Keys:
     def count(self, table: _Table, columns: Iterable[str]) -> list[NDArray[np.float32]]:
         """Events of each user in each category, ``(N, C)``; where they are engaged or not, the engaged ones second."""
         shape = len(self.users), len(self.categories)
-        counts = [np.zeros(shape, np.float32) for _ in range(2 if "engaged" in columns else 1)]
+        counts = [_zeros(shape) for _ in range(2 if "engaged" in columns else 1)]
         for first, rows in table.parts(columns):
             user, category = self.positions(table, rows, first)
             cells = user * shape[1] + category
@@ -645,6 +647,18 @@ class _Keys:
             if "engaged" in columns:
                 np.add.at(counts[1].reshape(-1), cells, _integers(rows["engaged"]).astype(np.float32))
         return counts
+
+
+def _zeros(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Zeros, in memory; many of them in a file without a name, whose pages the system takes back when it needs them."""
+    size = np.dtype(np.float32).itemsize * shape[0] * shape[1]
+    if size <= HELD:
+        return np.zeros(shape, np.float32)
+    with tempfile.TemporaryFile() as file:
+        for start in range(0, size, HELD):  # now, so that a full disk is an error here and not a crash later
+            file.write(bytes(min(HELD, size - start)))
+        file.flush()
+        return np.asarray(np.memmap(file, np.float32, "r+", shape=shape))
 
 
 def _integers(values: pd.Series) -> NDArray[np.int64]:

@@ -22,6 +22,10 @@ class StructuralGraph(nn.Module):
     order: Tensor  #: (K,), the order of evaluation once oriented
     oriented: Tensor  #: bool
 
+    #: Targets with their sources, in the order of evaluation; None until oriented.  What the buffers say, in Python,
+    #: so that a step on a GPU does not wait for them.
+    plan: list[tuple[int, list[int]]] | None = None
+
     def __init__(self, n_platform: int, n_preference: int) -> None:
         super().__init__()
         self.names = [f"platform_{k + 1}" for k in range(n_platform)]
@@ -31,11 +35,18 @@ class StructuralGraph(nn.Module):
         self.register_buffer("allowed", (preference[:, None] != preference[None, :]).float())
         self.register_buffer("order", torch.arange(n_factors))
         self.register_buffer("oriented", torch.tensor(False))
+        self.register_load_state_dict_post_hook(lambda graph, _: graph.make_plan())
+
+    def make_plan(self) -> None:
+        """Make `plan` of the buffers."""
+        if self.oriented:
+            sources = [column.nonzero().flatten().tolist() for column in self.allowed.T]
+            self.plan = [(target, sources[target]) for target in self.order.tolist()]
 
     def inverse(self, edges: Tensor) -> Tensor:
         """``(I - B')^-1`` from ``(..., K, K)`` weights: the total effect of each drive on each factor."""
         identity = torch.eye(len(self.names), device=edges.device)
-        return torch.linalg.inv(identity - (edges * self.allowed).mT)
+        return torch.linalg.inv_ex(identity - (edges * self.allowed).mT)[0]
 
     def factors(self, edges: Tensor, drive: Tensor) -> Tensor:
         """Factors ``z`` that solve ``z = B'z + drive``, each a deterministic site, stacked ``(..., N, K)``.
@@ -43,14 +54,14 @@ class StructuralGraph(nn.Module):
         ``pyro.do`` on a factor reaches its descendants only when the graph is oriented: before, the factors are
         solved for jointly.
         """
-        if not self.oriented:
+        if self.plan is None:
             z = (self.inverse(edges) @ drive.unsqueeze(-1)).squeeze(-1)
             sites = [pyro.deterministic(name, z[..., k], event_dim=0) for k, name in enumerate(self.names)]
             return torch.stack(sites, -1)
         z_of: dict[int, Tensor] = {}
-        for target in self.order.tolist():
+        for target, sources in self.plan:
             value = drive[..., target]
-            for source in self.allowed[:, target].nonzero().flatten().tolist():
+            for source in sources:
                 value = value + edges[..., source, target] * z_of[source]
             z_of[target] = pyro.deterministic(self.names[target], value, event_dim=0)
         return torch.stack(torch.broadcast_tensors(*[z_of[k] for k in range(len(self.names))]), -1)
@@ -74,3 +85,4 @@ class StructuralGraph(nn.Module):
         # A factor has more ancestors than any of its ancestors has.
         self.order.copy_(reaches.sum(0).argsort(stable=True))
         self.oriented.fill_(True)
+        self.make_plan()

@@ -21,6 +21,8 @@ Two guides differ in where the experts come from:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pyro
@@ -31,9 +33,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
 from pyro_hmvcrl.emissions import engagement_logits
-from pyro_hmvcrl.model import HMVCRL, Logs
+from pyro_hmvcrl.model import HMVCRL, Cohort, Logs
 
-USERS_AT_ONCE = 4_096  #: where no gradient is asked for, which bounds the memory
+USERS_AT_ONCE = 1_024  #: where no gradient is asked for, which bounds the memory
 STEPS_TO_THE_MODE = 15  #: of Fisher scoring, for a user whose mode is not known
 #: Standard deviations of importance sampling's particles, in those of the expansion: tails that cover the posterior's.
 TAILS = 1.15
@@ -112,7 +114,9 @@ def product_of_experts(prior: Prior, experts: list[Expert]) -> PrecisionNormal:
     identity = torch.eye(precision.shape[-1], device=precision.device)
     posterior = identity + prior.turn.mT @ precision @ prior.turn
     shift = (information - _times(precision, prior.base)).unsqueeze(-1)
-    cholesky = torch.linalg.cholesky(posterior)
+    cholesky, _ = torch.linalg.cholesky_ex(
+        posterior, check_errors=not posterior.is_cuda
+    )  # which waits for a GPU
     return PrecisionNormal(torch.cholesky_solve(prior.turn.mT @ shift, cholesky).squeeze(-1), cholesky)
 
 
@@ -209,6 +213,8 @@ class EventEncoder(nn.Module):
 
     rows: Tensor
     columns: Tensor
+    #: The most distinct events that a user has, where that is known ahead: a GPU then need not be waited for.
+    longest: int | None = None
 
     def __init__(
         self, n_tokens: int, n_factors: int, n_context: int = 0, width: int = 48, heads: int = 4
@@ -233,10 +239,11 @@ class EventEncoder(nn.Module):
     def forward(self, counts: Tensor, context: Tensor) -> Expert:
         """Counts ``(N, n_tokens)`` and covariates ``(N, n_context)`` to experts ``(N, K, K), (N, K)``."""
         n_events = counts.sum(-1, keepdim=True)
-        longest = max(int((counts > 0).sum(-1).max()), 1)
+        longest = self.longest or most_distinct(counts)
         times, token = counts.topk(longest, dim=-1, sorted=False)  # (N, T); a padded token stands 0 times
         embedded = self.embedding(token) + (context @ self.context).unsqueeze(-2)
-        hidden = self.transformer(embedded, src_key_padding_mask=times.clamp_min(1e-9).log())
+        with torch.autocast("cuda", torch.bfloat16, enabled=counts.is_cuda):
+            hidden = self.transformer(embedded, src_key_padding_mask=times.clamp_min(1e-9).log()).float()
         share = times / n_events.clamp_min(1)
         pooled = (share.unsqueeze(-2) @ hidden).squeeze(-2)  # (N, width)
         out = self.head(torch.cat([pooled, n_events.clamp_min(1).log() / 3], -1))
@@ -250,6 +257,11 @@ class EventEncoder(nn.Module):
         triangle = entries.new_zeros(*entries.shape[:-1], self.n_factors, self.n_factors)
         triangle[..., self.rows, self.columns] = entries
         return triangle
+
+
+def most_distinct(counts: Tensor) -> int:
+    """The most distinct events of a user, at least 1, among counts ``(N, n_tokens)``."""
+    return max(int((counts > 0).sum(-1).max()), 1)
 
 
 class TransformerGuide(Guide):
@@ -267,11 +279,29 @@ class TransformerGuide(Guide):
         self.recommendation_encoder = EventEncoder(2 * n_categories, model.n_factors, n_exposure_covariates)
 
     def experts(self, logs: Logs, prior: Prior) -> list[Expert]:
-        no_context = logs.search.new_zeros(len(logs.search), 0)
-        search = self.search_encoder(logs.search, no_context)
-        events = torch.cat([logs.engagement, logs.exposure - logs.engagement], -1)
-        recommendation = self.recommendation_encoder(events, logs.exposure_covariates)
+        search = self.search_encoder(logs.search, logs.search.new_zeros(len(logs.search), 0))
+        recommendation = self.recommendation_encoder(recommended(logs), logs.exposure_covariates)
         return [_widen(search, self.model.n_platform, 0), recommendation]
+
+    @contextmanager
+    def knowing_longest(self, users: Logs | Cohort) -> Iterator[None]:
+        """For these users `EventEncoder.longest` is known, on a GPU; elsewhere each batch's own is better."""
+        if not self.model.zero.is_cuda:
+            yield
+            return
+        of = {self.search_encoder: lambda logs: logs.search, self.recommendation_encoder: recommended}
+        for encoder, counts in of.items():
+            encoder.longest = max(most_distinct(counts(batch)) for batch in users.batches(USERS_AT_ONCE))
+        try:
+            yield
+        finally:
+            for encoder in of:
+                encoder.longest = None
+
+
+def recommended(logs: Logs) -> Tensor:
+    """Recommendation events ``(N, 2 C)`` by category, those engaged with first."""
+    return torch.cat([logs.engagement, logs.exposure - logs.engagement], -1)
 
 
 # --- Experts that need no learning: expansions of the emissions ----------------------------------------------

@@ -22,12 +22,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
@@ -40,12 +42,15 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl.dataset import Dataset, Standardisation, whole_file
 from pyro_hmvcrl.guide import USERS_AT_ONCE, ExpansionGuide, Guide, PrecisionNormal, Prior, TransformerGuide
 from pyro_hmvcrl.laplace import score_to_the_mode
-from pyro_hmvcrl.model import HMVCRL, Logs, log_joint, log_prob, observe
+from pyro_hmvcrl.model import HMVCRL, Cohort, Logs, log_joint, log_prob, observe
 from pyro_hmvcrl.processes import agreed, averaged, draw_otherwise, every_nth, first, place
 
 CHECKPOINT_EVERY = 200  #: steps
 PARTICLES = 8  #: of the restarts' bound; with 4 and many factors, axes rotate as training goes on
 EVALUATION_PARTICLES = 64
+EVALUATED_AT_ONCE = 256  #: users, which bounds the memory
+JUDGED_USERS = 16_384  #: at most, of those that a restart was trained on
+LOOK_EVERY = 20  #: steps between looks at the bound on a GPU, each of which waits for it
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,8 @@ class Screening:
 
     standardisation: Standardisation
     held_out: NDArray[np.bool_]  #: (N,)
-    train: Logs
-    held: Logs
+    train: Cohort
+    held: Cohort
     restarts: list[Restart]
     selected: int
     history: list[pd.DataFrame]
@@ -176,10 +181,10 @@ def _log_mean(log_weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def user_bounds(guide: Guide, logs: Logs) -> Tensor:
+def user_bounds(guide: Guide, logs: Logs | Cohort) -> Tensor:
     """Importance-weighted bound ``(N,)`` of each user's log evidence, nats, at the coefficients' means."""
     bounds = []
-    for users in logs.batches(USERS_AT_ONCE):
+    for users in logs.batches(EVALUATED_AT_ONCE):
         posterior = guide.posterior(users)[1]
         noise = posterior.antithetic(EVALUATION_PARTICLES)
         held = poutine.condition(observe(guide.model, users), guide.coefficients.means() | {"noise": noise})
@@ -213,7 +218,7 @@ def optimise(
     stage: Stage,
     guide: Guide,
     parameters: list[nn.Parameter],
-    logs: Logs,
+    users: Cohort,
     seed: int,
     checkpoints: Path | None = None,
     before_step: Callable[[int], None] = lambda step: None,
@@ -223,34 +228,58 @@ def optimise(
 
     With a folder for `checkpoints`, a stage that was killed goes on from its last one, and a finished stage is
     only loaded.
+
+    Raises
+    ------
+    FloatingPointError
+        If a bound or a gradient is not finite.
     """
     optimiser = torch.optim.Adam(parameters, betas=(0.9, 0.99))
     path = checkpoints / f"{stage.name}.safetensors" if checkpoints else None
     torch.manual_seed(seed)
     bounds = _load_checkpoint(path, guide, optimiser) if path and path.exists() else []
     draw_otherwise()
-    own, batch_size = torch.tensor(every_nth(logs.n_users)), -(-stage.batch_size // place()[1])
     elbo = averaged(stage.elbo(guide.model, guide))
-    steps = range(len(bounds), stage.steps)
-    for step in tqdm(
-        steps, stage.name, initial=len(bounds), total=stage.steps, disable=not progress, leave=False
-    ):
-        before_step(step)
-        optimiser.param_groups[0]["lr"] = stage.rate(step)
-        rows = own[torch.randperm(len(own))[:batch_size]].to(logs.index.device)
-        loss = elbo(logs.batch(rows))
-        optimiser.zero_grad()
-        loss.backward()
-        size = nn.utils.clip_grad_norm_(parameters, stage.clip)
-        optimiser.step()
-        bounds.append(-loss.item())
-        for what, value in (("bound", bounds[-1]), ("gradient", size.item())):
+    steps, seen, on_gpu = range(len(bounds), stage.steps), [], users.rows.is_cuda
+    bar = tqdm(steps, stage.name, initial=len(bounds), total=stage.steps, disable=not progress, leave=False)
+    with nullcontext() if not on_gpu else pyro.validation_enabled(False):  # which waits for it, too
+        for step in bar:
+            before_step(step)
+            optimiser.param_groups[0]["lr"] = stage.rate(step)
+            rows = _batch(users.n_users, stage.batch_size, seed, step)
+            loss = elbo(users.batch(rows.to(users.rows.device, non_blocking=True)))
+            optimiser.zero_grad()
+            loss.backward()
+            size = nn.utils.clip_grad_norm_(parameters, stage.clip)
+            optimiser.step()
+            seen.append(torch.stack([-loss.detach(), size]))
+            keep = (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == stage.steps
+            if keep or not on_gpu or len(seen) == LOOK_EVERY:
+                bounds += _finite(stage, len(bounds), torch.stack(seen))
+                seen.clear()
+            if keep and path and first():
+                _save_checkpoint(path, guide, optimiser, bounds)
+    return bounds
+
+
+def _batch(n_users: int, size: int, seed: int, step: int) -> Tensor:
+    """Positions of a step's users, of which each process has its own; the same for the same seed and step."""
+    rank, n_processes = place()
+    own = every_nth(n_users)
+    rng = np.random.default_rng([seed, step, rank])
+    chosen = rng.choice(len(own), min(-(-size // n_processes), len(own)), replace=False)
+    return torch.from_numpy(own.start + own.step * chosen)
+
+
+def _finite(stage: Stage, before: int, seen: Tensor) -> list[float]:
+    """The bounds of steps of which bound and gradient were `seen` ``(steps, 2)``, if all of it is finite."""
+    for step, values in enumerate(seen.tolist(), before):
+        for what, value in zip(("bound", "gradient"), values, strict=True):
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"{stage.name}: the {what} is {value} at step {step}; look for extreme covariates in users"
                 )
-        if path and first() and ((step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == stage.steps):
-            _save_checkpoint(path, guide, optimiser, bounds)
+    bounds: list[float] = seen[:, 0].tolist()
     return bounds
 
 
@@ -354,8 +383,8 @@ def screen(
     device = choose_device(settings.device)
     held_out = _held_out_users(dataset.n_users, settings)
     standardisation = Standardisation.from_dataset(dataset)
-    logs = tensors_of(dataset, standardisation)
-    train, held = (_only(logs, rows).to(device) for rows in (~held_out, held_out))
+    logs = tensors_of(dataset, standardisation).to(device)
+    train, held = (logs.only(torch.as_tensor(np.flatnonzero(rows))) for rows in (~held_out, held_out))
     with torch.random.fork_rng():
         starts, history = [], []
         for r in range(settings.restarts):
@@ -369,15 +398,15 @@ def screen(
 
 def _run_restart(
     r: int,
-    train: Logs,
-    held: Logs,
+    train: Cohort,
+    held: Cohort,
     settings: Settings,
     checkpoints: Path | None,
     progress: bool,
     build: Build = ExpansionGuide,
 ) -> tuple[Restart, list[float]]:
     torch.manual_seed(_seed(settings, r))
-    guide = build(_new_model(train, settings), train.n_users).to(train.index.device)
+    guide = build(_new_model(train.logs, settings), train.n_users).to(train.rows.device)
     _start_intercepts(guide.model, train)
 
     def orient_half_way(step: int) -> None:
@@ -401,18 +430,19 @@ def _run_restart(
         orient_half_way,
         progress,
     )
-    of_trained, of_held = (guide.expansion(users.n_users) for users in (train, held))
-    own, others = (float(user_bounds(g, u).mean()) for g, u in ((of_trained, train), (of_held, held)))
-    factors, _ = factor_posterior(*of_held.posterior(held))
+    some = train.logs.only(train.rows[:: -(-train.n_users // JUDGED_USERS)])
+    own, others = (float(user_bounds(guide.expansion(u.n_users), u).mean()) for u in (some, held))
+    of_held = held.batch(torch.arange(held.n_users, device=held.rows.device))
+    factors, _ = factor_posterior(*guide.expansion(held.n_users).posterior(of_held))
     return Restart(own, others, factors, guide), bounds
 
 
 def _amortise(
-    start: ExpansionGuide, train: Logs, settings: Settings, checkpoints: Path | None, progress: bool
+    start: ExpansionGuide, train: Cohort, settings: Settings, checkpoints: Path | None, progress: bool
 ) -> tuple[TransformerGuide, list[float]]:
     seed = _seed(settings, settings.restarts)
     torch.manual_seed(seed)
-    guide = TransformerGuide(start.model).to(train.index.device)
+    guide = TransformerGuide(start.model).to(train.rows.device)
     guide.coefficients = start.coefficients
     fitted = set(start.parameters())
     for parameter in fitted:
@@ -421,24 +451,26 @@ def _amortise(
     stage = Stage(
         "encoders", settings.encoder_steps, settings.encoder_batch_size, 0.01, UserELBO(2, False), warm_up=50
     )
-    return guide, optimise(stage, guide, encoders, train, seed, checkpoints, progress=progress)
+    with guide.knowing_longest(train):
+        return guide, optimise(stage, guide, encoders, train, seed, checkpoints, progress=progress)
 
 
-def _new_model(train: Logs, settings: Settings) -> HMVCRL:
+def _new_model(logs: Logs, settings: Settings) -> HMVCRL:
     return HMVCRL(
         settings.platform_factors,
         settings.preference_factors,
-        train.exposure_covariates.shape[1],
-        train.preference_covariates.shape[1],
-        train.search.shape[1],
+        logs.exposure_covariates.shape[1],
+        logs.preference_covariates.shape[1],
+        logs.search.shape[1],
     )
 
 
 @torch.no_grad()
-def _start_intercepts(model: HMVCRL, train: Logs) -> None:
+def _start_intercepts(model: HMVCRL, train: Cohort) -> None:
     """Start each decoder at the surface's overall shares."""
-    for decoder, counts in ((model.f_search, train.search), (model.f_exposure, train.exposure)):
-        share = (counts.sum(0) + 1).log()
+    batches = [(users.search.sum(0), users.exposure.sum(0)) for users in train.batches(USERS_AT_ONCE)]
+    for decoder, counts in zip((model.f_search, model.f_exposure), zip(*batches, strict=True), strict=True):
+        share = (torch.stack(counts).sum(0) + 1).log()
         decoder.intercept.copy_(share - share.mean())
 
 
@@ -455,12 +487,6 @@ def tensors_of(dataset: Dataset, standardisation: Standardisation) -> Logs:
     """A dataset as the model reads it."""
     exposure, preference = standardisation.apply(dataset)
     return Logs.of(exposure, preference, dataset.search, dataset.exposure, dataset.engagement)
-
-
-def _only(logs: Logs, rows: NDArray[np.bool_]) -> Logs:
-    """Some users as a dataset of their own."""
-    part = logs.batch(torch.as_tensor(np.flatnonzero(rows)))
-    return part._replace(index=torch.arange(len(part.index)), n_users=len(part.index))
 
 
 def _held_out_users(n_users: int, settings: Settings) -> NDArray[np.bool_]:

@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 
 from pyro_hmvcrl.emissions import DECODER_PRIOR
 from pyro_hmvcrl.guide import TAILS, Guide
-from pyro_hmvcrl.model import HMVCRL, Logs, at, log_joint, observe
+from pyro_hmvcrl.model import HMVCRL, Cohort, Logs, at, log_joint, observe
 from pyro_hmvcrl.processes import every_nth, place, total
 
 DRAWS = 200
@@ -114,8 +114,8 @@ class Information(NamedTuple):
         return 1 - self.determined / n_users
 
 
-def score_to_the_mode(guide: Guide, logs: Logs, seed: int, progress: bool = False) -> list[float]:
-    """Move the parameters to the mode of their posterior, in place, by Fisher scoring with all users in `logs`.
+def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = False) -> list[float]:
+    """Move the parameters to the mode of their posterior, in place, by Fisher scoring with all of these users.
 
     Returns each step's squared distance from the mode as it was seen, in standard deviations of the posterior;
     nothing, and nothing is moved, where the users are too few (`USERS_A_PARAMETER`).  The Laplace prior of the edges
@@ -125,12 +125,12 @@ def score_to_the_mode(guide: Guide, logs: Logs, seed: int, progress: bool = Fals
     distances: list[float] = []
     while len(distances) < SCORING_STEPS:
         values = fitted_values(guide)
-        known = information(guide, values, logs, logs.exposure_covariates, seed, progress)
+        known = information(guide, values, users, users.exposure_covariates, seed, progress)
         step, determined = known.step, known.determined
-        if len(logs.index) < USERS_A_PARAMETER * determined:
+        if users.n_users < USERS_A_PARAMETER * determined:
             break
         distances.append(float(known.gradient @ step))
-        stepped = _flat(values) + known.shortened(len(logs.index)) * step
+        stepped = _flat(values) + known.shortened(users.n_users) * step
         for name, value in _unflat(stepped, values).items():
             own[name].data.copy_(value)
         if distances[-1] < NEAR * determined:
@@ -138,20 +138,20 @@ def score_to_the_mode(guide: Guide, logs: Logs, seed: int, progress: bool = Fals
     return distances
 
 
-def laplace_posterior(guide: Guide, logs: Logs, seed: int, draws: int = DRAWS) -> ParameterPosterior:
-    """The posterior at the fitted values, given the users in `logs`; on the CPU, in double precision.
+def laplace_posterior(guide: Guide, users: Cohort, seed: int, draws: int = DRAWS) -> ParameterPosterior:
+    """The posterior at the fitted values, given these users; on the CPU, in double precision.
 
     Cost: the scores, a gradient for each user, and a Cholesky factor of the size of the parameters.
     """
     generator = torch.Generator().manual_seed(seed)
     fitted = fitted_values(guide)
-    dealt = torch.randperm(len(logs.index), generator=generator).to(logs.index.device)
-    beside = torch.cat([logs.exposure_covariates, logs.exposure_covariates[dealt]], 1)
-    n_copies = logs.exposure_covariates.shape[1]
+    real = users.exposure_covariates
+    dealt = torch.randperm(users.n_users, generator=generator).to(real.device)
+    beside, n_copies = torch.cat([real, real[dealt]], 1), real.shape[1]
     start = fitted | {n: _with_rows(fitted[n], n_copies) for n in OF_EXPOSURE_COVARIATES}
 
-    known = information(guide, start, logs, beside, seed)
-    cholesky, short = known.cholesky, known.shortened(len(logs.index))
+    known = information(guide, start, users, beside, seed)
+    cholesky, short = known.cholesky, known.shortened(users.n_users)
     standard = torch.randn(len(cholesky), draws, dtype=torch.double, generator=generator)
     around = torch.linalg.solve_triangular(cholesky.T, standard, upper=True).T
     sd = torch.cholesky_inverse(cholesky).diagonal().sqrt()
@@ -167,7 +167,7 @@ def laplace_posterior(guide: Guide, logs: Logs, seed: int, draws: int = DRAWS) -
 def information(
     guide: Guide,
     values: Values,
-    logs: Logs,
+    users: Cohort,
     exposure_covariates: Tensor,
     seed: int,
     progress: bool = False,
@@ -175,13 +175,13 @@ def information(
     """From the scores at `values`, with the prior's part; on the CPU, in double precision."""
     prior = _flat(_prior_precision(guide.model, values))
     outer, gradient = (torch.zeros(*[len(prior)] * n, dtype=torch.double) for n in (2, 1))
-    at_once = max(SCORES_AT_ONCE // (PARTICLES * logs.search.shape[1]), 1)
-    batches = torch.arange(len(logs.index), device=logs.index.device).split(at_once)
+    at_once = max(SCORES_AT_ONCE // (PARTICLES * len(values["b"])), 1)
+    batches = torch.arange(users.n_users, device=users.rows.device).split(at_once)
     with torch.random.fork_rng():
         torch.manual_seed(seed + place()[0])
         for i in tqdm(every_nth(len(batches)), "scoring", disable=not progress, leave=False):
             rows = batches[i]
-            scores = user_scores(guide, values, logs.batch(rows), exposure_covariates[rows]).double().cpu()
+            scores = user_scores(guide, values, users.batch(rows), exposure_covariates[rows]).double().cpu()
             outer += scores.T @ scores
             gradient += scores.sum(0)
     outer, gradient = total(outer), total(gradient) - prior * _flat(values)

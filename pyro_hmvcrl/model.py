@@ -62,8 +62,36 @@ class Logs(NamedTuple):
         """All of them in order, `size` users at a time."""
         return map(self.batch, torch.arange(len(self.index), device=self.index.device).split(size))
 
+    def only(self, rows: Tensor) -> Cohort:
+        """The users at `rows`, as all that there are."""
+        return Cohort(self, rows.to(self.index.device))
+
     def to(self, device: torch.device | str) -> Logs:
         return Logs(self.index.to(device), self.n_users, *(t.to(device) for t in self[2:]))
+
+
+class Cohort(NamedTuple):
+    """Some of the users, as a dataset of their own that takes no copy of their events."""
+
+    logs: Logs
+    rows: Tensor  #: (N,) their positions in `logs`
+
+    @property
+    def n_users(self) -> int:
+        return len(self.rows)
+
+    @property
+    def exposure_covariates(self) -> Tensor:
+        """(N, D_P)."""
+        return self.logs.exposure_covariates[self.rows]
+
+    def batch(self, rows: Tensor) -> Logs:
+        """Those at `rows` among them."""
+        return self.logs.batch(self.rows[rows])._replace(index=rows, n_users=self.n_users)
+
+    def batches(self, size: int) -> Iterator[Logs]:
+        """All of them in order, `size` users at a time."""
+        return map(self.batch, torch.arange(self.n_users, device=self.rows.device).split(size))
 
 
 class HMVCRL(nn.Module):

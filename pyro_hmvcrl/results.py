@@ -38,7 +38,7 @@ from pyro_hmvcrl.dataset import (
     read_json,
     whole_folder,
 )
-from pyro_hmvcrl.guide import Expert, TransformerGuide
+from pyro_hmvcrl.guide import USERS_AT_ONCE, Expert, TransformerGuide, product_of_experts
 from pyro_hmvcrl.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
 from pyro_hmvcrl.inference import (
     Fit,
@@ -94,15 +94,27 @@ class Run:
         """A dataset as this run's model reads it, with this run's standardisation."""
         return tensors_of(dataset, self.standardisation)
 
-    def encode(self, dataset: Dataset) -> pd.DataFrame:
+    @torch.no_grad()
+    def encode(self, dataset: Dataset, evidence: Expert | None = None) -> pd.DataFrame:
         """Posterior mean and standard deviation (``_sd``) of each user's factors, a row a user.
+
+        Parameters
+        ----------
+        evidence
+            The users' own, where it is known already (:meth:`evidence`).
 
         Raises
         ------
         DatasetError
             If a covariate that the run was fitted with is missing, or is not a finite number.
         """
-        mean, sd = factor_posterior(*self.guide.posterior(self._logs(dataset)))
+        experts = Expert(*(part.split(USERS_AT_ONCE) for part in evidence or self.evidence(dataset)))
+        found = []
+        for users, *own in zip(self._logs(dataset).batches(USERS_AT_ONCE), *experts, strict=True):
+            prior = self.guide.prior(self.guide.coefficients.means(), users)
+            expert = Expert(*(part.to(prior.base.device) for part in own))
+            found.append(factor_posterior(prior, product_of_experts(prior, [expert])))
+        mean, sd = map(np.concatenate, zip(*found, strict=True))
         frame = pd.DataFrame({"user_id": dataset.user_id})
         for k, name in enumerate(self.factor_names):
             frame[name], frame[f"{name}_sd"] = mean[:, k], sd[:, k]
@@ -293,9 +305,9 @@ def parameter_posterior(
     found: Fit | Screening, dataset: Dataset, seed: int, draws: int = DRAWS
 ) -> ParameterPosterior:
     """Posterior over the model's parameters, given the users that it was trained on."""
-    rows = torch.as_tensor(np.flatnonzero(~found.held_out))
-    logs = tensors_of(dataset, found.standardisation).batch(rows)
-    return laplace_posterior(found.guide, logs.to(found.guide.model.zero.device), seed, draws)
+    logs = tensors_of(dataset, found.standardisation).to(found.guide.model.zero.device)
+    users = logs.only(torch.as_tensor(np.flatnonzero(~found.held_out)))
+    return laplace_posterior(found.guide, users, seed, draws)
 
 
 def load_run(folder: Path) -> Run:
@@ -467,7 +479,8 @@ def _alone(checkpoints: Path) -> Iterator[None]:
 
 def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folder: Path) -> None:
     identified = evaluate(found, dataset, truth)
-    factors = run.encode(dataset)
+    evidence = run.evidence(dataset)
+    factors = run.encode(dataset, evidence)
     edges = run.edges(factors)
     factors["held_out"] = found.held_out
     if truth is not None:
@@ -476,7 +489,7 @@ def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, fold
     (folder / "config.json").write_text(json.dumps(run.config, indent=2))
     save_tensors(folder / "model.safetensors", run.guide.state_dict(), {"version": __version__})
     save_tensors(folder / "posterior.safetensors", run.posterior.to_tensors(), {"version": __version__})
-    save_tensors(folder / "experts.safetensors", run.evidence(dataset)._asdict(), {"version": __version__})
+    save_tensors(folder / "experts.safetensors", evidence._asdict(), {"version": __version__})
     found.history.to_csv(folder / "training.csv", index=False)
     factors.to_parquet(folder / "factors.parquet", index=False)
     dataset.users[["user_id", *names]].to_parquet(folder / "covariates.parquet", index=False)

@@ -17,7 +17,7 @@ from pyro_hmvcrl.checks import e_value, e_values, negative_controls, overlap, rh
 from pyro_hmvcrl.laplace import laplace_posterior
 from pyro_hmvcrl.mediation import Users, average_effects, interval
 
-from worlds import TWO_AND_TWO, logs_of, true_coefficients, true_expansion
+from worlds import TWO_AND_TWO, everyone, logs_of, true_coefficients, true_expansion
 
 DESIGN = replace(TWO_AND_TWO, users=600, categories=6, direct=0.5)
 
@@ -35,7 +35,13 @@ def world():
     guide = true_expansion(sim, scoring_steps=15)
     logs = logs_of(sim)
     shifted = logs.exposure_covariates + torch.tensor([1.0, 0.0, 0.0])
-    return sim, guide, laplace_posterior(guide, logs, seed=0, draws=100), of_logs(guide, sim), shifted
+    return (
+        sim,
+        guide,
+        laplace_posterior(guide, everyone(logs), seed=0, draws=100),
+        of_logs(guide, sim),
+        shifted,
+    )
 
 
 # --- Overlap -------------------------------------------------------------------------------------------------

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyro
 import pytest
 import torch
 
 from pyro_hmvcrl import inference as i
 from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.dataset import read_dataset
-from pyro_hmvcrl.guide import ExpansionGuide
+from pyro_hmvcrl.guide import ExpansionGuide, TransformerGuide, most_distinct
 from pyro_hmvcrl.identifiability import mcc
 
-from worlds import logs_of, model_of, true_expansion
+from worlds import everyone, logs_of, model_of, true_expansion
 
 SMALL = s.Design(users=120, categories=6)
 QUICK = i.Settings(
@@ -62,6 +63,59 @@ def test_a_killed_fit_goes_on_to_the_same_numbers(dataset, tmp_path, monkeypatch
     assert same(whole, resumed)
     assert steps_run.count("restart 1 of 2") == 0  # finished ones are not redone
     assert 0 < steps_run.count(killed_in) <= 6
+
+
+def test_a_step_has_users_of_its_own_choice():
+    """Distinct ones, others at each step, and each user as often as any."""
+    batches = [i._batch(50, 20, 7, step) for step in range(400)]
+    assert all(len(set(rows.tolist())) == 20 for rows in batches)
+    assert torch.equal(batches[3], i._batch(50, 20, 7, 3))
+    assert not torch.equal(batches[3], i._batch(50, 20, 8, 3))
+    times = torch.cat(batches).bincount(minlength=50)
+    assert times.float().mean() == 160
+    assert (times - 160).abs().max() < 5 * (400 * 0.4 * 0.6) ** 0.5
+    assert sorted(i._batch(50, 80, 7, 0).tolist()) == list(range(50))
+
+
+def test_a_cohort_is_some_users_as_a_dataset_of_their_own():
+    logs = logs_of(s.simulate(SMALL, 0))
+    rows = torch.tensor([7, 3, 11, 100])
+    cohort = logs.only(rows)
+    assert cohort.n_users == 4
+    batch = cohort.batch(torch.tensor([2, 0]))
+    assert torch.equal(batch.search, logs.search[[11, 7]])
+    assert (batch.index.tolist(), batch.n_users) == ([2, 0], 4)
+    assert torch.equal(torch.cat([part.exposure for part in cohort.batches(3)]), logs.exposure[rows])
+    assert torch.equal(cohort.exposure_covariates, logs.exposure_covariates[rows])
+
+
+def test_a_step_waits_for_nothing_that_a_gpu_works_out():
+    """On the meta device a tensor has no values: whatever looks at one fails.  Of both stages."""
+    sim = s.simulate(SMALL, 0)
+    model = model_of(sim)
+    for guide, elbo in (
+        (ExpansionGuide(model, 120), i.UserELBO(4, True)),
+        (TransformerGuide(model), i.UserELBO(2, False)),
+    ):
+        guide.to("meta")
+        for encoder in (m for m in guide.modules() if hasattr(m, "longest")):
+            encoder.longest = 6
+        with pyro.validation_enabled(False):
+            elbo.differentiable_loss(model, guide, logs_of(sim).to("meta")).backward()
+        assert any(p.grad is not None for p in guide.parameters())
+
+
+def test_what_is_known_ahead_of_the_longest_logs_changes_nothing():
+    sim = s.simulate(SMALL, 0)
+    guide, logs = TransformerGuide(model_of(sim)), logs_of(sim).batch(torch.arange(30))
+    expected = guide.experts(logs, None)
+    for encoder in (guide.search_encoder, guide.recommendation_encoder):
+        encoder.longest = encoder.embedding.num_embeddings
+    for one, other in zip(expected, guide.experts(logs, None), strict=True):
+        assert torch.allclose(one.precision, other.precision, atol=1e-4)
+        assert torch.allclose(one.information, other.information, atol=1e-4)
+    assert most_distinct(torch.tensor([[0, 2, 1], [0, 0, 5]])) == 2
+    assert most_distinct(torch.zeros(2, 3)) == 1
 
 
 def test_a_fit_does_not_touch_the_caller_s_random_numbers(dataset):
@@ -124,7 +178,7 @@ def test_factors_and_edges_of_a_known_world_are_found():
     """A short run of the first stage, on half of the default world's users; the studies show the full one."""
     sim = s.simulate(s.Design(users=2_000), 0)
     settings = replace(QUICK, restarts=1, steps=400, batch_size=512)
-    start, bounds = i._run_restart(0, logs_of(sim), logs_of(sim), settings, None, False)
+    start, bounds = i._run_restart(0, everyone(logs_of(sim)), everyone(logs_of(sim)), settings, None, False)
     assert bounds[-1] > bounds[0] + 5
     assert mcc(sim.platform, start.factors[:, :2]).value > 0.96
     found = mcc(sim.preference, start.factors[:, 2:])
@@ -143,7 +197,7 @@ def test_the_restart_that_is_kept_is_brought_to_the_mode(dataset, monkeypatch):
     screened = i.screen(dataset, QUICK)
     [(guide, n_users)] = brought
     assert guide is screened.guide is screened.restarts[screened.selected].guide
-    assert n_users == len(screened.train.index) == (~screened.held_out).sum()
+    assert n_users == screened.train.n_users == (~screened.held_out).sum()
     assert screened.restarts[screened.selected].bound == max(r.bound for r in screened.restarts)
 
 

@@ -19,7 +19,7 @@ from pyro_hmvcrl.laplace import (
     user_scores,
 )
 
-from worlds import TWO_AND_TWO, logs_of, true_expansion
+from worlds import TWO_AND_TWO, everyone, logs_of, true_expansion
 
 DESIGN = replace(TWO_AND_TWO, users=2_000, categories=4, missing_surface=0.2)
 
@@ -38,7 +38,7 @@ def world():
 @pytest.fixture(scope="module")
 def posterior(world):
     _, guide, logs = world
-    return laplace_posterior(guide, logs, seed=0, draws=1_000)
+    return laplace_posterior(guide, everyone(logs), seed=0, draws=1_000)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_scoring_finds_one_mode_from_two_sides(world, posterior):
         guide = true_expansion(sim)
         for name in ("platform_location", "a", "delta"):
             guide.coefficients.loc[name].mul_(factor)
-        distances = score_to_the_mode(guide, logs, seed=0)
+        distances = score_to_the_mode(guide, everyone(logs), seed=0)
         assert distances[0] > 100 > 3 > distances[-1]
         ends.append(fitted_values(guide))
     sd = flat(posterior.sd)
@@ -196,7 +196,7 @@ def test_scoring_finds_one_mode_from_two_sides(world, posterior):
 def test_scoring_moves_nothing_where_users_are_few(world):
     _, guide, logs = world
     before = {name: value.clone() for name, value in fitted_values(guide).items()}
-    assert score_to_the_mode(guide, logs.batch(torch.arange(100)), seed=0) == []
+    assert score_to_the_mode(guide, logs.only(torch.arange(100)), seed=0) == []
     assert all(torch.equal(value, before[name]) for name, value in fitted_values(guide).items())
 
 
@@ -242,7 +242,7 @@ def test_without_events_the_posterior_is_the_prior(world):
     _, guide, logs = world
     nothing = [0 * events for events in (logs.search, logs.exposure, logs.engagement)]
     mute = logs._replace(**dict(zip(("search", "exposure", "engagement"), nothing, strict=True)))
-    found = laplace_posterior(guide, mute.batch(torch.arange(10)), seed=0, draws=2_000)
+    found = laplace_posterior(guide, mute.only(torch.arange(10)), seed=0, draws=2_000)
     for name, sd in PRIOR_SD.items():
         assert torch.allclose(found.sd[name], torch.tensor(sd), rtol=1e-3), name
     for name in OF_EXPOSURE_COVARIATES:
@@ -263,7 +263,7 @@ def test_the_precision_is_the_prior_s_and_that_of_the_scores(posterior, scores):
 
 def test_half_of_the_users_tell_less_by_the_root_of_two(world, posterior):
     _, guide, logs = world
-    half = laplace_posterior(guide, logs.batch(torch.arange(0, 2_000, 2)), seed=0)
+    half = laplace_posterior(guide, logs.only(torch.arange(0, 2_000, 2)), seed=0)
     prior = np.concatenate([np.full(sd.numel(), PRIOR_SD[name]) for name, sd in posterior.sd.items()])
     told = flat(posterior.sd) < 0.15 * prior  # by the users, hardly by the prior
     assert told.sum() > 20
@@ -283,7 +283,7 @@ def test_draws_have_the_stated_mean_and_sd(posterior):
 
 def test_the_same_seed_gives_the_same_numbers(world):
     _, guide, logs = world
-    few = logs.batch(torch.arange(20))
+    few = logs.only(torch.arange(20))
     once, other = (laplace_posterior(guide, few, seed, draws=3).to_tensors() for seed in (5, 6))
     torch.manual_seed(99)  # whatever was drawn before
     again = laplace_posterior(guide, few, 5, draws=3).to_tensors()
@@ -340,7 +340,7 @@ def test_with_the_placebo_there_are_twice_the_covariates(posterior):
 
 def test_without_exposure_covariates_there_is_no_placebo():
     _, guide, logs = truth(replace(DESIGN, users=10, exposure_covariates=0))
-    found = laplace_posterior(guide, logs, 0, draws=3)
+    found = laplace_posterior(guide, everyone(logs), 0, draws=3)
     assert found.placebo == {}
     assert found.with_placebo().draws.keys() == found.draws.keys()
     assert found.draws["delta"].shape == (3, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pyro_hmvcrl.guide import CoefficientPosterior, ExpansionGuide
-from pyro_hmvcrl.model import HMVCRL, Logs
+from pyro_hmvcrl.model import HMVCRL, Cohort, Logs
 from pyro_hmvcrl.simulate import Design, Emission, Simulation
 
 EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))  # both ways
@@ -18,6 +18,10 @@ def tensor(array) -> torch.Tensor:
 
 def logs_of(sim: Simulation) -> Logs:
     return Logs.of(*sim.observed)
+
+
+def everyone(logs: Logs) -> Cohort:
+    return logs.only(torch.arange(len(logs.index)))
 
 
 def model_of(sim: Simulation) -> HMVCRL:
