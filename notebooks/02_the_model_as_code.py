@@ -429,10 +429,9 @@ pd.Series({site: log_prob(world.trace, site).mean().item() for site in USER_SITE
 # %% [markdown]
 # The **prior predictive distribution** needs no data either: draw all parameters from their priors, draw users, let
 # the program make logs. Covariates and numbers of events are those of the simulated logs, as the model is a story
-# *given* these. Structural coefficients have the priors listed above. Decoder weights are fitted without a prior; for
-# this check, and for the posterior's Laplace approximation, they have the weak Normal ones of
-# `emissions.DECODER_PRIOR`. For comparison a *narrower* prior: weights of covariates divided by $\sqrt 5$, as there are
-# five covariates a channel, and those of the decoders by 2.
+# *given* these. Structural coefficients have the priors listed above, decoder weights the weak Normal ones of
+# `emissions.DECODER_PRIOR`; the fit finds the mode of the latter. For comparison a *narrower* prior: weights of
+# covariates divided by $\sqrt 5$, as there are five covariates a channel, and those of the decoders by 2.
 
 
 # %%

@@ -67,7 +67,7 @@ here = Path(folder.name)
 #
 # | check | needs truth | sees | is blind to |
 # |---|---|---|---|
-# | held-out bound of restarts | no | a start stuck in a worse optimum | an optimum that all starts share |
+# | bound of restarts | no | a start stuck in a worse optimum | an optimum that all starts share |
 # | agreement of restarts | no | axes that hang on the start | axes wrong in the same way each time |
 # | modulation of location and scale | no | covariates too weak to fix the axes (2) | a story that is wrong |
 # | MCC, its nulls and the oracle | yes | what was lost, and what could not be had | it cannot be had of real logs |
@@ -154,10 +154,11 @@ print(f"MCC {mcc(truth, turned).value:.3f}, weak MCC {weak_mcc(truth, turned):.3
 # ## Inference
 #
 # Stage one (`screening`) fits the whole model by stochastic variational inference (SVI) on an importance-weighted
-# bound, from several random starts. The graph is left without orientation for the first half of the steps. The
-# start with the best bound at held-out users is kept. Stage two (`amortisation`) holds that model fixed and teaches
-# two Transformer encoders its posterior. The settings here are reduced; the defaults of `Settings` serve larger
-# data.
+# bound, from several random starts. The graph is left without orientation for the first half of the steps. The start
+# with the best bound is kept: all starts have the same model, and so the same freedom to overfit, so that the many
+# users that they were trained on tell them apart better than the few held out. Stage two (`amortisation`) holds that
+# model fixed and teaches two Transformer encoders its posterior. The settings here are reduced; the defaults of
+# `Settings` serve larger data.
 
 # %%
 STEPS = {"steps": 400, "encoder_steps": 600, "batch_size": 512}
@@ -187,8 +188,9 @@ for channel, found in report["identifiability"]["channels"].items():
 
 # %% [markdown]
 # All restarts are judged at the same users, so that differences between their bounds are far better known than each
-# of them. Agreement is necessary and not sufficient. All starts share the data, the prior and the optimiser, and
-# can be drawn to the same wrong axes; the last section has such a case.
+# of them (`bound`: the users they were trained on; `held_out_bound`: the others). Agreement is necessary and not
+# sufficient. All starts share the data, the prior and the optimiser, and can be drawn to the same wrong axes; the
+# last section has such a case.
 
 # %% [markdown]
 # ## Results

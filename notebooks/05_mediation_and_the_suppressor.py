@@ -302,7 +302,7 @@ def fitted(sim):
 
 
 found, question, covariates = fitted(sim)
-print("bound at held-out users, nats a user:", [round(start.bound, 2) for start in found.restarts])
+print("bound of each restart, nats a user:", [round(start.bound, 2) for start in found.restarts])
 
 # %% [markdown]
 # `average_effects` asks the worlds above of each draw of the posterior. **Interventional** effects draw the users'

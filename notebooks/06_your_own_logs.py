@@ -302,9 +302,10 @@ print(overall(checks)[1])
 # - **predictive**: whether logs that the fitted model makes look like these.
 # - **overlap**: the share of users whom the policy moves where no users are.
 # - **placebo**: the same shift of a copy of the covariates that was dealt out anew among users; its effects are zero.
-#   They share one deal, so that where one interval misses zero by chance, several do. Look at their *size* too: the
-#   grey bars in the figure of effects below.
+#   They share one deal, so that where one interval misses zero by chance, several do: one probability judges them all.
+#   Look at their *size* too: the grey bars in the figure of effects below.
 # - **negative controls**: exposure covariates must not predict the noise of preference, nor the other way round.
+# - **noise**: what covariates and graph leave open must be normal, and of one channel independent of the other's.
 # - **rho**: how strongly an unmeasured cause would have to tie platform factors and engagement to undo the NIE.
 #
 # ### The report

@@ -16,14 +16,12 @@ over `ROUNDS` rounds), and the ratios of a step to the floors with their quartil
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from recovery import HARD
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -32,6 +30,9 @@ from pyro_hmvcrl.guide import Guide, TransformerGuide, product_of_experts
 from pyro_hmvcrl.inference import UserELBO, choose_device
 from pyro_hmvcrl.model import HMVCRL, Logs
 from pyro_hmvcrl.simulate import Design, Simulation, simulate
+
+from recovery import HARD
+from study import seconds_of_a_step
 
 OUT = Path(__file__).parent / "floor"
 BATCHES = (128, 1_024)
@@ -98,22 +99,6 @@ def guide_of(sim: Simulation, device: torch.device) -> TransformerGuide:
     return guide
 
 
-def seconds(guide: Guide, loss: Callable[[], Tensor]) -> float:
-    """Of one step, as a mean over `STEPS`."""
-    parameters = [p for p in guide.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=1e-6)  # which leaves the encoders as they are
-    wait = torch.cuda.synchronize if parameters[0].is_cuda else (lambda: None)
-    wait()
-    start = time.perf_counter()
-    for _ in range(STEPS):
-        optimiser.zero_grad()
-        loss().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimiser.step()
-    wait()
-    return (time.perf_counter() - start) / STEPS
-
-
 def measure(batch: int) -> dict[str, float | str]:
     """One row of the table."""
     device = choose_device("auto")
@@ -126,9 +111,9 @@ def measure(batch: int) -> dict[str, float | str]:
         "encoders": lambda: bare_encoders(guide, logs),
     }
     for loss in kinds.values():
-        seconds(guide, loss)  # the first ones are slower
+        seconds_of_a_step(guide, loss, STEPS)  # the first ones are slower
     taken = pd.DataFrame(
-        [{kind: seconds(guide, loss) for kind, loss in kinds.items()} for _ in range(ROUNDS)]
+        [{kind: seconds_of_a_step(guide, loss, STEPS) for kind, loss in kinds.items()} for _ in range(ROUNDS)]
     )
     row: dict[str, float | str] = {"device": device.type, "threads": torch.get_num_threads(), "users": batch}
     row |= {f"{kind}, ms": round(1e3 * taken[kind].median(), 2) for kind in kinds}

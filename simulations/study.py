@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from joblib import Parallel, parallel_config
 from matplotlib.axes import Axes
+from torch import Tensor, nn
 
 from pyro_hmvcrl.dataset import Dataset, read_dataset, whole_file
 from pyro_hmvcrl.simulate import Simulation, write_simulation
@@ -73,14 +77,45 @@ def simulated_dataset(sim: Simulation, scratch: Path, seed: int) -> Dataset:
 
 
 def measured(words: Sequence[object]) -> dict[str, float]:
-    """Run a command of the package in a process of its own: seconds (wall clock) and peak memory in MiB."""
+    """Run a command of the package in a process of its own: seconds (wall clock) and peak memory in MiB.
+
+    ``peak_mib`` is all of its memory, ``kept_mib`` what the system cannot take back (on Linux, every 50 ms).
+    """
     command = [sys.executable, "-m", "pyro_hmvcrl", *map(str, words)]
-    start = time.monotonic()
-    _, status, usage = os.wait4(os.posix_spawn(sys.executable, command, os.environ), 0)
+    start, kept, ended = time.monotonic(), 0, (0, 0, None)
+    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=silent)
+    while not ended[0]:
+        time.sleep(0.05)
+        with suppress(OSError):
+            memory = Path(f"/proc/{pid}/status").read_text()
+            kept = max([kept, *map(int, re.findall(r"RssAnon:\s*(\d+) kB", memory))])
+        ended = os.wait4(pid, os.WNOHANG)
     seconds = time.monotonic() - start
+    _, status, usage = ended
     if status:
         raise RuntimeError(f"{' '.join(command)} failed with status {status}")
-    return {"seconds": round(seconds, 1), "peak_mib": round(usage.ru_maxrss / 1024)}
+    return {
+        "seconds": round(seconds, 1),
+        "peak_mib": round(usage.ru_maxrss / 1024),
+        "kept_mib": round(kept / 1024),
+    }
+
+
+def seconds_of_a_step(guide: nn.Module, loss: Callable[[], Tensor], steps: int) -> float:
+    """Of a gradient step by this loss, as a mean over `steps`."""
+    parameters = [p for p in guide.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(parameters, lr=1e-6)  # which leaves them as they are
+    wait = torch.cuda.synchronize if parameters[0].is_cuda else (lambda: None)
+    wait()
+    start = time.perf_counter()
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimiser.step()
+    wait()
+    return (time.perf_counter() - start) / steps
 
 
 def benchmark(measure: Callable[[int, Path], dict[str, float]], sizes: list[int], out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -481,6 +482,24 @@ def test_events_are_read_in_parts_and_again_when_asked_for(
     (folder / "search_events.parquet").unlink()
     with pytest.raises(DatasetError, match=r"search_events\.parquet: could not be read"):
         _ = found.search_events
+
+
+def test_many_counts_are_kept_in_a_file_and_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put(tmp_path / "set", content())
+    held = read_dataset(folder)
+    monkeypatch.setattr(dataset, "HELD", 40)  # bytes: three pieces of what 8 users and 3 categories take
+    monkeypatch.setattr(dataset.tempfile, "tempdir", str(tmp_path))
+    kept = read_dataset(folder)
+    for name in ("search", "exposure", "engagement"):
+        assert isinstance(getattr(kept, name).base, np.memmap)
+        assert not isinstance(getattr(held, name).base, np.memmap)
+        np.testing.assert_array_equal(getattr(kept, name), getattr(held, name))
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]  # without a name
+    monkeypatch.setattr(dataset.tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b", 0))
+    with pytest.raises(OSError, match="No space left"):
+        read_dataset(folder)
 
 
 def test_either_block_of_covariates_may_be_empty(tmp_path: Path) -> None:

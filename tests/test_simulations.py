@@ -9,14 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from distributed import Client, LocalCluster
 
+from pyro_hmvcrl.dataset import read_dataset
 from pyro_hmvcrl.guide import PrecisionNormal
 from pyro_hmvcrl.inference import UserELBO
-from pyro_hmvcrl.simulate import Design, simulate
+from pyro_hmvcrl.simulate import Design, simulate, write_simulation
 
 from worlds import EDGES, logs_of
 
@@ -164,6 +166,46 @@ def test_dask_workers_come_to_the_same_results(identifiability, tmp_path, monkey
     assert all(n > 0 for n in done.values())
     whole, _ = identifiability
     assert (tmp_path / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_the_race_judges_everyone_and_stops_the_clock_for_it(tmp_path):
+    command = [sys.executable, SIMULATIONS / "race.py", "--quick", "--out", tmp_path]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    looks = pd.read_csv(tmp_path / "results.csv")
+    assert looks.groupby("method").size()[["ours", "iVAE on counts"]].gt(1).all()
+    assert looks["mcc"].between(0, 1).all()
+    assert set(looks["method"]) == {
+        line.split(" | ")[0][2:] for line in said.splitlines() if " of 1 |" in line
+    }
+    assert (tmp_path / "race.png").stat().st_size > 10_000
+
+    watch = importlib.import_module("race").Watch(lambda factors: time.sleep(0.3) or float(factors))
+    watch.look(lambda: 0.5)
+    watch.look(lambda: 0.7, now=True)
+    assert [score for _, score in watch.seen] == [0.5, 0.7]
+    assert watch.seconds < 0.1
+
+
+def test_copies_of_logs_are_logs(tmp_path):
+    """What the cost of many users is measured on: the same events, of users with other names."""
+    cost = importlib.import_module("cost")
+    write_simulation(simulate(Design(users=50, categories=6), 0), tmp_path / "drawn", seed=0, truth=False)
+    events = cost.copied(tmp_path / "drawn", tmp_path / "data", 3)
+    drawn, found = read_dataset(tmp_path / "drawn"), read_dataset(tmp_path / "data")
+    assert found.n_users == 150
+    assert events == found.search.sum() + found.exposure.sum()
+    for name in ("search", "exposure", "engagement"):
+        assert (getattr(found, name) == np.tile(getattr(drawn, name), (3, 1))).all()
+
+
+def test_a_command_is_measured_and_its_failure_is_one(tmp_path, capfd):
+    study = importlib.import_module("study")
+    cost = study.measured(["--help"])
+    assert 0 < cost["seconds"] < 60
+    assert 50 < cost["kept_mib"] <= cost["peak_mib"] < 2_000
+    with pytest.raises(RuntimeError, match="report nowhere failed"):
+        study.measured(["report", "nowhere"])
+    assert "nowhere" in capfd.readouterr().err
 
 
 def test_the_loss_by_hand_is_the_loss(monkeypatch):
