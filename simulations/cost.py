@@ -44,7 +44,7 @@ OUT = Path(__file__).parent / "cost"
 DRAWN = 10_000
 STEPS = 100
 #: Of each axis: what it is called, and the knobs that each value turns.
-DEFAULT = "default settings"  # an axis, too: what is not given, as it is
+DEFAULT, PROCESSES = "default settings", "processes"  # axes, too
 AXES: dict[str, tuple[str, dict[int, dict[str, Any]]]] = {
     "users": ("users", {n: {"users": n} for n in (1_000, 10_000, 100_000, 1_000_000)}),
     "events": (
@@ -60,6 +60,7 @@ AXES: dict[str, tuple[str, dict[int, dict[str, Any]]]] = {
     ),
     "categories": ("categories", {c: {"categories": c} for c in (24, 48, 96, 192)}),
     DEFAULT: ("users", {n: {"users": n} for n in (1_000, 4_000)}),
+    PROCESSES: ("processes of torchrun, one thread each", {n: {} for n in (1, 2)}),
 }
 PARTICLES = (2, 4, 8, 16, 32)
 USERS_A_STEP = {"restarts": 1_024, "encoders": 128}
@@ -73,7 +74,8 @@ def measure(axis: str, value: int, folder: Path) -> dict[str, Any]:
     events = copied(folder / "drawn", folder / "data", knobs["users"] // design.users)
     sizes = ["--platform-factors", design.platform_factors, "--preference-factors", design.preference_factors]
     steps = ["--restarts", 1, "--steps", STEPS, "--encoder-steps", STEPS] if axis != DEFAULT else []
-    cost = measured(["fit", folder / "data", "--out", folder / "run", *sizes, "--device", "cpu", *steps])
+    words = ["fit", folder / "data", "--out", folder / "run", *sizes, "--device", "cpu", *steps]
+    cost = measured(words, value if axis == PROCESSES else 0)
     row = {"axis": axis, "value": value, "users": knobs["users"], "events": events}
     return row | {"categories": design.categories} | cost
 
@@ -121,7 +123,7 @@ def of_particles() -> Iterator[dict[str, Any]]:
 
 def draw(results: pd.DataFrame, particles: pd.DataFrame) -> plt.Figure:
     """Seconds and memory against each axis, and a step against its particles."""
-    drawn = {axis: title for axis, (title, _) in AXES.items() if axis != DEFAULT}
+    drawn = {axis: title for axis, (title, _) in AXES.items() if axis not in (DEFAULT, PROCESSES)}
     figure, axes = plt.subplots(2, len(drawn), figsize=(14, 6), layout="constrained", sharey="row")
     for (top, bottom), (axis, title) in zip(axes.T, drawn.items(), strict=True):
         rows = results[results["axis"] == axis]

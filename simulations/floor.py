@@ -8,34 +8,42 @@ A step of the second stage, in which all time of a fit goes to the encoders, aga
 Each with its Adam step.  The three take turns, so that what else the machine does falls on all alike.  Worlds of the
 ``hard`` design of ``recovery`` (3 + 3 factors, 30 categories).
 
-Run  ``python simulations/floor.py`` (two minutes on one core; on a GPU where there is one), or with batch sizes as
-arguments.  Writes ``simulations/floor/results.csv``: device, threads, users in the batch, milliseconds a step (medians
-over `ROUNDS` rounds), and the ratios of a step to the floors with their quartiles over rounds.
+Where there is a GPU, it is measured too, at batches that fill it, and a step that waits for it ends the benchmark with
+an error.  Beside that, a whole fit of the ``default`` design on each device: its seconds, and its factors' MCC.
+
+Run  ``python simulations/floor.py`` (seven minutes on one core).  Writes ``simulations/floor/results.csv``: device,
+threads, users in the batch, milliseconds a step (medians over `ROUNDS` rounds), users per second, the share of a step's
+work that is in products of matrices, and the ratios of a step to the floors with their quartiles over rounds; and
+``fits.csv``.
 """
 
 from __future__ import annotations
 
-import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyro
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_hmvcrl.emissions import DECODER_PRIOR, engagement_logits
 from pyro_hmvcrl.guide import Guide, TransformerGuide, product_of_experts
-from pyro_hmvcrl.inference import UserELBO, choose_device
+from pyro_hmvcrl.identifiability import mcc
+from pyro_hmvcrl.inference import Settings, UserELBO, factor_posterior, fit, tensors_of
 from pyro_hmvcrl.model import HMVCRL, Logs
 from pyro_hmvcrl.simulate import Design, Simulation, simulate
 
 from recovery import HARD
-from study import seconds_of_a_step
+from study import seconds_of_a_step, simulated_dataset
 
 OUT = Path(__file__).parent / "floor"
-BATCHES = (128, 1_024)
+BATCHES = {"cpu": (128, 1_024), "cuda": (1_024, 16_384)}
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "attention")  # in an operation's name
 ROUNDS, STEPS = 15, 5  # of each kind in turn
 PARTICLES = 2
 
@@ -50,8 +58,8 @@ def loss_by_hand(guide: Guide, logs: Logs) -> Tensor:
     noise = users.antithetic(PARTICLES)
     location, scale = model.mechanisms(c, logs.exposure_covariates, logs.preference_covariates)
     z = list((location + scale * noise).unbind(-1))
-    for target in model.graph.order.tolist():
-        for source in model.graph.allowed[:, target].nonzero().flatten().tolist():
+    for target, sources in model.graph.plan or []:
+        for source in sources:
             z[target] = z[target] + c["edges"][source, target] * z[source]
     platform, preference = model.channels(torch.stack(z, -1))
     log_odds = engagement_logits(c, platform, preference, logs.exposure_covariates)
@@ -99,9 +107,8 @@ def guide_of(sim: Simulation, device: torch.device) -> TransformerGuide:
     return guide
 
 
-def measure(batch: int) -> dict[str, float | str]:
+def measure(device: torch.device, batch: int) -> dict[str, float | str]:
     """One row of the table."""
-    device = choose_device("auto")
     sim = simulate(Design.with_knobs(**(HARD | {"users": batch})), 0)
     guide, logs = guide_of(sim, device), Logs.of(*sim.observed).to(device)
     elbo = UserELBO(PARTICLES, False)
@@ -110,14 +117,63 @@ def measure(batch: int) -> dict[str, float | str]:
         "by hand": lambda: loss_by_hand(guide, logs),
         "encoders": lambda: bare_encoders(guide, logs),
     }
-    for loss in kinds.values():
-        seconds_of_a_step(guide, loss, STEPS)  # the first ones are slower
-    taken = pd.DataFrame(
-        [{kind: seconds_of_a_step(guide, loss, STEPS) for kind, loss in kinds.items()} for _ in range(ROUNDS)]
-    )
+    with guide.knowing_longest(logs), pyro.validation_enabled(device.type == "cpu"):  # as in a fit
+        for loss in kinds.values():
+            seconds_of_a_step(guide, loss, STEPS)  # the first ones are slower
+        with never_waiting(device):
+            kinds["step"]().backward()
+        taken = pd.DataFrame(
+            [
+                {kind: seconds_of_a_step(guide, loss, STEPS) for kind, loss in kinds.items()}
+                for _ in range(ROUNDS)
+            ]
+        )
+        share = in_products(guide, kinds["step"])
     row: dict[str, float | str] = {"device": device.type, "threads": torch.get_num_threads(), "users": batch}
     row |= {f"{kind}, ms": round(1e3 * taken[kind].median(), 2) for kind in kinds}
+    row |= {"users per second": round(batch / taken["step"].median())}
+    row |= {"in products of matrices": round(share, 2)}
     return row | dict(ratios(taken))
+
+
+@contextmanager
+def never_waiting(device: torch.device) -> Iterator[None]:
+    """Within, what makes this process wait for a GPU is an error."""
+    if device.type == "cpu":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def in_products(guide: Guide, loss: Callable[[], Tensor]) -> float:
+    """Share of the device's time in a step that products of matrices take."""
+    with torch.profiler.profile() as seen:
+        seconds_of_a_step(guide, loss, STEPS)
+    on_gpu = guide.model.zero.is_cuda
+    times = {
+        e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in seen.key_averages()
+    }
+    return sum(t for name, t in times.items() if any(p in name for p in PRODUCTS)) / sum(times.values())
+
+
+def whole_fit(device: str) -> dict[str, float | str]:
+    """Of the default design, with default settings but for one restart."""
+    sim = simulate(Design(), 0)
+    dataset = simulated_dataset(sim, OUT / "logs", 0)
+    start = time.perf_counter()
+    found = fit(dataset, Settings(2, 3, restarts=1, device=device))
+    seconds = time.perf_counter() - start
+    logs = tensors_of(dataset, found.standardisation).to(device)
+    estimate, _ = factor_posterior(*found.guide.posterior(logs))
+    row: dict[str, float | str] = {"device": device, "seconds": round(seconds, 1)}
+    for channel, block in (("platform", sim.world.platform), ("preference", sim.world.preference)):
+        truth, factors = (z[found.held_out][:, block] for z in (sim.factors, estimate))
+        row[f"{channel} MCC"] = round(mcc(truth, factors, n_bootstrap=0).value, 4)
+    return row
 
 
 def ratios(taken: pd.DataFrame) -> Iterator[tuple[str, float]]:
@@ -130,7 +186,10 @@ def ratios(taken: pd.DataFrame) -> Iterator[tuple[str, float]]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    table = pd.DataFrame([measure(int(batch)) for batch in sys.argv[1:] or BATCHES])
     OUT.mkdir(exist_ok=True)
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    table = pd.DataFrame([measure(torch.device(d), batch) for d in devices for batch in BATCHES[d]])
     table.to_csv(OUT / "results.csv", index=False)
-    print(table.T.to_string(header=False))
+    fits = pd.DataFrame([whole_fit(d) for d in devices])
+    fits.to_csv(OUT / "fits.csv", index=False)
+    print(table.T.to_string(header=False), fits.to_string(index=False), sep="\n\n")

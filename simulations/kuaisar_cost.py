@@ -3,18 +3,27 @@
 Generated copies with more and more users (the last has KuaiSAR's own number), zipped as KuaiSAR is, each imported by
 ``pyro-hmvcrl import-kuaisar`` in a process of its own on all cores.  Writes ``simulations/kuaisar_cost/results.csv``:
 users, rows of both logs and of the items' table, seconds (wall clock, whole process), rows per second, and peak memory
-of the process in MiB.
+of the process in MiB.  Then, on a GPU where there is one, seconds of an epoch of each stage of the fit over the users
+that came out, at the default batch sizes.
 
-Run  ``python simulations/kuaisar_cost.py`` (about six minutes and 8 GB of disk), or with numbers of users as arguments.
+Run  ``python simulations/kuaisar_cost.py`` (about eight minutes and 8 GB of disk), or with numbers of users as
+arguments.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from pyro_hmvcrl.dataset import Dataset, Standardisation, read_dataset
+from pyro_hmvcrl.guide import ExpansionGuide, TransformerGuide
+from pyro_hmvcrl.inference import PARTICLES, Settings, Stage, UserELBO, choose_device, optimise, tensors_of
 from pyro_hmvcrl.kuaisar_copy import write_kuaisar_copy
+from pyro_hmvcrl.model import HMVCRL
 
 from study import benchmark, measured
 
@@ -27,11 +36,41 @@ def measure(users: int, folder: Path) -> dict[str, float]:
     archive = shutil.make_archive(str(folder / "KuaiSAR"), "zip", folder, "KuaiSAR")
     shutil.rmtree(folder / "KuaiSAR")
     cost = measured(["import-kuaisar", archive, folder / "data"])
+    epochs = epoch_seconds(read_dataset(folder / "data"))
     files = json.loads((folder / "data" / "import.json").read_text())["files"]
     names = {"deliveries": "rec_inter.csv", "search_results": "src_inter.csv", "items": "item_features.csv"}
     rows = {name: files[file]["read"] for name, file in names.items()}
     speed = {"rows_per_second": round(sum(rows.values()) / cost["seconds"])}
-    return {"users": users} | rows | {"seconds": cost["seconds"]} | speed | {"peak_mib": cost["peak_mib"]}
+    return (
+        {"users": users}
+        | rows
+        | {"seconds": cost["seconds"]}
+        | speed
+        | {"peak_mib": cost["peak_mib"]}
+        | epochs
+    )
+
+
+def epoch_seconds(dataset: Dataset) -> dict[str, Any]:
+    """Of the restarts and of the encoders, with 3 + 3 factors."""
+    device, settings, found = choose_device("auto"), Settings(3, 3), {}
+    logs = tensors_of(dataset, Standardisation.from_dataset(dataset)).to(device)
+    users = logs.only(logs.index)
+    blocks = len(dataset.exposure_covariates), len(dataset.preference_covariates)
+    model = HMVCRL(3, 3, *blocks, len(dataset.categories)).to(device)
+    restarts = Stage("restarts", settings.steps, settings.batch_size, 0.03, UserELBO(PARTICLES, True))
+    encoders = Stage(
+        "encoders", settings.encoder_steps, settings.encoder_batch_size, 0.01, UserELBO(2, False)
+    )
+    for stage, guide in (
+        (restarts, ExpansionGuide(model, dataset.n_users)),
+        (encoders, TransformerGuide(model)),
+    ):
+        epoch = replace(stage, steps=-(-dataset.n_users // stage.batch_size))
+        start = time.perf_counter()
+        optimise(epoch, guide.to(device), list(guide.parameters()), users, 0)
+        found[f"{stage.name}_epoch"] = round(time.perf_counter() - start, 1)
+    return found | {"device": device.type}
 
 
 if __name__ == "__main__":

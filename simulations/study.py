@@ -76,15 +76,19 @@ def simulated_dataset(sim: Simulation, scratch: Path, seed: int) -> Dataset:
     return dataset
 
 
-def measured(words: Sequence[object]) -> dict[str, float]:
+def measured(words: Sequence[object], processes: int = 0) -> dict[str, float]:
     """Run a command of the package in a process of its own: seconds (wall clock) and peak memory in MiB.
 
-    ``peak_mib`` is all of its memory, ``kept_mib`` what the system cannot take back (on Linux, every 50 ms).
+    ``peak_mib`` is all of its memory, ``kept_mib`` what the system cannot take back (on Linux, every 50 ms).  With
+    `processes`, ``torchrun`` runs so many together, of one thread each; the first figure is then the largest of them,
+    the second means nothing.
     """
-    command = [sys.executable, "-m", "pyro_hmvcrl", *map(str, words)]
+    together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(together if processes else []), "-m", "pyro_hmvcrl", *map(str, words)]
+    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if processes else {})
     start, kept, ended = time.monotonic(), 0, (0, 0, None)
     silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=silent)
+    pid = os.posix_spawn(sys.executable, command, environment, file_actions=silent)
     while not ended[0]:
         time.sleep(0.05)
         with suppress(OSError):
