@@ -261,7 +261,7 @@ def noise_checks(
     found: dict[str, Any] = {}
     for i, (name, failure) in enumerate(NOISE_CHECKS.items()):
         of_users, of_prior = torch.stack(drawn)[..., i].T
-        p = float((of_prior >= of_users).float().mean())
+        p = float((of_prior >= of_users).double().mean())
         verdict = "passes" if p >= RARE else f"fails: {failure}"
         means = {"noise": float(of_users.mean()), "prior": float(of_prior.mean())}
         found[name] = means | {"p": p, "verdict": verdict}

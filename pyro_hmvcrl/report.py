@@ -162,7 +162,7 @@ def judge(
     if "placebo" in effects:
         p, covers, of = (effects["placebo"][part] for part in ("p", "covers_zero", "of"))
         level = "good" if p >= RARE else "care" if covers >= of / 2 else "no"
-        checks["placebo"] = level, f"covers zero {covers} of {of}"
+        checks["placebo"] = level, f"covers zero {covers} of {of}, p {p:.2f}"
     if "sensitivity" in effects:
         checks["rho"] = _judge_rho(effects["sensitivity"])
     return checks
