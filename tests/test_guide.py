@@ -10,7 +10,9 @@ import torch
 
 from pyro_hmvcrl import guide as g
 from pyro_hmvcrl import inference as i
+from pyro_hmvcrl import laplace
 from pyro_hmvcrl import simulate as s
+from pyro_hmvcrl.emissions import DECODER_PRIOR
 from pyro_hmvcrl.guide import (
     EventEncoder,
     Expert,
@@ -19,6 +21,7 @@ from pyro_hmvcrl.guide import (
     product_of_experts,
 )
 from pyro_hmvcrl.inference import factor_posterior
+from pyro_hmvcrl.laplace import fitted_values, user_scores
 
 from worlds import logs_of, model_of, set_truth, true_expansion
 
@@ -164,6 +167,57 @@ def test_every_parameter_of_the_guide_is_reached(guide):
     encoders = [found.search_encoder, found.recommendation_encoder]
     without = [n for e in encoders for n, p in e.named_parameters() if p.grad is None]
     assert without == []
+
+
+def test_what_importance_sampling_draws_from_is_wider_and_carries_no_gradient():
+    sim = s.simulate(s.Design(users=20, categories=6), 0)
+    guide, logs = true_expansion(sim, scoring_steps=15), logs_of(sim)
+    coefficients = guide.coefficients.means()
+    _, posterior = guide.posterior(logs)
+    noise = guide.noise(coefficients, logs)
+    assert torch.allclose(
+        noise.precision_cholesky * g.TAILS, posterior.precision_cholesky, rtol=1e-3, atol=1e-4
+    )
+    assert torch.allclose(noise.mean, posterior.mean, atol=1e-3)
+    assert g.TAILS > 1
+    assert all(t.requires_grad for t in coefficients.values())
+    assert not noise.mean.requires_grad
+    assert not noise.precision_cholesky.requires_grad
+
+
+def test_the_restarts_gradient_is_the_users_scores(monkeypatch):
+    """Fisher's identity, and the priors: whatever the coefficients' spread."""
+    sim = s.simulate(s.Design(users=30, categories=6), 0)
+    guide, logs = true_expansion(sim, scoring_steps=15), logs_of(sim)
+    for log_sd in guide.coefficients.log_sd.values():
+        log_sd.data.fill_(-12.0)
+    monkeypatch.setattr(laplace, "PARTICLES", 8_192)
+    torch.manual_seed(0)
+    i.UserELBO(20_000, True).differentiable_loss(guide.model, guide, logs).backward()
+    with torch.no_grad():
+        values = fitted_values(guide)
+        scores = user_scores(guide, values, logs, logs.exposure_covariates).mean(0)
+    parts = dict(zip(values, scores.split([v.numel() for v in values.values()]), strict=True))
+    for name, loc in guide.coefficients.loc.items():
+        if name == "edges":  # of which some are forbidden
+            continue
+        prior, scale, _ = guide.model.priors[name]
+        value = loc.detach().clone().requires_grad_()
+        prior(0.0, scale).log_prob(value).sum().backward()
+        expected = parts[name].view_as(loc) + value.grad / logs.n_users
+        assert torch.allclose(-loc.grad, expected, atol=0.03), name
+
+
+def test_a_decoder_s_log_prior_is_that_of_its_normals():
+    decoder = model_of(s.simulate(s.Design(users=20, categories=6), 0)).f_search
+    before = decoder.log_prior()
+    normal = {n: torch.distributions.Normal(0.0, sd) for n, sd in DECODER_PRIOR.items()}
+    density = [sum(p.log_prob(getattr(decoder, n)).sum() for n, p in normal.items())]
+    with torch.no_grad():
+        for name in (*DECODER_PRIOR, "inner", "shift"):
+            getattr(decoder, name).mul_(1.3).add_(0.1)
+    density.append(sum(p.log_prob(getattr(decoder, n)).sum() for n, p in normal.items()))
+    assert torch.isclose(decoder.log_prior() - before, density[1] - density[0], rtol=1e-4)
 
 
 def test_the_expansion_s_posterior_means_are_the_oracle_s_under_the_true_parameters():

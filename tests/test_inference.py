@@ -201,6 +201,26 @@ def test_the_restart_that_is_kept_is_brought_to_the_mode(dataset, monkeypatch):
     assert screened.restarts[screened.selected].bound == max(r.bound for r in screened.restarts)
 
 
+def test_the_restart_with_the_best_bound_where_it_was_trained_is_kept(dataset, monkeypatch):
+    bounds = iter([1.0, 9.0, 2.0, 8.0])  # of each restart: its own users', the held-out users'
+    users = []
+    monkeypatch.setattr(
+        i, "user_bounds", lambda guide, of: users.append(of.n_users) or torch.full((3,), next(bounds))
+    )
+    screened = i.screen(dataset, QUICK)
+    assert users == [108, 12, 108, 12]
+    assert screened.selected == 1
+    assert [(r.bound, r.held_out_bound) for r in screened.restarts] == [(1, 9), (2, 8)]
+
+
+def test_of_many_users_some_judge_a_restart(dataset, monkeypatch):
+    monkeypatch.setattr(i, "JUDGED_USERS", 50)
+    judges, bounds = [], i.user_bounds
+    monkeypatch.setattr(i, "user_bounds", lambda guide, of: judges.append(of.rows) or bounds(guide, of))
+    screened = i.screen(dataset, replace(QUICK, restarts=1))
+    assert judges[0].tolist() == screened.train.rows[::3].tolist()
+
+
 def test_a_study_may_build_the_guide_of_a_restart_itself(dataset):
     def without_edges(model, n_users):
         model.graph.allowed.zero_()

@@ -193,6 +193,22 @@ def test_scoring_finds_one_mode_from_two_sides(world, posterior):
     assert ((one - flat(posterior.mean)) / sd).std() < 1.3  # the truth, as far from the mode as it may be
 
 
+@torch.no_grad()
+def test_a_scoring_step_is_shortened_by_the_share_of_the_users_that_the_parameters_take(world, monkeypatch):
+    sim, _, logs = world
+    monkeypatch.setattr(laplace, "SCORING_STEPS", 1)
+    guide, users = true_expansion(sim), everyone(logs)
+    before = fitted_values(guide)
+    known = laplace.information(guide, before, users, users.exposure_covariates, 0)
+    before = flat(before)  # which the step changes in place
+    assert 0.9 < known.shortened(users.n_users) < 0.99
+    assert 20 < known.determined < known.outer.shape[0]
+    score_to_the_mode(guide, users, 0)
+    moved = flat(fitted_values(guide)) - before
+    share = (1 - known.determined / 2_000) * known.step.numpy()
+    assert np.abs(moved - share).max() < 1e-4 * np.abs(share).max()
+
+
 def test_scoring_moves_nothing_where_users_are_few(world):
     _, guide, logs = world
     before = {name: value.clone() for name, value in fitted_values(guide).items()}
@@ -310,6 +326,25 @@ def test_the_placebo_is_zero_within_its_own_sd(posterior):
     assert len(z) == 2 * 3 * 2 + 3
     assert np.abs(z).max() < 4
     assert (z**2).mean() < 2.5
+
+
+def test_the_placebo_s_step_and_spread_are_shortened_together(world, monkeypatch):
+    """As the parameters beside it were fitted to the same users; what a step is shortened by, its variance is."""
+    _, guide, logs = world
+    seen, information = [], laplace.information
+    monkeypatch.setattr(laplace, "information", lambda *args: seen.append(information(*args)) or seen[0])
+    found = laplace_posterior(guide, logs.only(torch.arange(300)), seed=0, draws=4_000).placebo
+    [known], values = seen, fitted_values(guide)
+    wider = values | {n: torch.cat([values[n], values[n]]) for n in OF_EXPOSURE_COVARIATES}
+    short = 1 - known.determined / 300
+    assert 0.6 < short < 0.9
+    sd = torch.cholesky_inverse(known.cholesky).diagonal().sqrt()
+    for name, at in columns(wider).items():
+        if name in OF_EXPOSURE_COVARIATES:
+            step, spread = (t[at].unflatten(0, wider[name].shape)[3:] for t in (known.step, sd))
+            assert torch.allclose(found[name].std(0).double(), short**0.5 * spread, rtol=0.06), name
+            off = (found[name].mean(0) - short * step) / spread
+            assert off.abs().max() < 4.5 / 4_000**0.5, name
 
 
 def test_the_placebo_is_not_the_covariate_s_own_effect(posterior):
