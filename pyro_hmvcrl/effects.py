@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pyro_hmvcrl.dataset import CHANNELS, whole_file
 from pyro_hmvcrl.guide import Expert
 from pyro_hmvcrl.interventions import InterventionError, Interventions, Policy, Shift, apply, scaled, together
 from pyro_hmvcrl.mediation import OUTCOMES, EffectDraws, Mediators, Outcome, Users, average_effects, interval
-from pyro_hmvcrl.results import LIKELY, Run, finite_tensors, load_run, of_file
+from pyro_hmvcrl.results import LIKELY, Run, RunError, finite_tensors, load_run, of_file
 
 Array = NDArray[np.float64]
 
@@ -140,20 +141,49 @@ def effects(
     InterventionError
         If a column or a factor is unknown, or the change is not supported and `extrapolate` is off.
     RunError
-        If the folder is not a run folder.
+        If the folder is not a run folder, or no fit makes numbers like those in it.
     ValueError
         If `level` does not lie between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: it must lie between 0 and 1")
     population = Population.of(folder)
-    run, users = population.run, population.users
     question = _question(population, change, seed)
     if not question.support.supported and not extrapolate:
         raise InterventionError(
             f"the change is {question.support.verdict}. Make it smaller, or ask for the extrapolation by name "
             "(extrapolate=True; on the command line --extrapolate)"
         )
+    try:
+        answer = _answer(population, question, counterfactual, outcomes, level, seed, progress)
+        finite = _all_finite(answer)
+    except FloatingPointError:
+        finite = False
+    if not finite:
+        raise RunError(f"{folder}: its numbers give no finite effects; fit again")
+    return answer
+
+
+def _all_finite(answer: Any) -> bool:
+    """Whether every number in it is."""
+    if isinstance(answer, dict):
+        return all(map(_all_finite, answer.values()))
+    if isinstance(answer, list):
+        return all(map(_all_finite, answer))
+    return not isinstance(answer, float) or math.isfinite(answer)
+
+
+def _answer(
+    population: Population,
+    question: Question,
+    counterfactual: bool,
+    outcomes: Mapping[str, Outcome],
+    level: float,
+    seed: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """What :func:`effects` returns."""
+    run, users = population.run, population.users
 
     def ask(
         interventions: Interventions, draws: int | None, mediators: Mediators | None = None, title: str = ""

@@ -109,14 +109,21 @@ def product_of_experts(prior: Prior, experts: list[Expert]) -> PrecisionNormal:
     """Posterior over the noise: the product over z, taken to the noise by ``z = base + turn noise``.
 
     In the noise the prior is standard normal, so its precision is the identity; nothing here divides by a scale.
+
+    Raises
+    ------
+    FloatingPointError
+        If the product is no distribution, which is looked at on a CPU only: a GPU would have to be waited for.
     """
     precision, information = combined(experts)
     identity = torch.eye(precision.shape[-1], device=precision.device)
     posterior = identity + prior.turn.mT @ precision @ prior.turn
     shift = (information - _times(precision, prior.base)).unsqueeze(-1)
-    cholesky, _ = torch.linalg.cholesky_ex(
-        posterior, check_errors=not posterior.is_cuda
-    )  # which waits for a GPU
+    cholesky, failed = torch.linalg.cholesky_ex(posterior)
+    if posterior.device.type == "cpu" and failed.any():
+        raise FloatingPointError(
+            "the precision of a user's factors is not positive definite; look for extreme covariates in users"
+        )
     return PrecisionNormal(torch.cholesky_solve(prior.turn.mT @ shift, cholesky).squeeze(-1), cholesky)
 
 

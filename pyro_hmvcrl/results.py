@@ -94,7 +94,6 @@ class Run:
         """A dataset as this run's model reads it, with this run's standardisation."""
         return tensors_of(dataset, self.standardisation)
 
-    @torch.no_grad()
     def encode(self, dataset: Dataset, evidence: Expert | None = None) -> pd.DataFrame:
         """Posterior mean and standard deviation (``_sd``) of each user's factors, a row a user.
 
@@ -107,7 +106,25 @@ class Run:
         ------
         DatasetError
             If a covariate that the run was fitted with is missing, or is not a finite number.
+        RunError
+            If the run's weights give no posterior of these users.
         """
+        try:
+            mean, sd = self._encode(dataset, evidence)
+        except FloatingPointError as error:
+            raise RunError(f"model.safetensors: {error}, or fit again") from error
+        if not np.isfinite([mean, sd]).all():
+            raise RunError(
+                "model.safetensors: a factor is not finite; look for extreme covariates, or fit again"
+            )
+        frame = pd.DataFrame({"user_id": dataset.user_id})
+        for k, name in enumerate(self.factor_names):
+            frame[name], frame[f"{name}_sd"] = mean[:, k], sd[:, k]
+        return frame
+
+    @torch.no_grad()
+    def _encode(self, dataset: Dataset, evidence: Expert | None) -> tuple[Array, Array]:
+        """Means and standard deviations ``(N, K)``."""
         experts = Expert(*(part.split(USERS_AT_ONCE) for part in evidence or self.evidence(dataset)))
         found = []
         for users, *own in zip(self._logs(dataset).batches(USERS_AT_ONCE), *experts, strict=True):
@@ -115,10 +132,7 @@ class Run:
             expert = Expert(*(part.to(prior.base.device) for part in own))
             found.append(factor_posterior(prior, product_of_experts(prior, [expert])))
         mean, sd = map(np.concatenate, zip(*found, strict=True))
-        frame = pd.DataFrame({"user_id": dataset.user_id})
-        for k, name in enumerate(self.factor_names):
-            frame[name], frame[f"{name}_sd"] = mean[:, k], sd[:, k]
-        return frame
+        return mean, sd
 
     def evidence(self, dataset: Dataset) -> Expert:
         """What the users' own logs say of their factors."""

@@ -216,8 +216,9 @@ def use(base: Path, asked: bool = False) -> None:
     run = d.attempt(base, lambda: load_run(base / "run"), RunError)
     population = d.attempt(base, lambda: Population.of(base / "run"), RunError)
     if run is not None:
-        factors = run.encode(read_dataset(base / "data", categories=run.categories))
-        assert np.isfinite(factors.iloc[:, 1:].to_numpy()).all()
+        dataset = read_dataset(base / "data", categories=run.categories)
+        factors = d.attempt(base, lambda: run.encode(dataset), RunError, DatasetError)
+        assert factors is None or np.isfinite(factors.iloc[:, 1:].to_numpy()).all()
     if asked and population is not None:
         shift = [add(population.run.factor_names[0], 0.1)]
         answer = d.attempt(base, lambda: effects(base / "run", shift, extrapolate=True), RunError)
@@ -244,6 +245,7 @@ PARTS += ("covariates.parquet", "graph.csv", "report.json", "effects.json", "tra
 @example("model.safetensors", ("replace", 0.0, pickle.dumps({"b": 1})))
 @example("experts.safetensors", ("cut", 0.5, b""))
 @example("report.json", ("replace", 0.0, b"[" * 100_000))
+@example("model.safetensors", ("over", 0.6875, b"\x00\x00\xcc"))
 def test_bytes_of_a_run(fitted, name, damage):
     with d.scratch() as base:
         shutil.copytree(fitted, base, dirs_exist_ok=True)
@@ -258,6 +260,8 @@ def test_bytes_of_a_run(fitted, name, damage):
     d.WHERE,
     st.sampled_from([float("nan"), float("inf"), 1e30, -1.0]),
 )
+@example("experts.safetensors", "value", 0.55, 1e30)
+@example("experts.safetensors", "value", 0.0, 1e30)
 def test_tensors_of_a_run(fitted, name, how, where, value):
     with d.scratch() as base:
         shutil.copytree(fitted, base, dirs_exist_ok=True)
@@ -267,6 +271,7 @@ def test_tensors_of_a_run(fitted, name, how, where, value):
 
 @d.cases(0.1)
 @given(st.sampled_from(["config.json", "report.json", "effects.json"]), d.WHERE, d.JSON_VALUE, st.booleans())
+@example("config.json", 0.75, 1.2e-220, False)
 def test_values_of_a_run(fitted, name, where, value, drawn):
     with d.scratch() as base:
         shutil.copytree(fitted, base, dirs_exist_ok=True)
