@@ -12,6 +12,7 @@ import json
 import pickle
 import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import damage as d
@@ -216,8 +217,10 @@ def use(base: Path, asked: bool = False) -> None:
     run = d.attempt(base, lambda: load_run(base / "run"), RunError)
     population = d.attempt(base, lambda: Population.of(base / "run"), RunError)
     if run is not None:
-        dataset = read_dataset(base / "data", categories=run.categories)
-        factors = d.attempt(base, lambda: run.encode(dataset), RunError, DatasetError)
+        logs = partial(
+            read_dataset, base / "data", categories=run.categories
+        )  # which may not be those of the logs
+        factors = d.attempt(base, lambda: run.encode(logs()), RunError, DatasetError)
         assert factors is None or np.isfinite(factors.iloc[:, 1:].to_numpy()).all()
     if asked and population is not None:
         shift = [add(population.run.factor_names[0], 0.1)]
@@ -272,6 +275,7 @@ def test_tensors_of_a_run(fitted, name, how, where, value):
 @d.cases(0.1)
 @given(st.sampled_from(["config.json", "report.json", "effects.json"]), d.WHERE, d.JSON_VALUE, st.booleans())
 @example("config.json", 0.75, 1.2e-220, False)
+@example("config.json", 0.25, "", False)
 def test_values_of_a_run(fitted, name, where, value, drawn):
     with d.scratch() as base:
         shutil.copytree(fitted, base, dirs_exist_ok=True)
