@@ -201,6 +201,8 @@ class Kuaisar:
         ------
         DatasetError
             If nothing is left, or `out` exists.
+        KuaisarError
+            If a covariate is out of all proportion.
         """
         blocks = {
             "exposure": EXPOSURE if exposure is None else exposure,
@@ -245,6 +247,14 @@ class Kuaisar:
                 values = c.of(self)[kept]
                 missing = ~np.isfinite(values)
                 values = np.where(missing, np.median(values[~missing]) if not missing.all() else 0.0, values)
+                with np.errstate(over="ignore"):
+                    spread = np.var(values) if len(values) else 0.0
+                if not np.isfinite(spread):
+                    far = np.abs(values).argmax()
+                    raise KuaisarError(
+                        f"{self.about['source']}: {c.name} ({c.definition}) is {values[far]:g} for user "
+                        f"{users['user_id'][far]}; mend or leave out that user's rows"
+                    )
                 if len(values) and values.min() < values.max():
                     users[c.name] = values
                     described.append(
