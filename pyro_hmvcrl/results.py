@@ -445,8 +445,9 @@ def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
     ):
         for name in sorted({*expected, *values}):
             shape = (*draws, *fitted[name].shape)
-            if values[name].shape != shape or not values[name].is_floating_point() or 0 in drawn:
-                raise ValueError(f"{part}/{name} is not of {shape} numbers")
+            of_a_kind = values[name].dtype == fitted[name].dtype  # integers or half precision are not a fit's
+            if values[name].shape != shape or not of_a_kind or 0 in drawn:
+                raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
             if part == "sd" and (values[name] < 0).any():
                 raise ValueError(f"{part}/{name} is below 0")
 

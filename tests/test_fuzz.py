@@ -271,6 +271,7 @@ def test_bytes_of_a_run(fitted, name, damage):
 )
 @example("experts.safetensors", "value", 0.55, 1e30)
 @example("experts.safetensors", "value", 0.0, 1e30)
+@example("posterior.safetensors", "half", 0.0, 1.0)
 def test_tensors_of_a_run(fitted, name, how, where, value):
     with d.scratch() as base:
         shutil.copytree(fitted, base, dirs_exist_ok=True)
