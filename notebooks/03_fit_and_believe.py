@@ -172,12 +172,14 @@ plots.training(history, int(restarts["selected"].idxmax()))
 
 # %% [markdown]
 # *What to see.* The line (training users, a running mean over batches) must have levelled off before the steps end,
-# in both panels. Its wiggle is that of users: a user's bound hangs on the number of events. The open circles are
-# the held-out users. A gap between line and circle that is large against the standard error below is overfitting,
-# and calls for more users or fewer factors.
+# in both panels. Its wiggle is that of users: a user's bound hangs on the number of events. The open circles, the
+# bound at the held-out users, lie a little higher: they are evaluated with more particles and at the coefficients'
+# means, and they do not pay the price of the coefficients' prior.
 #
-# Then the restarts. Their bounds say whether one is stuck (more than one nat a user below the best); the matrix
-# says whether those that are not stuck found the same factors.
+# Then the restarts. `bound` and `held_out_bound` are evaluated alike, at users of the training and at the held-out
+# ones: a `bound` that is higher by far more than the standard error is overfitting, and calls for more users or
+# fewer factors. The bounds also say whether a restart is stuck (more than one nat a user below the best), and the
+# matrix whether those that are not stuck found the same factors.
 
 # %%
 bound = report["held_out_bound"]

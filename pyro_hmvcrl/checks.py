@@ -259,19 +259,20 @@ def noise_checks(
             pair = [_unlike_prior(z, guide.model.n_platform) for z in (noise, torch.randn_like(noise))]
             drawn.append(torch.stack(pair).cpu())
     found: dict[str, Any] = {}
-    for i, (name, failure) in enumerate(NOISE_CHECKS.items()):
+    for i, (name, (matters, failure)) in enumerate(NOISE_CHECKS.items()):
         of_users, of_prior = torch.stack(drawn)[..., i].T
         p = float((of_prior >= of_users).double().mean())
-        verdict = "passes" if p >= RARE else f"fails: {failure}"
         means = {"noise": float(of_users.mean()), "prior": float(of_prior.mean())}
+        fails = p < RARE and means["noise"] - means["prior"] > matters
+        verdict = f"fails: {failure}" if fails else "passes"
         found[name] = means | {"p": p, "verdict": verdict}
     return found
 
 
-#: What a failure says.
+#: By how much the figure must exceed the prior's to matter, however many users show it, and what a failure says.
 NOISE_CHECKS = {
-    "channels": "something that was not measured moves both channels, or a factor is missing",
-    "tails": "single users are further out than a normal noise allows",
+    "channels": (0.05, "something that was not measured moves both channels, or a factor is missing"),
+    "tails": (0.5, "single users are further out than a normal noise allows"),
 }
 
 

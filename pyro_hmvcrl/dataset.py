@@ -650,15 +650,23 @@ class _Keys:
 
 
 def _zeros(shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Zeros, in memory; many of them in a file without a name, whose pages the system takes back when it needs them."""
+    """Zeros, in memory; many of them in a nameless file, whose pages, on a disk, the system takes back at need."""
     size = np.dtype(np.float32).itemsize * shape[0] * shape[1]
     if size <= HELD:
         return np.zeros(shape, np.float32)
-    with tempfile.TemporaryFile() as file:
-        for start in range(0, size, HELD):  # now, so that a full disk is an error here and not a crash later
-            file.write(bytes(min(HELD, size - start)))
-        file.flush()
-        return np.asarray(np.memmap(file, np.float32, "r+", shape=shape))
+    try:
+        with tempfile.TemporaryFile() as file:
+            for start in range(
+                0, size, HELD
+            ):  # now, so that a full disk is an error here and not a crash later
+                file.write(bytes(min(HELD, size - start)))
+            file.flush()
+            return np.asarray(np.memmap(file, np.float32, "r+", shape=shape))
+    except OSError as error:
+        raise DatasetError(
+            f"{tempfile.gettempdir()}: no counts of {size:,} bytes can be kept there ({error.strerror}); let TMPDIR "
+            "be a folder on a disk with more room"
+        ) from error
 
 
 def _integers(values: pd.Series) -> NDArray[np.int64]:

@@ -143,7 +143,7 @@ def effects(
     RunError
         If the folder is not a run folder, or no fit makes numbers like those in it.
     ValueError
-        If `level` does not lie between 0 and 1.
+        If `level` does not lie between 0 and 1, or an outcome of one's own is not finite.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: it must lie between 0 and 1")
@@ -156,6 +156,11 @@ def effects(
         )
     try:
         answer = _answer(population, question, counterfactual, outcomes, level, seed, progress)
+        for name in outcomes.keys() - OUTCOMES.keys():
+            if not _all_finite(answer["outcomes"][name]):
+                raise ValueError(
+                    f"outcome {name!r} is not finite for every user; let it give a finite number"
+                )
         finite = _all_finite(answer)
     except FloatingPointError:
         finite = False

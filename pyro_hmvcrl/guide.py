@@ -105,7 +105,7 @@ def combined(experts: list[Expert]) -> Expert:
     return Expert(torch.stack(precisions).sum(0), torch.stack(informations).sum(0))
 
 
-def product_of_experts(prior: Prior, experts: list[Expert]) -> PrecisionNormal:
+def product_of_experts(prior: Prior, experts: list[Expert], check: bool = True) -> PrecisionNormal:
     """Posterior over the noise: the product over z, taken to the noise by ``z = base + turn noise``.
 
     In the noise the prior is standard normal, so its precision is the identity; nothing here divides by a scale.
@@ -113,18 +113,22 @@ def product_of_experts(prior: Prior, experts: list[Expert]) -> PrecisionNormal:
     Raises
     ------
     FloatingPointError
-        If the product is no distribution, which is looked at on a CPU only: a GPU would have to be waited for.
+        If the product is no distribution.  Without `check` that is not looked at: a GPU would have to be waited for.
     """
     precision, information = combined(experts)
     identity = torch.eye(precision.shape[-1], device=precision.device)
     posterior = identity + prior.turn.mT @ precision @ prior.turn
     shift = (information - _times(precision, prior.base)).unsqueeze(-1)
     cholesky, failed = torch.linalg.cholesky_ex(posterior)
-    if posterior.device.type == "cpu" and failed.any():
+    if check and failed.any():
         raise FloatingPointError(
             "the precision of a user's factors is not positive definite; look for extreme covariates in users"
         )
     return PrecisionNormal(torch.cholesky_solve(prior.turn.mT @ shift, cholesky).squeeze(-1), cholesky)
+
+
+def _on_cpu(prior: Prior) -> bool:
+    return prior.base.device.type == "cpu"
 
 
 class CoefficientPosterior(nn.Module):
@@ -177,7 +181,7 @@ class Guide(nn.Module):
     def noise(self, coefficients: dict[str, Tensor], logs: Logs) -> PrecisionNormal:
         """Distribution of the users' noise at these coefficients."""
         prior = self.prior(coefficients, logs)
-        return product_of_experts(prior, self.experts(logs, prior))
+        return product_of_experts(prior, self.experts(logs, prior), check=_on_cpu(prior))
 
     def expansion(self, n_users: int) -> ExpansionGuide:
         """The expansion guide of this one's model and coefficients, for other users."""
@@ -352,7 +356,7 @@ class ExpansionGuide(Guide):
         coefficients, mode = self.coefficients.means(), self.mode[logs.index]
         for _ in range(self.scoring_steps):
             experts = self.expand(logs, coefficients, prior.base + _times(prior.turn, mode))
-            step = product_of_experts(prior, experts).mean - mode
+            step = product_of_experts(prior, experts, check=_on_cpu(prior)).mean - mode
             mode = mode + step * (1.5 / step.norm(dim=-1, keepdim=True).clamp_min(1.5))
         self.mode[logs.index] = mode
         return experts

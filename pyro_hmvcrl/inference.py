@@ -13,8 +13,8 @@
 Encoders cost far more than the rest, and a model that is fitted together with them waits for them; with this
 order a restart takes seconds, and the model never sees the encoders' approximation error.
 
-Every stage is one call of :func:`optimise`, which checkpoints itself: a killed run goes on where it was, to the
-same numbers on a CPU.
+Every stage is one call of :func:`optimise`, which checkpoints itself: a killed run of one process goes on where it
+was, to the same numbers on a CPU.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 
 from pyro_hmvcrl.dataset import Dataset, Standardisation, whole_file
 from pyro_hmvcrl.guide import USERS_AT_ONCE, ExpansionGuide, Guide, PrecisionNormal, Prior, TransformerGuide
-from pyro_hmvcrl.laplace import score_to_the_mode
+from pyro_hmvcrl.laplace import check_size, score_to_the_mode
 from pyro_hmvcrl.model import HMVCRL, Cohort, Logs, log_joint, log_prob, observe
 from pyro_hmvcrl.processes import agreed, averaged, draw_otherwise, every_nth, first, place
 
@@ -95,9 +95,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Restart:
-    """One random start.  Its bounds are in nats a user."""
+    """One random start.  Its bounds are in nats a user; these and its factors are as its own training left them."""
 
-    bound: float  #: at the users that it was trained on
+    bound: float  #: at users that it was trained on, at most `JUDGED_USERS` of them
     held_out_bound: float
     factors: NDArray[np.float64]  #: (N_held_out, K)
     guide: ExpansionGuide
@@ -113,6 +113,7 @@ class Screening:
     held: Cohort
     restarts: list[Restart]
     selected: int
+    scoring: list[float]  #: what :func:`score_to_the_mode` saw
     history: list[pd.DataFrame]
 
     @property
@@ -130,6 +131,7 @@ class Fit:
     held_out: NDArray[np.bool_]  #: (N,)
     restarts: list[Restart]
     selected: int
+    scoring: list[float]  #: what :func:`score_to_the_mode` saw
     history: pd.DataFrame
     bound: tuple[float, float]  #: of the guide at the held-out users: mean and standard error, nats a user
 
@@ -366,7 +368,8 @@ def fit(dataset: Dataset, settings: Settings, checkpoints: Path | None = None, p
         per_user = user_bounds(guide, s.held)
     mean, error = float(per_user.mean()), float(per_user.std() / len(per_user) ** 0.5)
     history = pd.concat([*s.history, _history("amortisation", -1, bounds, mean)])
-    return Fit(guide, s.standardisation, s.held_out, s.restarts, s.selected, history, (mean, error))
+    found = guide, s.standardisation, s.held_out, s.restarts, s.selected, s.scoring
+    return Fit(*found, history, (mean, error))
 
 
 def screen(
@@ -392,8 +395,9 @@ def screen(
             starts.append(restart)
             history.append(_history("screening", r, bounds, restart.held_out_bound))
         selected = agreed(int(np.argmax([s.bound for s in starts])))
-        score_to_the_mode(starts[selected].guide, train, _seed(settings, settings.restarts + 1), progress)
-    return Screening(standardisation, held_out, train, held, starts, selected, history)
+        scoring_seed = _seed(settings, settings.restarts + 1)
+        scoring = score_to_the_mode(starts[selected].guide, train, scoring_seed, progress)
+    return Screening(standardisation, held_out, train, held, starts, selected, scoring, history)
 
 
 def _run_restart(
@@ -407,6 +411,7 @@ def _run_restart(
 ) -> tuple[Restart, list[float]]:
     torch.manual_seed(_seed(settings, r))
     guide = build(_new_model(train.logs, settings), train.n_users).to(train.rows.device)
+    check_size(guide)
     _start_intercepts(guide.model, train)
 
     def orient_half_way(step: int) -> None:
@@ -432,6 +437,8 @@ def _run_restart(
     )
     some = train.logs.only(train.rows[:: -(-train.n_users // JUDGED_USERS)])
     own, others = (float(user_bounds(guide.expansion(u.n_users), u).mean()) for u in (some, held))
+    if not math.isfinite(own + others):
+        raise FloatingPointError(f"{stage.name}: a bound is not finite; look for extreme covariates in users")
     of_held = held.batch(torch.arange(held.n_users, device=held.rows.device))
     factors, _ = factor_posterior(*guide.expansion(held.n_users).posterior(of_held))
     return Restart(own, others, factors, guide), bounds

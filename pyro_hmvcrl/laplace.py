@@ -45,6 +45,7 @@ PARTICLES = 128  #: of a user's noise, in antithetic pairs
 SCORES_AT_ONCE = 1 << 20  #: users times particles times categories, which bounds the memory
 SCORING_STEPS = 5  #: at most
 NEAR = 0.01  #: steps end at this squared distance from the mode a parameter, in its standard deviations
+MOST_PARAMETERS = 15_000  #: their precision takes 1.7 GiB, three times over
 USERS_A_PARAMETER = 5  #: with fewer, the sum over users is too noisy a curvature to step by
 OF_EXPOSURE_COVARIATES = ("platform_location", "platform_log_scale", "delta")  #: a row for each covariate
 
@@ -110,32 +111,53 @@ class Information(NamedTuple):
         return float(torch.cholesky_solve(self.outer, self.cholesky).trace())
 
     def shortened(self, n_users: int) -> float:
-        """What the inverse of the precision is too large by, ``1 - k / n``."""
+        """``1 - k / n``, by which the inverse of the precision, too large by ``n / (n - k)``, is to be multiplied."""
         return 1 - self.determined / n_users
 
 
 def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = False) -> list[float]:
     """Move the parameters to the mode of their posterior, in place, by Fisher scoring with all of these users.
 
-    Returns each step's squared distance from the mode as it was seen, in standard deviations of the posterior;
-    nothing, and nothing is moved, where the users are too few (`USERS_A_PARAMETER`).  The Laplace prior of the edges
-    is taken as a Normal of its variance.
+    Returns what each step saw: the squared distance from the mode in standard deviations of the posterior, a
+    parameter that the users determine; nothing, and nothing is moved, where the users are too few
+    (`USERS_A_PARAMETER`).  A step that led away from the mode is taken back.  The Laplace prior of the edges is taken
+    as a Normal of its variance.
     """
     own = dict(guide.model.named_parameters()) | guide.coefficients.means()
     distances: list[float] = []
+    before = _flat(fitted_values(guide))  # the last step
     while len(distances) < SCORING_STEPS:
         values = fitted_values(guide)
         known = information(guide, values, users, users.exposure_covariates, seed, progress)
         step, determined = known.step, known.determined
         if users.n_users < USERS_A_PARAMETER * determined:
             break
-        distances.append(float(known.gradient @ step))
-        stepped = _flat(values) + known.shortened(users.n_users) * step
+        distances.append(float(known.gradient @ step) / determined)
+        away = len(distances) > 1 and distances[-1] > distances[-2]
+        here = _flat(values)  # a copy, as the step changes the values in place
+        stepped = before if away else here + known.shortened(users.n_users) * step
         for name, value in _unflat(stepped, values).items():
             own[name].data.copy_(value)
-        if distances[-1] < NEAR * determined:
+        if away or distances[-1] < NEAR:
             break
+        before = here
     return distances
+
+
+def check_size(guide: Guide) -> None:
+    """Refuse a model whose posterior would not fit into memory.
+
+    Raises
+    ------
+    ValueError
+        If it has more than `MOST_PARAMETERS`.
+    """
+    values = fitted_values(guide)
+    if (n := sum(t.numel() for t in values.values())) > MOST_PARAMETERS:
+        raise ValueError(
+            f"{n:,} parameters, of which the posterior can hold {MOST_PARAMETERS:,}: merge rare ones of the "
+            f"{len(values['b']):,} categories, or take fewer factors"
+        )
 
 
 def laplace_posterior(guide: Guide, users: Cohort, seed: int, draws: int = DRAWS) -> ParameterPosterior:
@@ -172,7 +194,13 @@ def information(
     seed: int,
     progress: bool = False,
 ) -> Information:
-    """From the scores at `values`, with the prior's part; on the CPU, in double precision."""
+    """From the scores at `values`, with the prior's part; on the CPU, in double precision.
+
+    Raises
+    ------
+    FloatingPointError
+        If the scores are not finite.
+    """
     prior = _flat(_prior_precision(guide.model, values))
     outer, gradient = (torch.zeros(*[len(prior)] * n, dtype=torch.double) for n in (2, 1))
     at_once = max(SCORES_AT_ONCE // (PARTICLES * len(values["b"])), 1)
@@ -185,7 +213,12 @@ def information(
             outer += scores.T @ scores
             gradient += scores.sum(0)
     outer, gradient = total(outer), total(gradient) - prior * _flat(values)
-    return Information(outer, torch.linalg.cholesky(outer + prior.diag()), gradient)
+    precision = outer.clone()
+    precision.diagonal().add_(prior)
+    cholesky, failed = torch.linalg.cholesky_ex(precision)
+    if failed or not gradient.isfinite().all():
+        raise FloatingPointError("the users' scores are not finite; look for extreme covariates in users")
+    return Information(outer, cholesky, gradient)
 
 
 @torch.no_grad()

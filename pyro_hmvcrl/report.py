@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from pyro_hmvcrl import plots, predictive
 from pyro_hmvcrl.checks import EXTRAPOLATES, RARE
 from pyro_hmvcrl.dataset import CHANNELS, read_json, whole_file
+from pyro_hmvcrl.laplace import NEAR
 from pyro_hmvcrl.plots import ESTIMANDS, PARTS, PROBABILITIES, label, plain, strongest
 from pyro_hmvcrl.results import LIKELY, MEND, check_config, of_file
 
@@ -43,7 +44,13 @@ CHANNEL_KEYS = [
     f"identifiability.{part}" for part in ("verdict.{0}", "channels.{0}.mcc", "channels.{0}.modulation")
 ]
 CHANNEL_KEYS += [f"mechanisms.{{0}}.{part}" for part in MECHANISM_KEYS]
-REPORT_KEYS = ["restarts", "factor_categories", "held_out_bound.mean", "held_out_bound.standard_error"]
+REPORT_KEYS = [
+    "restarts",
+    "scoring",
+    "factor_categories",
+    "held_out_bound.mean",
+    "held_out_bound.standard_error",
+]
 REPORT_KEYS += ["predictive.users", "predictive.replications", "predictive.level", "predictive.densities"]
 REPORT_KEYS += [f"predictive.checks.*.{key}" for key in ("title", "level", "distance", "difference", "p")]
 CATEGORY_KEYS = ["raised", "lowered", "change"]
@@ -192,6 +199,23 @@ def overall(checks: dict[str, tuple[str, str]]) -> tuple[str, str]:
     return "good", "No check below speaks against this answer."
 
 
+def scored(distances: list[float]) -> str:
+    """What `score_to_the_mode` saw, in a sentence."""
+    if not distances:
+        return (
+            "Users are too few for so many parameters to bring the fit to the mode of their posterior: effects may be "
+            "off by what the bound leaves open."
+        )
+    steps = ", ".join(_number(max(d, 0) ** 0.5, 2) for d in distances)
+    settled = (
+        "and have settled" if distances[-1] < NEAR else "and have NOT settled: take more users or more steps"
+    )
+    return (
+        f"Fisher scoring with all users then moved the parameters by {steps} standard deviations of their posterior "
+        f"(root mean square, in turn), {settled}."
+    )
+
+
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -228,7 +252,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
 WORDS |= {"predictive_verdict": predictive.verdict, "far": predictive.FAR, "matters": predictive.MATTERS}
-WORDS |= {"verdicts": plots.VERDICTS}
+WORDS |= {"verdicts": plots.VERDICTS, "scored": scored}
 WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": plots.SHOWN_PATHS}
 
 
@@ -251,6 +275,7 @@ def read_run(folder: Path, answered: bool = True) -> Run:
     names = [f"{c}_{k + 1}" for c in CHANNELS for k in range(config[f"{c}_factors"])]
     of_factors = [f"factor_categories.{f}.{key}" for f in names for key in CATEGORY_KEYS]
     report = _json(folder / "report.json", REPORT_KEYS + of_factors)
+    _require(folder / "report.json", report, ["scoring", "*"], MEND, number=True)
     posterior = [column for f in names for column in (f, f"{f}_sd")]
     factors = _table(folder / "factors.parquet", ["user_id", "held_out", *posterior])
     factors = factors[factors["held_out"].astype(bool)].reset_index(drop=True)

@@ -36,6 +36,7 @@ from pyro_hmvcrl.dataset import (
     one_line,
     read_dataset,
     read_json,
+    whole_file,
     whole_folder,
 )
 from pyro_hmvcrl.guide import USERS_AT_ONCE, Expert, TransformerGuide, product_of_experts
@@ -283,7 +284,7 @@ def _numpy(tensor: torch.Tensor) -> Array:
 def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False) -> Run:
     """Fit a dataset folder and write the run folder; a fit of the same that was killed goes on.
 
-    Of several processes (:mod:`processes`) the first writes.
+    Of several processes (:mod:`processes`) the first writes.  The run that is returned is on the CPU.
 
     Raises
     ------
@@ -312,6 +313,7 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
             with whole_folder(out) as folder:
                 _write_run(run, found, dataset, truth, folder)
             shutil.rmtree(checkpoints)
+    run.guide.to("cpu")
     return run
 
 
@@ -465,15 +467,18 @@ def _mark(folder: Path, dataset: Dataset, settings: Settings) -> None:
     """Make the folder, unless it stands there for another fit."""
     digest = hashlib.sha256()
     for part in (dataset.search, dataset.exposure, dataset.engagement, *map(dataset.covariates, CHANNELS)):
-        digest.update(np.ascontiguousarray(part).tobytes())
-    mark = json.dumps({"settings": asdict(settings), "dataset": digest.hexdigest()}, sort_keys=True)
+        digest.update(np.ascontiguousarray(part).data)
+    mark = json.dumps(
+        {"version": __version__, "settings": asdict(settings), "dataset": digest.hexdigest()}, sort_keys=True
+    )
     marker = folder / "fit.json"
     if marker.exists() and marker.read_text() != mark:
         raise RunError(
-            f"{folder}: an unfinished fit of another dataset or other settings; remove it to start anew"
+            f"{folder}: an unfinished fit of another dataset, version or settings; remove it to start anew"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(mark)
+    with whole_file(marker) as file:
+        file.write_text(mark)
 
 
 @contextmanager
@@ -516,6 +521,7 @@ def _write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, fold
             | {"bound": start.bound, "held_out_bound": start.held_out_bound}
             for r, start in enumerate(found.restarts)
         ],
+        "scoring": found.scoring,
         "held_out_bound": {"mean": found.bound[0], "standard_error": found.bound[1]},
         "graph": edges.to_dict("records"),
         "mechanisms": {channel: _mechanism(run, channel) for channel in CHANNELS},

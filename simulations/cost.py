@@ -121,6 +121,17 @@ def of_particles() -> Iterator[dict[str, Any]]:
 # --- Results -------------------------------------------------------------------------------------------------
 
 
+def with_row(row: dict[str, Any]) -> pd.DataFrame:
+    """The table that is kept, with a row in the place of the one for the same."""
+    table = pd.DataFrame([row])
+    if (OUT / "results.csv").exists():
+        before = pd.read_csv(OUT / "results.csv")
+        same = (before["axis"] == row["axis"]) & (before["value"] == row["value"])
+        table = pd.concat([before[~same], table])
+    axes = [*AXES]
+    return table.sort_values(["axis", "value"], key=lambda c: c.map(axes.index) if c.name == "axis" else c)
+
+
 def draw(results: pd.DataFrame, particles: pd.DataFrame) -> plt.Figure:
     """Seconds and memory against each axis, and a step against its particles."""
     drawn = {axis: title for axis, (title, _) in AXES.items() if axis not in (DEFAULT, PROCESSES)}
@@ -148,21 +159,12 @@ def _ticks(ax: Axes, values: pd.Series) -> None:
 
 def main() -> None:
     """Measure what is asked, and keep tables and figure."""
-    asked = sys.argv[1:] or [*AXES]
-    rows = []
-    for axis in asked:
+    OUT.mkdir(exist_ok=True)
+    for axis in sys.argv[1:] or [*AXES]:
         for value in AXES[axis][1]:
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(measure(axis, value, Path(folder)))
-            print(rows[-1], flush=True)
-    OUT.mkdir(exist_ok=True)
-    table = pd.DataFrame(rows)
-    if (OUT / "results.csv").exists():
-        before = pd.read_csv(OUT / "results.csv")
-        table = pd.concat([before[~before["axis"].isin(asked)], table])
-    place = {axis: i for i, axis in enumerate(AXES)}
-    table = table.sort_values("axis", key=lambda axes: axes.map(place), kind="stable")
-    table.to_csv(OUT / "results.csv", index=False)
+                table = with_row(measure(axis, value, Path(folder)))
+            table.to_csv(OUT / "results.csv", index=False)
     particles = pd.DataFrame(of_particles())
     particles.to_csv(OUT / "particles.csv", index=False)
     draw(table, particles).savefig(OUT / "cost.png", dpi=150)

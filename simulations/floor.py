@@ -54,7 +54,8 @@ def loss_by_hand(guide: Guide, logs: Logs) -> Tensor:
     sd = {name: log_sd.exp() for name, log_sd in posterior.log_sd.items()}
     c = {name: torch.distributions.Normal(loc, sd[name]).rsample() for name, loc in posterior.loc.items()}
     prior = guide.prior(c, logs)
-    users = product_of_experts(prior, guide.experts(logs, prior))
+    experts = guide.experts(logs, prior)
+    users = product_of_experts(prior, experts, check=not prior.base.is_cuda)
     noise = users.antithetic(PARTICLES)
     location, scale = model.mechanisms(c, logs.exposure_covariates, logs.preference_covariates)
     z = list((location + scale * noise).unbind(-1))

@@ -3,8 +3,8 @@
 Generated copies with more and more users (the last has KuaiSAR's own number), zipped as KuaiSAR is, each imported by
 ``pyro-hmvcrl import-kuaisar`` in a process of its own on all cores.  Writes ``simulations/kuaisar_cost/results.csv``:
 users, rows of both logs and of the items' table, seconds (wall clock, whole process), rows per second, and peak memory
-of the process in MiB.  Then, on a GPU where there is one, seconds of an epoch of each stage of the fit over the users
-that came out, at the default batch sizes.
+of the process in MiB.  Then seconds of an epoch of each stage of the fit over the users that came out, at the default
+batch sizes, on the device that a fit would choose.
 
 Run  ``python simulations/kuaisar_cost.py`` (about eight minutes and 8 GB of disk), or with numbers of users as
 arguments.
@@ -18,6 +18,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from pyro_hmvcrl.dataset import Dataset, Standardisation, read_dataset
 from pyro_hmvcrl.guide import ExpansionGuide, TransformerGuide
@@ -58,17 +60,23 @@ def epoch_seconds(dataset: Dataset) -> dict[str, Any]:
     users = logs.only(logs.index)
     blocks = len(dataset.exposure_covariates), len(dataset.preference_covariates)
     model = HMVCRL(3, 3, *blocks, len(dataset.categories)).to(device)
+    model.graph.orient(torch.randn(6, 6))
     restarts = Stage("restarts", settings.steps, settings.batch_size, 0.03, UserELBO(PARTICLES, True))
     encoders = Stage(
         "encoders", settings.encoder_steps, settings.encoder_batch_size, 0.01, UserELBO(2, False)
     )
-    for stage, guide in (
-        (restarts, ExpansionGuide(model, dataset.n_users)),
-        (encoders, TransformerGuide(model)),
-    ):
+    screening, amortising = (
+        guide.to(device) for guide in (ExpansionGuide(model, dataset.n_users), TransformerGuide(model))
+    )
+    for stage, guide in ((restarts, screening), (encoders, amortising)):
+        if guide is amortising:  # its encoders learn alone
+            guide.coefficients = screening.coefficients
+            for fitted in screening.parameters():
+                fitted.requires_grad_(False)
         epoch = replace(stage, steps=-(-dataset.n_users // stage.batch_size))
         start = time.perf_counter()
-        optimise(epoch, guide.to(device), list(guide.parameters()), users, 0)
+        with amortising.knowing_longest(users):
+            optimise(epoch, guide, [p for p in guide.parameters() if p.requires_grad], users, 0)
         found[f"{stage.name}_epoch"] = round(time.perf_counter() - start, 1)
     return found | {"device": device.type}
 

@@ -290,6 +290,16 @@ def test_a_common_cause_of_both_channels_is_seen():
     assert found["tails"]["verdict"] == "passes"
 
 
+def test_what_is_small_does_not_matter_however_many_users_show_it():
+    def joined(by, far):
+        return lambda z: torch.cat([z[:, :2], by * z[:, :1] + far * z[:, 2:3], z[:, 3:]], 1)
+
+    small, large = (noise_of(joined(by, far), 20_000) for by, far in ((0.03, 1.03), (0.1, 1.12)))
+    for name in ("channels", "tails"):
+        assert max(small[name]["p"], large[name]["p"]) < 0.05
+        assert small[name]["verdict"] == "passes" != large[name]["verdict"]
+
+
 def test_what_goes_together_inside_a_channel_is_its_decoder_s():
     assert noise_of(lambda noise: noise[:, [0, 0, 2, 2]])["channels"]["verdict"] == "passes"
 

@@ -498,7 +498,7 @@ def test_many_counts_are_kept_in_a_file_and_are_the_same(
         np.testing.assert_array_equal(getattr(kept, name), getattr(held, name))
     assert [path.name for path in tmp_path.iterdir()] == ["set"]  # without a name
     monkeypatch.setattr(dataset.tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b", 0))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DatasetError, match=r"kept there \(No space left on device\); let TMPDIR be"):
         read_dataset(folder)
 
 

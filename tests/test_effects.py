@@ -83,6 +83,12 @@ def test_a_policy_may_be_any_function_and_an_outcome_too(run):
     assert "reach" in answer["dose_response"]
 
 
+def test_an_outcome_that_is_not_finite_is_named(run):
+    outcomes = OUTCOMES | {"log share": lambda world: -(world["platform_1"].abs() / 0)}
+    with pytest.raises(ValueError, match="outcome 'log share' is not finite for every user"):
+        e.effects(run, [add("exposure_1", 0.5)], outcomes=outcomes)
+
+
 def test_a_factor_can_be_intervened_on(run):
     answer = e.effects(run, [add("platform_1", 1.0, in_sd=True)])
     assert answer["displacement"]["platform_1"]["lower"] > 0.1  # 1 where the model is well fitted

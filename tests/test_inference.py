@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pyro_hmvcrl import inference as i
+from pyro_hmvcrl import laplace
 from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.dataset import read_dataset
 from pyro_hmvcrl.guide import ExpansionGuide, TransformerGuide, most_distinct
@@ -199,6 +200,13 @@ def test_the_restart_that_is_kept_is_brought_to_the_mode(dataset, monkeypatch):
     assert guide is screened.guide is screened.restarts[screened.selected].guide
     assert n_users == screened.train.n_users == (~screened.held_out).sum()
     assert screened.restarts[screened.selected].bound == max(r.bound for r in screened.restarts)
+
+
+def test_a_model_too_large_for_its_posterior_is_refused_before_any_step(dataset, monkeypatch):
+    monkeypatch.setattr(laplace, "MOST_PARAMETERS", 100)
+    monkeypatch.setattr(i, "optimise", None)
+    with pytest.raises(ValueError, match=r"posterior can hold 100: merge rare ones of the \d+ categories"):
+        i.screen(dataset, QUICK)
 
 
 def test_the_restart_with_the_best_bound_where_it_was_trained_is_kept(dataset, monkeypatch):

@@ -185,7 +185,7 @@ def test_scoring_finds_one_mode_from_two_sides(world, posterior):
         for name in ("platform_location", "a", "delta"):
             guide.coefficients.loc[name].mul_(factor)
         distances = score_to_the_mode(guide, everyone(logs), seed=0)
-        assert distances[0] > 100 > 3 > distances[-1]
+        assert distances[0] > 1 > 0.1 > distances[-1]
         ends.append(fitted_values(guide))
     sd = flat(posterior.sd)
     one, two = map(flat, ends)
@@ -207,6 +207,32 @@ def test_a_scoring_step_is_shortened_by_the_share_of_the_users_that_the_paramete
     moved = flat(fitted_values(guide)) - before
     share = (1 - known.determined / 2_000) * known.step.numpy()
     assert np.abs(moved - share).max() < 1e-4 * np.abs(share).max()
+
+
+@torch.no_grad()
+def test_a_step_that_led_away_from_the_mode_is_taken_back(world, monkeypatch):
+    sim, _, logs = world
+    guide, seen = true_expansion(sim), []
+
+    def misled(guide, values, *_):
+        seen.append(flat(values))
+        n = len(seen[-1])
+        gradient = torch.full((n,), 0.2 * len(seen), dtype=torch.double)  # larger with every step
+        return laplace.Information(torch.eye(n).double(), 2**0.5 * torch.eye(n).double(), gradient)
+
+    monkeypatch.setattr(laplace, "information", misled)
+    distances = score_to_the_mode(guide, everyone(logs), 0)
+    assert len(distances) == len(seen) == 2
+    assert distances[1] > distances[0]
+    assert np.abs(seen[1] - seen[0]).min() > 1e-3
+    np.testing.assert_allclose(flat(fitted_values(guide)), seen[0], atol=1e-7)
+
+
+def test_scores_that_are_not_finite_are_refused(world, monkeypatch):
+    _, guide, logs = world
+    monkeypatch.setattr(laplace, "user_scores", lambda *_: torch.full((1, 1), torch.nan))
+    with pytest.raises(FloatingPointError, match="scores are not finite; look for extreme covariates"):
+        score_to_the_mode(guide, everyone(logs), 0)
 
 
 def test_scoring_moves_nothing_where_users_are_few(world):

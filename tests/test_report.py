@@ -22,7 +22,7 @@ from matplotlib.patches import FancyArrowPatch
 from pyro_hmvcrl import plots
 from pyro_hmvcrl.identifiability import ChannelEvidence, identifiability
 from pyro_hmvcrl.predictive import Statistic, compare, histograms
-from pyro_hmvcrl.report import ReportError, judge, overall, trust, write_report
+from pyro_hmvcrl.report import ReportError, judge, overall, scored, trust, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -115,6 +115,7 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
             for r, b in enumerate(bounds)
         ],
         "mechanisms": mechanisms,
+        "scoring": [4.0, 0.25, 0.0025],
         "held_out_bound": {"mean": -95.97, "standard_error": 0.31},
         "graph": graph.to_dict("records"),
         "factor_categories": {f: _described(rng) for f in NAMES},
@@ -286,6 +287,19 @@ def test_labels_of_a_dense_graph_do_not_overlap():
 )
 def test_whether_to_believe_a_channel_follows_its_verdict(sentences, level):
     assert trust(sentences)[0] == level
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ([4.0, 0.25, 0.0025], "by 2.00, 0.50, 0.05 standard deviations"),
+        ([4.0, 0.0025], "and have settled."),
+        ([4.0, 0.25], "have NOT settled: take more users"),
+        ([], "Users are too few"),
+    ],
+)
+def test_the_page_says_whether_the_fit_came_to_the_mode(seen, said):
+    assert said in scored(seen)
 
 
 @pytest.mark.parametrize(

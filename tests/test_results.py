@@ -128,7 +128,7 @@ def test_an_unfinished_fit_of_something_else_is_refused(folders, tmp_path):
     data, _ = folders
     (tmp_path / ".run.unfinished").mkdir()
     (tmp_path / ".run.unfinished" / "fit.json").write_text("{}")
-    with pytest.raises(r.RunError, match="unfinished fit of another dataset or other settings"):
+    with pytest.raises(r.RunError, match="unfinished fit of another dataset, version or settings"):
         r.fit_folder(data, tmp_path / "run", QUICK)
 
 
