@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from pyro_hmvcrl import plots, predictive
 from pyro_hmvcrl.checks import EXTRAPOLATES, RARE
 from pyro_hmvcrl.dataset import CHANNELS, read_json, whole_file
-from pyro_hmvcrl.laplace import NEAR
 from pyro_hmvcrl.plots import ESTIMANDS, PARTS, PROBABILITIES, label, plain, strongest
 from pyro_hmvcrl.results import LIKELY, MEND, check_config, of_file
 
@@ -70,6 +69,7 @@ ABSENT = object()
 WEAK = 0.1  #: a correlation that easily goes unnoticed
 TEXT = {"user_id", "stage", "source", "target"}  #: all other columns hold numbers
 MAY_BE_EMPTY = {"held_out_bound"}
+FAR_FROM_MODE = 0.5  #: standard deviations of the posterior
 #: Words of a verdict (identifiability.verdict) that speak against the fit.
 AGAINST = (
     "could be",
@@ -206,13 +206,13 @@ def scored(distances: list[float]) -> str:
             "Users are too few for so many parameters to bring the fit to the mode of their posterior: effects may be "
             "off by what the bound leaves open."
         )
-    steps = ", ".join(_number(max(d, 0) ** 0.5, 2) for d in distances)
-    settled = (
-        "and have settled" if distances[-1] < NEAR else "and have NOT settled: take more users or more steps"
+    before, after = (max(d, 0) ** 0.5 for d in (distances[0], min(distances)))
+    far = (
+        f" More than {FAR_FROM_MODE} is far: take more users or more steps." if after > FAR_FROM_MODE else ""
     )
     return (
-        f"Fisher scoring with all users then moved the parameters by {steps} standard deviations of their posterior "
-        f"(root mean square, in turn), {settled}."
+        f"Fisher scoring with all users found the parameters {_number(before, 2)} standard deviations from the mode of "
+        f"their posterior (root mean square), and left them within {_number(after, 2)}.{far}"
     )
 
 

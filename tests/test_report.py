@@ -292,9 +292,10 @@ def test_whether_to_believe_a_channel_follows_its_verdict(sentences, level):
 @pytest.mark.parametrize(
     ("seen", "said"),
     [
-        ([4.0, 0.25, 0.0025], "by 2.00, 0.50, 0.05 standard deviations"),
-        ([4.0, 0.0025], "and have settled."),
-        ([4.0, 0.25], "have NOT settled: take more users"),
+        ([4.0, 0.25, 0.0025], "found the parameters 2.00 standard deviations from the mode"),
+        ([4.0, 0.0025], "and left them within 0.05."),
+        ([4.0, 0.0025, 0.01], "and left them within 0.05."),
+        ([4.0, 1.0], "within 1.00. More than 0.5 is far: take more users"),
         ([], "Users are too few"),
     ],
 )
