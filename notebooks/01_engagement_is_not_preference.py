@@ -75,7 +75,8 @@ plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.r
 # - what is searched depends on the preference factors only, what is shown on the platform factors only;
 # - each channel has covariates of its own, which move the location and the scale of its factors;
 # - edges run between channels only, without cycles;
-# - nothing unmeasured is a cause of the policy covariate and of engagement.
+# - nothing unmeasured is a cause of the policy covariate and of engagement, nor, for the split of the effect into a
+#   direct and an indirect one, of the factors and of engagement.
 
 # %% [markdown]
 # ## Causal program
@@ -146,8 +147,8 @@ figure.suptitle("By engagement, the policy is a success (means, 95% intervals)",
 plt.show()
 
 # %% [markdown]
-# *What to see:* engagement rises with the policy, in the logs and in the experiment. Neither estimate is biased here.
-# The wrong thing is what they estimate.
+# *What to see:* engagement rises with the policy, in the logs and in the experiment. The experiment is unbiased for the
+# total effect; the slope comes near it, as nothing confounds it here. The wrong thing is what both estimate.
 #
 # ### What is true
 #
@@ -298,8 +299,9 @@ print(f"truth, alignment:              {100 * true['alignment']['TE']:+.1f} poin
 # **Assumptions that may fail**, and what warns:
 #
 # - *The policy covariate and engagement have a common cause.* In these logs `exposure_1` is as good as randomised, so
-#   that the slope is right about engagement. In real logs it may not be, and no figure of the fit shows it. The command
-#   `effects` has a sensitivity curve and E-values: how strong such a cause would have to be.
+#   that the slope has the right sign and about the right size. In real logs it may not be, and no figure of the fit
+#   shows it. The E-value of TE in `effects` says how strong such a cause would have to be. Its sensitivity curve is
+#   about another one, of the platform's factors and engagement, which moves the split of TE and not TE.
 # - *Search follows the platform past the factors.* Where suggested queries steer it, alignment measures the platform
 #   against itself: keep to queries that users typed. The negative controls below warn where the covariates of one
 #   channel predict the noise of the other.

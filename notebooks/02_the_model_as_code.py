@@ -531,7 +531,7 @@ pd.DataFrame(rows).T.round(2)
 # many users, and the studies in `simulations/README.md` show what bias is left. But their width is stated for each
 # weight, and what that means for the logs grows with the number of covariates. With few users or many covariates this
 # is the table to look at first. To narrow a prior, change `model.priors` in the `build` of `inference.screen`, which is
-# given the new model.
+# given the new model (this is the first stage alone; `fit_folder` has no such argument).
 #
 # ## What could go wrong
 #
@@ -565,6 +565,7 @@ for standardised in (True, False):
 # | covariates move location only, or nothing | factors are found up to rotation only | the report's verdict |
 # | an edge inside a channel | that channel's decoder absorbs it | nothing, without the truth |
 # | $c^P$ reaches preference past the graph | edges and mediation are biased | `checks.negative_controls` |
+# | an unmeasured cause of both channels | their noise goes together | `checks.noise_checks` |
 # | an unmeasured cause of platform and engagement | NDE and NIE are biased | nothing; ask `checks.rho_curve` |
 # | more factors than modelled, skewed emissions | what the story does not tell | `predictive.py`, in the report |
 # | order effects, fatigue, trends | invisible: only counts are modelled | nothing |

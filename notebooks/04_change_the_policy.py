@@ -70,8 +70,9 @@ plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.r
 #
 # An intervention needs more than a good fit of the logs:
 #
-# - *consistency*: the structural equations stay as they are, but for the one that is replaced;
-# - *no unmeasured common cause* of the policy covariates and the outcome, given the other covariates;
+# - *modularity*: the structural equations stay as they are, but for the one that is replaced;
+# - *no unmeasured common cause* of the policy covariates and the outcome, given the other covariates; for direct and
+#   indirect effects, nor of the factors and the outcome;
 # - *overlap*: users with like covariates are seen under the other policy too;
 # - *exclusions*: search depends on preference only, exposure on the platform only, and each block of covariates
 #   enters its own channel only.
@@ -247,7 +248,8 @@ except InterventionError as error:
 #
 # `average_effects` repeats this under every draw from the posterior of the parameters, with noise drawn anew:
 # **interventional** effects, on a population with these covariates. With `counterfactual=True` the noise is that
-# which the users' own logs speak of: effects on these very users.
+# which the users' own logs speak of: effects on these very users. (Both are natural effects; mediators drawn at random,
+# whose effects go by the first name elsewhere, are another thing.)
 
 
 # %%
@@ -440,10 +442,11 @@ scratch.cleanup()
 # %% [markdown]
 # ### What no check sees
 #
-# - *A common cause* of the policy covariates and engagement leaves all of these as they are. `effects` adds a
-#   sensitivity curve and E-values: how strong it would have to be.
-# - *Consistency.* The model has no arrow from what is shown to what users want. Where feeds form tastes, the
-#   effects here are those before tastes have adapted.
+# - *A common cause* of the policy covariates and engagement leaves all of these as they are. The E-value of TE in
+#   `effects` says how strong it would have to be. Its sensitivity curve is about a cause of the platform's factors and
+#   engagement, which moves the split of TE and not TE.
+# - *Modularity.* Preference follows the platform's factors along the graph's edges, as strongly as in these logs.
+#   What a feed does to tastes over a longer time than the window is not in these effects.
 # - *Factors that are not identified.* Interventions on single factors then have no meaning; those on covariates
 #   keep theirs, as do their total effects. The verdict on identifiability says which case it is.
 # - *One seed.* For bias and coverage over many worlds, see `simulations/README.md`.

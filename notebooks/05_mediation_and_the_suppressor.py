@@ -307,7 +307,8 @@ print("bound of each restart, nats a user:", [round(start.bound, 2) for start in
 # %% [markdown]
 # `average_effects` asks the worlds above of each draw of the posterior. **Interventional** effects draw the users'
 # noise from the prior: they are about a population with these covariates. **Counterfactual** ones draw it from each
-# user's own posterior (abduction): they are about these very users.
+# user's own posterior (abduction): they are about these very users. Both are natural effects; those of mediators drawn
+# at random, which the literature calls interventional too, are another thing.
 
 # %%
 kinds = ("interventional", "counterfactual")
@@ -366,7 +367,7 @@ for kind, found_effects in effects.items():
 share = proportion_mediated(effects["interventional"].contrasts["engagement"])
 print(
     "proportion mediated:",
-    "none, NDE and NIE do not have one sign for sure" if share is None else share.mean(),
+    "none: NDE and NIE have, or may have, opposite signs" if share is None else share.mean(),
 )
 
 # %% [markdown]
@@ -406,9 +407,9 @@ display(figure)
 
 # %% [markdown]
 # What to see: TE is level; NIE and NDE lean against each other. At $\rho = 0$, which is the truth in this world,
-# they are the estimates from above. The dashed vertical line, if there is one, is the smallest correlation at which
-# NIE may be nothing. To judge whether that is much is subject-matter knowledge; the figure only says what must be
-# judged.
+# they are the estimates from above. The dashed vertical line, if there is one, is the smallest of the correlations
+# tried (steps of 0.1) at which NIE may be nothing, or has changed its sign. To judge whether that is much is
+# subject-matter knowledge; the figure only says what must be judged.
 #
 # ### Does the curve tell the truth?
 #
@@ -464,8 +465,9 @@ plt.show()
 #
 # ### Other checks
 #
-# E-values (VanderWeele & Ding 2017) put the same question without a model of the cause; overlap says whether the
-# data reach the policy.
+# E-values (VanderWeele & Ding 2017) need no model of the cause. That of TE is about a cause of policy covariate and
+# engagement, which the curve leaves out; those of NDE and NIE are about one of factors and engagement (Smith &
+# VanderWeele 2019). Overlap says whether the data reach the policy.
 
 # %%
 shifted = covariates[design.exposure_names].assign(exposure_1=covariates["exposure_1"] + 1.0)
@@ -475,7 +477,8 @@ pd.DataFrame(e_values(effects["interventional"].levels["engagement"], 0.9)).T.ro
 # %% [markdown]
 # ### And besides
 #
-# - **A factor that is poorly known.** Error in a mediator weakens NIE and inflates NDE. Here the factors are
+# - **A factor that is poorly known.** Error in a mediator draws NIE towards 0 and NDE towards TE: under suppression
+#   both look too small. Here the factors are
 #   integrated over, not plugged in, so that the error is in the model; with few events a user, or a wrong emission,
 #   some remains.
 # - **A wrong graph.** A reversed edge between the channels moves effects between $\text{NIE}_{\text{platform}}$ and

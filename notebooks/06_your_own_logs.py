@@ -76,8 +76,9 @@ def command(line):
 #
 # Assumptions of the model: within the window, preference does not drift and engagement does not feed back into
 # exposure; searches are the user's own. Those of a causal reading: no unmeasured common cause of the exposure
-# covariates and engagement; overlap, that is, users who already live under something like the new policy; and factors
-# that are identified, for which covariates must move the factors' location and scale (see `03_fit_and_believe`).
+# covariates and engagement (for NDE and NIE, nor of the factors and engagement); overlap, that is, users who already
+# live under something like the new policy; and factors that are identified, for which covariates must move the factors'
+# location and scale (see `03_fit_and_believe`).
 
 # %% [markdown]
 # ### The files
@@ -380,7 +381,8 @@ command("pyro_hmvcrl import-kuaisar kuaisar-copy kuaisar-data")
 
 # %% [markdown]
 # Each row that was left out is counted with its reason, and `import.json` keeps the account together with every
-# covariate, its definition and why it is in its block:
+# covariate, its definition and why it is in its block. Users with fewer than 10 events on both surfaces together are
+# left out too (`--min-events`), which selects by activity:
 
 # %%
 account = json.loads(Path("kuaisar-data/import.json").read_text())
@@ -428,8 +430,8 @@ except InterventionError as error:
 
 # %% [markdown]
 # **Few users.** What counts as modulation must exceed the noise of a fit, so that the verdict's threshold rises when
-# users are few, and intervals widen. [simulations/README.md](../simulations/README.md) has bias and coverage by the
-# number of users, over many data seeds.
+# users are few, and intervals widen. [simulations/README.md](../simulations/README.md) has bias and coverage in worlds
+# of 1,000 to 20,000 users, over many data seeds.
 #
 # **A covariate in the wrong block.** `cadence` in KuaiSAR is how often the feed is filled, which hangs on how often the
 # user comes: the platform's decision in part only. Negative controls and the cross-R² of the report look for what

@@ -1,4 +1,4 @@
-"""Checks that come with every causal answer.
+"""Checks that come with a causal answer (placebo and sensitivity: with that of a policy).
 
 Overlap
     Does the data support the shifted policy, or does the answer extrapolate?

@@ -66,7 +66,7 @@ from pyro_hmvcrl.processes import first, wait
 #: An edge less probable than this is taken for absent: drawn dashed and faint, no path asked for.
 LIKELY = 0.5
 MOST_FACTORS = 1_000  #: of a channel
-STUCK = 1.0  #: nats a user below the best restart: no rival explanation of the logs
+STUCK = 0.1  #: nats a user below the best restart: no rival; starts that end alike differ by hundredths
 FEWEST_HELD_OUT = 8  #: users, that a fit can be judged
 MEND = "restore it from a copy of the run, or fit again into a new folder"
 Array = NDArray[np.float64]

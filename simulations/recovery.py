@@ -10,8 +10,8 @@ Data          ``default``: 4,000 users, 3 preference + 2 platform factors, 24 ca
               none), ``permuted_covariates`` (preference covariates shuffled over users), ``edge_inside_channel``
               (an edge between two preference factors, which the decoder should absorb).
 Estimands     Factors (MCC at held-out users) and standardised edge weights.
-Methods       ``pyro-hmvcrl fit`` with default settings; the oracle (posterior means under the true parameters);
-              the random-rotation null.
+Methods       ``pyro-hmvcrl fit`` with default settings (the negatives: `NEGATIVE_SETTINGS`); the oracle
+              (posterior means under the true parameters); the random-rotation null.
 Performance   MCC and its ratio to the oracle's, weak MCC, largest error of an edge; medians over data seeds.
 
 Run           ``python simulations/recovery.py`` (resumable; ``--quick`` for a small form; about an hour on two
