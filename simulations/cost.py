@@ -7,10 +7,10 @@ part of a fit that does not grow, the default's 3,000 and 2,500 steps, does not 
 milliseconds of a step of each stage against the particles of its bound.
 
 Writes ``simulations/cost/results.csv`` (axis, value, users, events, categories, seconds of the whole process, and the
-peak of its memory in MiB: all of it, and what the system cannot take back, which leaves out the file in which many
-counts are kept), ``particles.csv`` and ``cost.png``.
+peak in MiB of its memory that the system cannot take back: without libraries, and without the file in which many counts
+are kept), ``particles.csv`` and ``cost.png``.
 
-Run  ``python simulations/cost.py`` (about an hour on two cores, half of it for the million users), or with the names
+Run  ``python simulations/cost.py`` (half an hour on two cores, half of it for the million users), or with the names
 of some axes as arguments, whose rows replace those there.
 """
 
@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from pyro_hmvcrl.guide import ExpansionGuide, TransformerGuide
 from pyro_hmvcrl.inference import UserELBO
@@ -76,6 +77,7 @@ def measure(axis: str, value: int, folder: Path) -> dict[str, Any]:
     steps = ["--restarts", 1, "--steps", STEPS, "--encoder-steps", STEPS] if axis != DEFAULT else []
     words = ["fit", folder / "data", "--out", folder / "run", *sizes, "--device", "cpu", *steps]
     cost = measured(words, value if axis == PROCESSES else 0)
+    cost.pop("peak_mib", None)  # libraries and the file of counts are in it
     row = {"axis": axis, "value": value, "users": knobs["users"], "events": events}
     return row | {"categories": design.categories} | cost
 
@@ -139,14 +141,15 @@ def draw(results: pd.DataFrame, particles: pd.DataFrame) -> plt.Figure:
     for (top, bottom), (axis, title) in zip(axes.T, drawn.items(), strict=True):
         rows = results[results["axis"] == axis]
         top.loglog(rows["value"], rows["seconds"], "o-", color="#0072B2")
-        bottom.loglog(rows["value"], rows["kept_mib"], "o-", color="#D55E00", label="cannot be taken back")
-        bottom.loglog(rows["value"], rows["peak_mib"], "o:", color="0.4", label="all of it")
+        bottom.loglog(rows["value"], rows["kept_mib"], "o-", color="#D55E00")
         bottom.set_xlabel(title)
         for ax in (top, bottom):
             _ticks(ax, rows["value"])
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:,.0f}")
+            ax.yaxis.set_minor_formatter("")
     axes[0, 0].set_ylabel(f"seconds of a fit with\n{STEPS} steps of each stage")
-    axes[1, 0].set_ylabel("peak memory, MiB")
-    axes[1, 0].legend(fontsize=8, frameon=False)
+    axes[1, 0].set_ylabel("peak of the memory that the\nsystem cannot take back, MiB")
     return figure
 
 

@@ -79,31 +79,29 @@ def simulated_dataset(sim: Simulation, scratch: Path, seed: int) -> Dataset:
 def measured(words: Sequence[object], processes: int = 0) -> dict[str, float]:
     """Run a command of the package in a process of its own: seconds (wall clock) and peak memory in MiB.
 
-    ``peak_mib`` is all of its memory, ``kept_mib`` what the system cannot take back (on Linux, every 50 ms).  With
-    `processes`, ``torchrun`` runs so many together, of one thread each; the first figure is then the largest of them,
-    the second means nothing.
+    ``peak_mib`` is all of its memory, ``kept_mib`` what the system cannot take back (on Linux, looked at every 50 ms).
+    With `processes`, ``torchrun`` runs so many together, of one thread each, and only the seconds are measured.
     """
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(together if processes else []), "-m", "pyro_hmvcrl", *map(str, words)]
     environment = os.environ | ({"OMP_NUM_THREADS": "1"} if processes else {})
-    start, kept, ended = time.monotonic(), 0, (0, 0, None)
+    start, seen, ended = time.monotonic(), {"VmHWM": 0, "RssAnon": 0}, (0, 0)
     silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     pid = os.posix_spawn(sys.executable, command, environment, file_actions=silent)
     while not ended[0]:
         time.sleep(0.05)
         with suppress(OSError):
-            memory = Path(f"/proc/{pid}/status").read_text()
-            kept = max([kept, *map(int, re.findall(r"RssAnon:\s*(\d+) kB", memory))])
-        ended = os.wait4(pid, os.WNOHANG)
-    seconds = time.monotonic() - start
-    _, status, usage = ended
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed with status {status}")
-    return {
-        "seconds": round(seconds, 1),
-        "peak_mib": round(usage.ru_maxrss / 1024),
-        "kept_mib": round(kept / 1024),
-    }
+            memory = Path(
+                f"/proc/{pid}/status"
+            ).read_text()  # ru_maxrss would hold this process's own peak, too
+            for name, kib in re.findall(r"(VmHWM|RssAnon):\s*(\d+) kB", memory):
+                seen[name] = max(seen[name], int(kib))
+        ended = os.waitpid(pid, os.WNOHANG)
+    seconds = {"seconds": round(time.monotonic() - start, 1)}
+    if ended[1]:
+        raise RuntimeError(f"{' '.join(command)} failed with status {ended[1]}")
+    peak, kept = (round(kib / 1024) for kib in seen.values())
+    return seconds if processes else seconds | {"peak_mib": peak, "kept_mib": kept}
 
 
 def seconds_of_a_step(guide: nn.Module, loss: Callable[[], Tensor], steps: int) -> float:
