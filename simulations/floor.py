@@ -11,7 +11,7 @@ Each with its Adam step.  The three take turns, so that what else the machine do
 Where there is a GPU, it is measured too, at batches that fill it, and a step that waits for it ends the benchmark with
 an error.  Beside that, a whole fit of the ``default`` design on each device: its seconds, and its factors' MCC.
 
-Run  ``python simulations/floor.py`` (seven minutes on one core).  Writes ``simulations/floor/results.csv``: device,
+Run  ``python simulations/floor.py`` (three minutes on one core).  Writes ``simulations/floor/results.csv``: device,
 threads, users in the batch, milliseconds a step (medians over `ROUNDS` rounds), users per second, the share of a step's
 work that is in products of matrices, and the ratios of a step to the floors with their quartiles over rounds; and
 ``fits.csv``.

@@ -13,7 +13,7 @@ Methods       ``ours``: one restart of the first stage of ``fit`` with default s
 Performance   Seconds to the goal: median and range over data seeds, and in how many it is reached; the last MCC;
               beside them the oracle and the random-rotation null.
 
-Run           ``python simulations/race.py`` (a quarter of an hour on one core, and to be alone there; ``--quick`` for a
+Run           ``python simulations/race.py`` (14 minutes on one core, and to be alone there; ``--quick`` for a
               small form).  Results: ``simulations/race/results.csv``, ``summary.md`` and ``race.png``.
 """
 
