@@ -656,9 +656,8 @@ def _zeros(shape: tuple[int, int]) -> NDArray[np.float32]:
         return np.zeros(shape, np.float32)
     try:
         with tempfile.TemporaryFile() as file:
-            for start in range(
-                0, size, HELD
-            ):  # now, so that a full disk is an error here and not a crash later
+            # now, so that a full disk is an error here and not a crash later
+            for start in range(0, size, HELD):
                 file.write(bytes(min(HELD, size - start)))
             file.flush()
             return np.asarray(np.memmap(file, np.float32, "r+", shape=shape))

@@ -91,9 +91,8 @@ def measured(words: Sequence[object], processes: int = 0) -> dict[str, float]:
     while not ended[0]:
         time.sleep(0.05)
         with suppress(OSError):
-            memory = Path(
-                f"/proc/{pid}/status"
-            ).read_text()  # ru_maxrss would hold this process's own peak, too
+            # ru_maxrss would hold this process's own peak, too
+            memory = Path(f"/proc/{pid}/status").read_text()
             for name, kib in re.findall(r"(VmHWM|RssAnon):\s*(\d+) kB", memory):
                 seen[name] = max(seen[name], int(kib))
         ended = os.waitpid(pid, os.WNOHANG)
