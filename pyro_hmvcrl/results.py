@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -294,6 +294,7 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
         If the dataset is bad; nothing is written then.
     """
     if out.exists():
+        _clear_away(_beside(out))
         raise RunError(f"{out}: exists already; choose another folder or remove this one")
     dataset = read_dataset(data)
     if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
@@ -456,11 +457,22 @@ def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
 
 def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
     """The hidden folder of an unfinished fit, which the first process marks with what is being fitted."""
-    folder = out.with_name(f".{out.name}.unfinished")
+    folder = _beside(out)
     if first():
         _mark(folder, dataset, settings)
     wait()
     return folder
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(f".{out.name}.unfinished")
+
+
+def _clear_away(checkpoints: Path) -> None:
+    """Remove what a fit left that was killed when its run was there already, unless another fit is at work there."""
+    if checkpoints.exists():
+        with suppress(Timeout, OSError), FileLock(checkpoints / LOCK, timeout=0):
+            shutil.rmtree(checkpoints)
 
 
 def _mark(folder: Path, dataset: Dataset, settings: Settings) -> None:

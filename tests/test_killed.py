@@ -77,8 +77,9 @@ def killed_and_again(work: Callable[[Path], None], out: Path, seconds: float) ->
     process.join(timeout=seconds * np.random.default_rng().random())
     process.kill()
     process.join()
-    if not out.exists():  # else it was faster
-        finish(work, out)
+    faster, again = out.exists(), start(work, out)
+    again.join()
+    assert again.exitcode == 0 or faster  # then it is refused, as the result is there
     assert not list(out.parent.glob(f".{out.name}*"))
 
 

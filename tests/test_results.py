@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from pyro_hmvcrl import results as r
 from pyro_hmvcrl import simulate as s
@@ -146,6 +147,19 @@ def test_a_second_fit_into_the_same_folder_is_refused_while_the_first_is_at_work
     with monkeypatch.context() as patch:
         patch.setattr(r, "fit", meanwhile)
         r.fit_folder(data, tmp_path / "run", QUICK)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_a_fit_left_that_was_killed_at_its_very_end_is_cleared_away(folders, tmp_path):
+    data, _ = folders
+    left, run = tmp_path / ".run.unfinished", tmp_path / "run"
+    for folder in (left, run):
+        folder.mkdir()
+    with FileLock(left / r.LOCK), pytest.raises(r.RunError, match="exists already"):
+        r.fit_folder(data, run, QUICK)
+    assert left.exists()  # another fit is at work there
+    with pytest.raises(r.RunError, match="exists already"):
+        r.fit_folder(data, run, QUICK)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
