@@ -306,6 +306,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def clear_away(left: Path) -> None:
+    """Remove a folder that a killed process left, unless another is at work there, which holds its lock."""
+    with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):
+        shutil.rmtree(left)
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill, which becomes `folder` if all goes well, and nothing otherwise.
@@ -314,8 +320,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     next: the system lets go of its lock.
     """
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
-        with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):
-            shutil.rmtree(left)
+        clear_away(left)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
     temporary.mkdir(parents=True)
     try:

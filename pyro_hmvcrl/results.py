@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from pyro_hmvcrl.dataset import (
     LOCK,
     Dataset,
     Standardisation,
+    clear_away,
     one_line,
     read_dataset,
     read_json,
@@ -294,7 +295,8 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
         If the dataset is bad; nothing is written then.
     """
     if out.exists():
-        _clear_away(_beside(out))
+        if (left := _beside(out)).exists():  # of a fit that was killed when its run was there already
+            clear_away(left)
         raise RunError(f"{out}: exists already; choose another folder or remove this one")
     dataset = read_dataset(data)
     if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
@@ -466,13 +468,6 @@ def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
 
 def _beside(out: Path) -> Path:
     return out.with_name(f".{out.name}.unfinished")
-
-
-def _clear_away(checkpoints: Path) -> None:
-    """Remove what a fit left that was killed when its run was there already, unless another fit is at work there."""
-    if checkpoints.exists():
-        with suppress(Timeout, OSError), FileLock(checkpoints / LOCK, timeout=0):
-            shutil.rmtree(checkpoints)
 
 
 def _mark(folder: Path, dataset: Dataset, settings: Settings) -> None:

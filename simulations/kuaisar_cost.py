@@ -70,9 +70,8 @@ def epoch_seconds(dataset: Dataset) -> dict[str, Any]:
     )
     for stage, guide in ((restarts, screening), (encoders, amortising)):
         if guide is amortising:  # its encoders learn alone
-            guide.coefficients = screening.coefficients
-            for fitted in screening.parameters():
-                fitted.requires_grad_(False)
+            for part in (guide.model, guide.coefficients):
+                part.requires_grad_(False)
         epoch = replace(stage, steps=-(-dataset.n_users // stage.batch_size))
         start = time.perf_counter()
         with amortising.knowing_longest(users):

@@ -184,9 +184,11 @@ def test_scoring_finds_one_mode_from_two_sides(world, posterior):
         guide = true_expansion(sim)
         for name in ("platform_location", "a", "delta"):
             guide.coefficients.loc[name].mul_(factor)
-        distances = score_to_the_mode(guide, everyone(logs), seed=0)
-        assert distances[0] > 1 > 0.1 > distances[-1]
+        users = everyone(logs)
+        distances = score_to_the_mode(guide, users, seed=0)
         ends.append(fitted_values(guide))
+        k = laplace.information(guide, ends[-1], users, users.exposure_covariates, 0).determined
+        assert k * distances[0] > 100 > 3 > k * distances[-1]
     sd = flat(posterior.sd)
     one, two = map(flat, ends)
     assert np.abs((one - two) / sd).max() < 1
