@@ -25,9 +25,9 @@ Run           ``python simulations/calibration.py`` (resumable; ``--quick`` for 
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ import numpy as np
 import pandas as pd
 import pyro
 import torch
-from joblib import delayed
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from pyro import poutine
@@ -55,7 +54,7 @@ from pyro_hmvcrl.model import USER_SITES, Logs, at, log_joint, log_prob, observe
 from pyro_hmvcrl.simulate import Array, Design, draw_world, simulate
 
 from identifiability import BASE
-from study import keep, legend, options, replicate_all, simulated_dataset, table
+from study import Tables, legend, options, run, simulated_dataset, table
 
 HERE = Path(__file__).parent / "calibration"
 SEEDS = 30
@@ -78,23 +77,19 @@ NOTE = """Means over seeds ± Monte Carlo standard error. A calibrated guide is 
 Counts = NDArray[np.int64]
 
 
-def replicate(seed: int, quick: bool, parts: Path) -> None:
-    """One data seed: fit, judge the guides at new users, and keep rows, or why the fit failed."""
-    part = parts / f"{seed}.json"
-    if part.exists():
-        return
+def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
+    """One data seed: fit, and judge the guides at new users; or why the fit failed."""
     design = Design.with_knobs(**(BASE | ({"users": 80} if quick else {})))
     world = draw_world(design, seed)
     sims = (simulate(design, s, world) for s in (seed, seed + NEW))
-    dataset, new = (simulated_dataset(sim, parts / part.stem, seed) for sim in sims)
+    dataset, new = (simulated_dataset(sim, scratch, seed) for sim in sims)
     steps = SETTINGS | ({"steps": 5, "encoder_steps": 5} if quick else {})
     try:
         found = fit(dataset, Settings(design.platform_factors, design.preference_factors, seed=seed, **steps))
     except (FloatingPointError, torch.linalg.LinAlgError) as error:
-        keep(part, {"rows": [], "failure": str(error)})
-        return
+        return {"results": [{"seed": seed, "failure": str(error)}]}
     rows = judged(found.guide, tensors_of(new, found.standardisation), seed)
-    keep(part, {"rows": [{"seed": seed} | row for row in rows], "failure": None})
+    return {"results": [{"seed": seed, "failure": None} | row for row in rows]}
 
 
 # --- Simulation-based calibration ----------------------------------------------------------------------------
@@ -188,12 +183,13 @@ def band(n_users: int) -> tuple[Array, Array]:
 # --- Results -------------------------------------------------------------------------------------------------
 
 
-def summarise(results: pd.DataFrame, failures: list[str], out: Path) -> None:
+def summarise(results: pd.DataFrame, out: Path) -> None:
     """Tables by guide, and the figure with every replication."""
-    results.to_csv(out / "results.csv", index=False)
+    failed = results["failure"].notna()
+    counted = f"Data seeds: {results['seed'].nunique()}; fits that failed: {failed.sum()}."
+    results = results[~failed]
     of_channel = results["quantity"].str.replace(r"_\d+$", " factors", regex=True)
     results = results.assign(quantity=of_channel)
-    counted = f"Data seeds: {results['seed'].nunique()}; fits that failed: {len(failures)}."
     parts = ["# Calibration", "", counted, "", NOTE]
     shown = ["outside_band", *LEVELS, "contraction"]
     parts += ["", table(performance(results, ["guide", "quantity"], shown))]
@@ -268,11 +264,8 @@ def _draw_by_guide(ax: Axes, values: pd.Series, label: str) -> None:
 def main() -> None:
     """Run what is missing, then write tables and figure."""
     o = options(__doc__, HERE)
-    seeds = range(1 if o.quick else SEEDS)
-    replicate_all((delayed(replicate)(seed, o.quick, o.parts) for seed in seeds), o)
-    found = [json.loads((o.parts / f"{seed}.json").read_text()) for seed in seeds]
-    rows = [row for part in found for row in part["rows"]]
-    summarise(pd.DataFrame(rows), [part["failure"] for part in found if part["failure"]], o.out)
+    replications = {f"{seed}": partial(replicate, seed, o.quick) for seed in range(SEEDS)}
+    summarise(run(replications, o)["results"], o.out)
     print((o.out / "summary.md").read_text())
 
 

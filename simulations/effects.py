@@ -6,17 +6,16 @@ Aims          Bias of TE, NDE, NIE and the split of NIE by channel; coverage of 
 Data          ``substitution``: the world of ``simulate.SUBSTITUTION`` (2 + 3 factors, 24 categories), in which one
               more standard deviation of ``exposure_1`` raises engagement and lowers alignment, at 4,000 and at
               20,000 users.  ``control``: the same strengths, but exposure moves towards what users look for.
-              ``coverage``: the world of substitution at 1,000 users with 2 + 2 factors and 12 categories.  ``far``:
-              the same data, asked for a policy with bad overlap.  ``placebo``: a world of that size without
-              substitution, in which ``exposure_1`` moves no factor and no engagement, so that every effect is 0.
-              The world and its users are drawn anew from each seed.
-Estimands     Interventional effects of ``exposure_1`` + 1 sd (``far``: + 3 sd, where the data hardly reach) on
-              engagement and alignment, at the users' covariates; in ``coverage`` also the counterfactual ones of the
-              same users with their own noise.
+              ``coverage``: the world of substitution at 1,000 users with 2 + 2 factors and 12 categories.
+              ``placebo``: a world of that size without substitution, in which ``exposure_1`` moves no factor and no
+              engagement, so that every effect is 0.  The world and its users are drawn anew from each seed.
+Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and alignment, at the users' covariates.
+              The fits of ``coverage`` are asked for more: counterfactual effects, of the same users with their own
+              noise; and (``far``) the effects of a policy with bad overlap, + 3 sd, where the data hardly reach.
 Methods       The fit's first stage with its defaults, but for fewer restarts in all but ``substitution`` (`RESTARTS`);
               the encoders are not needed for these effects and are left out.  Then the Laplace posterior, and
               ``mediation.average_effects``.  For counterfactual effects the users' noise is abducted by the expansion
-              guide.  ``invariance`` uses whole fits, encoders included.
+              guide.  ``invariance`` uses whole fits, encoders included, of the world of ``coverage``.
               Against them the naive comparison: the slope of users' engagement rates on ``exposure_1``.
 Performance   Bias relative to the largest true effect on the outcome, its Monte Carlo standard error, and the empirical
               against the stated standard deviation; coverage with its Monte Carlo standard error; the share of
@@ -32,6 +31,8 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
-from joblib import delayed
 
 from pyro_hmvcrl.checks import overlap
 from pyro_hmvcrl.dataset import read_dataset
@@ -63,7 +62,7 @@ from pyro_hmvcrl.simulate import (
     write_simulation,
 )
 
-from study import keep, legend, options, replicate_all, simulated_dataset, table
+from study import Tables, legend, options, run, simulated_dataset, table
 
 HERE = Path(__file__).parent / "effects"
 LEVEL = 0.9
@@ -72,36 +71,28 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "substitution": SUBSTITUTION,
     "coverage": SMALL,
     "substitution_20000": SUBSTITUTION | {"users": 20_000},
-    "far": SMALL,
     "placebo": SMALL | {"substitution": 0.0},
     "control": SUBSTITUTION | {"substitution": -SUBSTITUTION["substitution"]},
 }
-STEP = {"far": 3.0}  # of exposure_1, where it is not 1
-SEEDS = {
-    "substitution": 30,
-    "substitution_20000": 30,
-    "control": 30,
-    "coverage": 100,
-    "far": 100,
-    "placebo": 100,
-}
+# What the fits of a design are asked: under which name, how far exposure_1 is shifted, and of which kind.
+ONE_SD = (1.0, "interventional")
+QUESTIONS = {design: [(design, *ONE_SD)] for design in DESIGNS}
+QUESTIONS["coverage"] += [("coverage", 1.0, "counterfactual"), ("far", 3.0, "interventional")]
+SEEDS = {"substitution": 30, "substitution_20000": 30, "control": 30, "coverage": 100, "placebo": 100}
 RESTARTS = {"substitution": Settings.restarts}  # 1 in the others, where a stuck start counts
 DRAWS = {"substitution_20000": 100}  # of the posterior
-INVARIANCE_SEEDS = 3
+INVARIANCE_SEEDS = 30
 TRUTH_DRAWS = 240_000  # users times noise draws of the Monte Carlo of the truth
 
 
 # --- Effects -------------------------------------------------------------------------------------------------
 
 
-def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
-    """One data seed of one design: simulate, fit, ask for effects, and keep rows of truth and estimates."""
-    part = parts / f"{design}-{seed}.json"
-    if part.exists():
-        return
+def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
+    """One data seed of one design: simulate, fit, and hold the effects asked for against the truth."""
     d = Design.with_knobs(**(DESIGNS[design] | ({"users": 300} if quick else {})))
     sim = simulate(d, seed, without_effects(draw_world(d, seed)) if design == "placebo" else None)
-    dataset = simulated_dataset(sim, parts / part.stem, seed)
+    dataset = simulated_dataset(sim, scratch, seed)
     steps = {"restarts": RESTARTS.get(design, 1)}
     steps |= {"restarts": 1, "steps": 60} if quick else {}
     settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
@@ -109,35 +100,29 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
     logs = tensors_of(dataset, found.standardisation)
     posterior = parameter_posterior(found, dataset, seed, 20 if quick else DRAWS.get(design, 200))
     users = Users(logs, found.guide.expansion(d.users).evidence(logs))
-    shift = {"exposure_1": STEP.get(design, 1.0)}
-    step = torch.tensor([shift.get(name, 0.0) / found.standardisation.sd[name] for name in d.exposure_names])
-    covariates = dataset.users[d.exposure_names + d.preference_names]
-    then = covariates.assign(exposure_1=covariates["exposure_1"] + shift["exposure_1"])[d.exposure_names]
-    outside, rows = overlap(covariates, then).outside, []
-    for counterfactual in (False, True) if design == "coverage" else (False,):
+    covariates, rows = dataset.users[d.exposure_names + d.preference_names], []
+    for asked, by, kind in QUESTIONS[design]:
+        policy = logs.exposure_covariates.clone()
+        policy[:, 0] += by / found.standardisation.sd["exposure_1"]
+        after = covariates.assign(exposure_1=covariates["exposure_1"] + by)[d.exposure_names]
+        counterfactual = kind == "counterfactual"
         effects = average_effects(
             found.guide,
             posterior,
             users,
-            {"exposure_covariates": logs.exposure_covariates + step},
+            {"exposure_covariates": policy},
             counterfactual=counterfactual,
             seed=seed,
-        )
-        truth = true_effects(sim, shift, TRUTH_DRAWS // d.users, counterfactual=counterfactual)["outcomes"]
-        for outcome, estimand in ((o, e) for o in truth for e in ESTIMANDS):
-            draws = effects.contrasts[outcome][estimand]
-            row = {
-                "design": design,
-                "seed": seed,
-                "kind": ("interventional", "counterfactual")[counterfactual],
-            }
-            row |= {"outcome": outcome, "estimand": estimand}
-            row |= {"truth": truth[outcome][estimand]}
-            row |= {**interval(draws, LEVEL), "sd": draws.std()}
-            row |= {"suppression": suppression(effects.contrasts["engagement"])}
-            row |= {"substitution": substitution(effects.contrasts)}
-            rows.append(row | {"naive": naive(sim), "outside": outside})
-    keep(part, rows)
+        ).contrasts
+        truth = true_effects(sim, {"exposure_1": by}, TRUTH_DRAWS // d.users, counterfactual=counterfactual)
+        of_all = {"suppression": suppression(effects["engagement"]), "substitution": substitution(effects)}
+        of_all |= {"naive": naive(sim), "outside": overlap(covariates, after).outside}
+        for outcome, estimand in product(truth["outcomes"], ESTIMANDS):
+            draws = effects[outcome][estimand]
+            row = {"design": asked, "seed": seed, "kind": kind, "outcome": outcome, "estimand": estimand}
+            row |= {"truth": truth["outcomes"][outcome][estimand]}
+            rows.append(row | interval(draws, LEVEL) | {"sd": draws.std()} | of_all)
+    return {"results": rows}
 
 
 def naive(sim: Any) -> float:
@@ -161,15 +146,11 @@ def without_effects(world: World) -> World:
 # --- Invariance ----------------------------------------------------------------------------------------------
 
 
-def invariance(seed: int, quick: bool, parts: Path) -> None:
+def invariance(seed: int, quick: bool, scratch: Path) -> Tables:
     """Encode the logs of the same users under the new policy, and compare the factors' displacement with the truth."""
-    part = parts / f"invariance-{seed}.json"
-    if part.exists():
-        return
-    d = Design.with_knobs(**(SUBSTITUTION | ({"users": 300} if quick else {})))
-    steps = {"restarts": 1, "steps": 60, "encoder_steps": 60} if quick else {}
+    d = Design.with_knobs(**(SMALL | ({"users": 300} if quick else {})))
+    steps = {"restarts": 1} | ({"steps": 60, "encoder_steps": 60} if quick else {})
     settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
-    scratch = parts / f"invariance-{seed}"
     for folder in ("before", "after", "run"):
         shutil.rmtree(scratch / folder, ignore_errors=True)
     world = draw_world(d, seed)
@@ -194,8 +175,8 @@ def invariance(seed: int, quick: bool, parts: Path) -> None:
             both = {"r2": first[[name]].to_numpy(), "true_r2": truths[0][:, [k]]}
             r2 = cross_r2({"exposure": before.exposure_covariates}, both)["exposure"]
             rows.append({"seed": seed, "factor": f"{channel}_{k + 1}", "true": true, "encoded": moved} | r2)
-    keep(part, rows)
     shutil.rmtree(scratch)
+    return {"invariance": rows}
 
 
 # --- Results -------------------------------------------------------------------------------------------------
@@ -203,8 +184,6 @@ def invariance(seed: int, quick: bool, parts: Path) -> None:
 
 def summarise(results: pd.DataFrame, moved: pd.DataFrame, out: Path) -> None:
     """Tables by design and estimand, and the figures with every replication."""
-    results.to_csv(out / "results.csv", index=False)
-    moved.to_csv(out / "invariance.csv", index=False)
     parts = ["# Effects", "", "## Bias and coverage", "", table(performance(results))]
     parts += ["", "## Suppression and substitution", "", table(flags(results))]
     parts += ["", "## Invariance: displacement of each factor, in standard deviations", ""]
@@ -317,14 +296,16 @@ def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
 def main() -> None:
     """Run what is missing, then write tables and figures."""
     o = options(__doc__, HERE)
-    cells = [(design, seed) for design in DESIGNS for seed in range(1 if o.quick else SEEDS[design])]
-    seeds = range(1 if o.quick else INVARIANCE_SEEDS)
-    jobs = [delayed(replicate)(design, seed, o.quick, o.parts) for design, seed in cells]
-    jobs += [delayed(invariance)(seed, o.quick, o.parts) for seed in seeds]
-    replicate_all(jobs, o)
-    rows = [r for d, seed in cells for r in json.loads((o.parts / f"{d}-{seed}.json").read_text())]
-    moved = [r for seed in seeds for r in json.loads((o.parts / f"invariance-{seed}.json").read_text())]
-    summarise(pd.DataFrame(rows), pd.DataFrame(moved), o.out)
+    replications = {
+        f"{design}-{seed}": partial(replicate, design, seed, o.quick)
+        for design in DESIGNS
+        for seed in range(SEEDS[design])
+    }
+    replications |= {
+        f"invariance-{seed}": partial(invariance, seed, o.quick) for seed in range(INVARIANCE_SEEDS)
+    }
+    found = run(replications, o)
+    summarise(found["results"], found["invariance"], o.out)
     print((o.out / "summary.md").read_text())
 
 

@@ -20,8 +20,8 @@ Run           ``python simulations/identifiability.py`` (resumable; ``--quick`` 
 
 from __future__ import annotations
 
-import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from joblib import delayed
 from numpy.typing import NDArray
 
 from pyro_hmvcrl.dataset import CHANNELS
@@ -42,7 +41,7 @@ from pyro_hmvcrl.identifiability import mcc, rotation_null, weak_mcc
 from pyro_hmvcrl.inference import Settings, factor_posterior, screen, tensors_of
 from pyro_hmvcrl.simulate import Array, Design, Simulation, oracle, simulate, true_edges
 
-from study import keep, legend, options, replicate_all, simulated_dataset
+from study import Tables, legend, options, run, simulated_dataset
 
 HERE = Path(__file__).parent / "identifiability"
 SEEDS = 30
@@ -80,26 +79,25 @@ AXES: dict[str, tuple[str, dict[Any, dict[str, Any]]]] = {
 }
 
 
-def part_of(axis: str, value: Any, seed: int) -> str:
-    """Where a replication is kept; the axes share the base's."""
+def cell_of(axis: str, value: Any) -> str:
+    """The cell that has this value of this axis; the axes share the base."""
     base = Design.with_knobs(**BASE) == Design.with_knobs(**(BASE | AXES[axis][1][value]))
-    return f"base-{seed}" if base else f"{axis}-{value}-{seed}"
+    return "base" if base else f"{axis}-{value}"
 
 
-def replicate(axis: str, value: Any, seed: int, quick: bool, parts: Path) -> None:
-    """One data seed of one cell: simulate, fit, compare, and keep a row."""
-    part = parts / f"{part_of(axis, value, seed)}.json"
-    if part.exists():
-        return
+def replicate(axis: str, value: Any, seed: int, quick: bool, scratch: Path) -> Tables:
+    """One data seed of one cell: simulate, fit, compare."""
     design = Design.with_knobs(**(BASE | AXES[axis][1][value] | ({"users": 80} if quick else {})))
     sim = simulate(design, seed)
-    dataset = simulated_dataset(sim, parts / part.stem, seed)
+    dataset = simulated_dataset(sim, scratch, seed)
     factors = design.platform_factors, design.preference_factors
     steps = {"restarts": 1, "steps": 5} if quick else {"steps": STEPS * sum(factors)}
     found = screen(dataset, Settings(*factors, seed=seed, **(SETTINGS | steps)))
     logs = tensors_of(dataset, found.standardisation)
     estimate, _ = factor_posterior(*found.guide.expansion(dataset.n_users).posterior(logs))
-    keep(part, compare(sim, estimate, found.held_out) | edge_errors(sim, estimate, found.guide))
+    row = {"cell": cell_of(axis, value), "seed": seed}
+    row |= compare(sim, estimate, found.held_out) | edge_errors(sim, estimate, found.guide)
+    return {"results": [row]}
 
 
 def compare(sim: Simulation, estimate: Array, held: NDArray[np.bool_]) -> dict[str, float]:
@@ -135,18 +133,32 @@ def edge_errors(sim: Simulation, estimate: Array, guide: Guide) -> dict[str, flo
 # --- Results -------------------------------------------------------------------------------------------------
 
 
+def by_axis(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each value of each axis: those of the base stand once in every axis."""
+    return pd.concat(
+        results[results["cell"] == cell_of(axis, value)].assign(axis=axis, value=float(value))
+        for axis, (_, values) in AXES.items()
+        for value in values
+    )
+
+
 def summarise(results: pd.DataFrame, out: Path) -> None:
     """Table by cell, and the figure with every replication."""
-    results.to_csv(out / "results.csv", index=False)
+    results = by_axis(results)
     head = ["axis", "value", "seeds"]
-    head += [f"{c} {part}" for c in CHANNELS for part in ("MCC", "weak MCC", "oracle", "short of it")]
+    head += [
+        f"{c} {part}"
+        for c in CHANNELS
+        for part in ("MCC", "weak MCC", "oracle", "rotated", "short of oracle")
+    ]
     lines = [
         "# Identifiability",
         "",
-        "Means over data seeds, with the Monte Carlo standard error of the MCC.",
+        "Means over data seeds, with the Monte Carlo standard error of the MCC; rotated: the MCC of a random rotation;",
+        f"short of oracle: the share of the seeds that are by more than {SHORT}.",
         "",
     ]
-    lines += ["| " + " | ".join([*head, "error of true edges", "absent edges"]) + " |", "|---" * 13 + "|"]
+    lines += ["| " + " | ".join([*head, "error of true edges", "absent edges"]) + " |", "|---" * 15 + "|"]
     for (axis, value), g in results.groupby(["axis", "value"], sort=False):
         cells = [axis, f"{value:g}", str(len(g))]
         for c in CHANNELS:
@@ -155,7 +167,8 @@ def summarise(results: pd.DataFrame, out: Path) -> None:
                 f"{score.mean():.3f} ± {score.std() / len(g) ** 0.5:.3f}",
                 f"{g[f'{c}_weak_mcc'].mean():.3f}",
             ]
-            cells += [f"{g[f'{c}_oracle'].mean():.3f}", f"{short:.0%}"]
+            cells += [f"{g[f'{c}_{part}'].mean():.3f}" for part in ("oracle", "null")]
+            cells += [f"{short:.0%}"]
         cells += [f"{g[part].mean():.3f}" for part in ("edge_error", "absent_edge")]
         lines.append("| " + " | ".join(cells) + " |")
     (out / "summary.md").write_text("\n".join(lines) + "\n")
@@ -190,15 +203,13 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
 def main() -> None:
     """Run what is missing, then write table and figure."""
     o = options(__doc__, HERE)
-    cells = [(axis, value) for axis, (_, values) in AXES.items() for value in values]
-    jobs = [(*cell, seed) for seed in range(1 if o.quick else SEEDS) for cell in cells]
-    once = {part_of(*job): job for job in jobs}
-    replicate_all((delayed(replicate)(*job, o.quick, o.parts) for job in once.values()), o)
-    rows = []
-    for axis, value, seed in jobs:
-        found = json.loads((o.parts / f"{part_of(axis, value, seed)}.json").read_text())
-        rows.append({"axis": axis, "value": value, "seed": seed} | found)
-    summarise(pd.DataFrame(rows), o.out)
+    cells = {cell_of(axis, value): (axis, value) for axis, (_, values) in AXES.items() for value in values}
+    replications = {
+        f"{name}-{seed}": partial(replicate, *cell, seed, o.quick)
+        for seed in range(SEEDS)
+        for name, cell in cells.items()
+    }
+    summarise(run(replications, o)["results"], o.out)
     print((o.out / "summary.md").read_text())
 
 

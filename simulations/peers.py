@@ -23,9 +23,9 @@ Run           ``python simulations/peers.py`` (resumable; ``--quick`` for a smal
 
 from __future__ import annotations
 
-import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from joblib import delayed
 from matplotlib.axes import Axes
 
 from pyro_hmvcrl.dataset import CHANNELS, Dataset
@@ -55,7 +54,7 @@ from pyro_hmvcrl.simulate import (
 )
 
 from methods import METHODS, Found
-from study import keep, legend, options, replicate_all, simulated_dataset, table
+from study import Tables, legend, options, run, simulated_dataset, table
 
 HERE = Path(__file__).parent / "peers"
 SEEDS = 30
@@ -67,30 +66,29 @@ ASKED = ("engagement TE", "engagement NDE", "engagement NIE", "alignment TE")
 OF_PLATFORM, OF_PREFERENCE = "#0072B2", "#D55E00"
 
 
-def replicate(seed: int, quick: bool, parts: Path) -> None:
+def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed: every method on the same logs, judged on the same new users."""
-    part = parts / f"{seed}.json"
-    if part.exists():
-        return
     design = Design.with_knobs(**(SUBSTITUTION | {"users": 60 if quick else USERS}))
     world = draw_world(design, seed)
     sim = simulate(design, seed, world)
     new = [simulate(design, seed + 10_000, world, {"exposure_1": s}) for s in (0.0, *STRENGTHS)]
-    dataset, *unseen = (simulated_dataset(s, parts / part.stem, seed) for s in (sim, *new))
+    dataset, *unseen = (simulated_dataset(s, scratch, seed) for s in (sim, *new))
     steps = SETTINGS | ({"restarts": 1, "steps": 3} if quick else {})
     settings = Settings(design.platform_factors, design.preference_factors, seed=seed, **steps)
     truth = true_effects(sim, {"exposure_1": 1.0}, TRUTH_DRAWS)["outcomes"]
-    rows, moved = [{"method": "oracle"} | scores(new[0], *_channels(new[0], oracle(new[0])))], []
+    ceiling = {"seed": seed, "method": "oracle"} | scores(new[0], *_channels(new[0], oracle(new[0])))
+    found_by: Tables = {"results": [ceiling], "displacement": []}
     for name, method in METHODS.items():
         start = time.perf_counter()
         found = method(dataset, settings)
         seconds = time.perf_counter() - start
         before = found.encode(unseen[0])
-        row = {"method": name, "seconds": seconds}
+        which = {"seed": seed, "method": name}
+        row = which | {"seconds": seconds}
         row |= scores(new[0], before[:, found.platform], before[:, found.preference])
-        rows.append(row | errors(found, truth))
-        moved += [{"method": name} | m for m in displacements(found, before, new, unseen)]
-    keep(part, {"rows": rows, "moved": moved})
+        found_by["results"].append(row | errors(found, truth))
+        found_by["displacement"] += [which | moved for moved in displacements(found, before, new, unseen)]
+    return found_by
 
 
 def _channels(sim: Simulation, factors: Array) -> tuple[Array, Array]:
@@ -144,8 +142,6 @@ def displacements(
 
 def summarise(results: pd.DataFrame, moved: pd.DataFrame, out: Path) -> None:
     """Tables by method, and the figures with every replication."""
-    results.to_csv(out / "results.csv", index=False)
-    moved.to_csv(out / "displacement.csv", index=False)
     parts = ["# Peers", "", "## Recovery at new users, and cost", "", table(recovery(results))]
     parts += ["", "## Effects: error, % of the outcome's largest true effect (bias ± its se; rmse)", ""]
     parts += [table(of_effects(results)), "", "## Policy shift: displacement of factors, sd", ""]
@@ -258,14 +254,8 @@ def _draw_policy_shift(moved: pd.DataFrame) -> plt.Figure:
 def main() -> None:
     """Run what is missing, then write tables and figures."""
     o = options(__doc__, HERE)
-    seeds = range(1 if o.quick else SEEDS)
-    replicate_all((delayed(replicate)(seed, o.quick, o.parts) for seed in seeds), o)
-    found = {seed: json.loads((o.parts / f"{seed}.json").read_text()) for seed in seeds}
-    results, moved = (
-        pd.DataFrame([{"seed": seed} | row for seed, each in found.items() for row in each[part]])
-        for part in ("rows", "moved")
-    )
-    summarise(results, moved, o.out)
+    found = run({f"{seed}": partial(replicate, seed, o.quick) for seed in range(SEEDS)}, o)
+    summarise(found["results"], found["displacement"], o.out)
     print((o.out / "summary.md").read_text())
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from joblib import delayed
 
 from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.results import fit_folder
 from pyro_hmvcrl.simulate import DEFAULT_EDGES, Design, simulate, write_simulation
 
-from study import keep, legend, options, replicate_all
+from study import Tables, legend, options, run
 
 HERE = Path(__file__).parent / "recovery"
 BOTH_WAYS = (
@@ -73,18 +73,14 @@ POSITIVE = ("default", "hard")
 NEGATIVE_SETTINGS = {"encoder_steps": 300}  # what is lost there is lost before the encoders come in
 
 
-def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
-    """One data seed of one design: simulate, fit, compare, and keep a row."""
-    part = parts / f"{design}-{seed}.json"
-    if part.exists():
-        return
+def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
+    """One data seed of one design: simulate, fit, compare."""
     knobs = DESIGNS[design] | ({"users": 500} if quick else {})
     world = Design.with_knobs(**knobs)
     steps = {} if design in POSITIVE else NEGATIVE_SETTINGS
     if quick:
         steps = {"restarts": 1, "steps": 60, "encoder_steps": 60}
     settings = Settings(world.platform_factors, world.preference_factors, seed=seed, device="cpu", **steps)
-    scratch = parts / f"{design}-{seed}"
     for folder in ("data", "run"):  # made anew from the seed; only the fit's checkpoints outlive a killed run
         shutil.rmtree(scratch / folder, ignore_errors=True)
     write_simulation(simulate(world, seed), scratch / "data", seed)
@@ -92,8 +88,8 @@ def replicate(design: str, seed: int, quick: bool, parts: Path) -> None:
         _permute(scratch / "data", world.preference_names, seed)
     fit_folder(scratch / "data", scratch / "run", settings)
     row = {"design": design, "seed": seed, **compare(scratch / "data", scratch / "run")}
-    keep(part, row)
     shutil.rmtree(scratch)
+    return {"results": [row]}
 
 
 def compare(data: Path, run: Path) -> dict[str, Any]:
@@ -154,7 +150,6 @@ def _permute(data: Path, columns: list[str], seed: int) -> None:
 
 def summarise(results: pd.DataFrame, out: Path) -> None:
     """Table by design, and the figure with every replication."""
-    results.to_csv(out / "results.csv", index=False)
     lines = [
         "| design | seeds | preference MCC median (min) | oracle | weak MCC | platform MCC median (min) | oracle |"
     ]
@@ -213,11 +208,12 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
 def main() -> None:
     """Run what is missing, then write table and figure."""
     o = options(__doc__, HERE)
-    cells = [(d, s) for s in range(1 if o.quick else SEEDS) for d in DESIGNS]
-    jobs = (delayed(replicate)(design, seed, o.quick, o.parts) for design, seed in cells)
-    replicate_all(jobs, o)
-    rows = [json.loads((o.parts / f"{design}-{seed}.json").read_text()) for design, seed in cells]
-    summarise(pd.DataFrame(rows), o.out)
+    replications = {
+        f"{design}-{seed}": partial(replicate, design, seed, o.quick)
+        for seed in range(SEEDS)
+        for design in DESIGNS
+    }
+    summarise(run(replications, o)["results"], o.out)
     print((o.out / "summary.md").read_text())
 
 

@@ -39,10 +39,10 @@ Run           ``python simulations/robustness.py`` (resumable; ``--quick`` for a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +56,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from joblib import delayed
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.stats import norm
@@ -76,7 +75,7 @@ from pyro_hmvcrl.results import evaluate, parameter_posterior
 from pyro_hmvcrl.simulate import Array, Design, Simulation, World, shift_vector, sigmoid, simulate, softmax
 
 from effects import LEVEL, SMALL
-from study import keep, legend, options, replicate_all, simulated_dataset, table
+from study import Tables, legend, options, run, simulated_dataset, table
 
 HERE = Path(__file__).parent / "robustness"
 SEEDS = 30
@@ -245,28 +244,25 @@ class Fitted(NamedTuple):
     users: Users
 
 
-def replicate(cell: str, seed: int, quick: bool, parts: Path) -> None:
-    """One data seed of one cell: simulate, fit, ask for effects and diagnostics, and keep what they say."""
-    part = parts / f"{cell}-{seed}.json"
-    if part.exists():
-        return
-    v, draws = CELLS[cell], dict.fromkeys(DRAWS, 1) if quick else DRAWS
+def replicate(cell: str, seed: int, quick: bool, scratch: Path) -> Tables:
+    """One data seed of one cell: simulate, fit, ask for effects and diagnostics."""
+    which, v = {"cell": cell, "seed": seed}, CELLS[cell]
+    draws = dict.fromkeys(DRAWS, 1) if quick else DRAWS
     sim = simulate_violated(Design.with_knobs(**(SMALL | ({"users": 80} if quick else {}))), v, seed)
-    dataset = misplace(simulated_dataset(sim, parts / part.stem, seed), v.misplaced)
+    dataset = misplace(simulated_dataset(sim, scratch, seed), v.misplaced)
     settings = SETTINGS | ({"restarts": 2, "steps": 5} if quick else {})
     try:
         found = screen(dataset, Settings(v.platform_factors, v.preference_factors, seed=seed, **settings))
         posterior = parameter_posterior(found, dataset, seed, draws["posterior"])
     except (FloatingPointError, torch.linalg.LinAlgError) as error:
-        keep(part, {"figures": {"failure": str(error)}, "effects": []})
-        return
+        return {"results": [which | {"failure": str(error)}]}
     of_all = [replace(start, guide=start.guide.expansion(dataset.n_users)) for start in found.restarts]
     found, logs = replace(found, restarts=of_all), tensors_of(dataset, found.standardisation)
     fitted = Fitted(found.guide, posterior, Users(logs, found.guide.evidence(logs)))
     step = [SHIFT.get(c, 0.0) / found.standardisation.sd[c] for c in dataset.exposure_covariates]
     shifted = logs.exposure_covariates + torch.tensor(step)
     contrasts = average_effects(*fitted, {"exposure_covariates": shifted}, seed=seed).contrasts
-    figures = {"failure": "", "bound": found.restarts[found.selected].held_out_bound}
+    figures = {"failure": None, "bound": found.restarts[found.selected].held_out_bound}
     figures |= {"substitution_found": substitution(contrasts) >= SURE}
     checks = predictive_checks(
         found.guide.model,
@@ -281,7 +277,7 @@ def replicate(cell: str, seed: int, quick: bool, parts: Path) -> None:
     figures |= recovery(sim, fitted, found.held_out)
     figures |= diagnose(found, fitted, shifted, dataset, checks, seed, draws)
     rows = compare(true_effects(sim, v, draws["truth"], seed), contrasts)
-    keep(part, {"figures": figures, "effects": rows})
+    return {"results": [which | figures], "effects": [which | row for row in rows]}
 
 
 def recovery(sim: Simulation, fitted: Fitted, held: NDArray[np.bool_]) -> dict[str, float]:
@@ -350,27 +346,20 @@ def diagnose(
 # --- Results -------------------------------------------------------------------------------------------------
 
 
-def collect(seeds: range, parts: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row for each replication, and a row for each of its effects."""
-    figures, effects = [], []
-    for cell, seed in product(CELLS, seeds):
-        found, which = json.loads((parts / f"{cell}-{seed}.json").read_text()), {"cell": cell, "seed": seed}
-        figures.append(which | found["figures"])
-        effects += [which | row for row in found["effects"]]
-    results = pd.DataFrame(figures)
+def with_bounds_compared(results: pd.DataFrame) -> pd.DataFrame:
+    """Whether the held-out bound of a wrong number of factors warns: it is below that of the right one's fit."""
     right = results[results["cell"] == "none"].set_index("seed")["bound"]
     lower = (results["bound"] < results["seed"].map(right)).astype(float)
-    results["warns: held-out bound*"] = lower.where(results["cell"].str.contains("_factors_"))
-    return results, pd.DataFrame(effects)
+    asked = results["cell"].str.contains("_factors_") & results["failure"].isna()
+    return results.assign(**{"warns: held-out bound*": lower.where(asked)})
 
 
 def summarise(results: pd.DataFrame, effects: pd.DataFrame, out: Path) -> None:
     """Tables by cell, and the figure with every replication."""
-    results.to_csv(out / "results.csv", index=False)
-    effects.to_csv(out / "effects.csv", index=False)
+    results = with_bounds_compared(results)
     scores = [f"{channel}_{score}" for channel in CHANNELS for score in ("mcc", "weak_mcc")]
     recovered = results.groupby("cell", sort=False)[[*scores, "substitution_found"]].agg(_mean)
-    failures = (results["failure"] != "").groupby(results["cell"]).sum()
+    failures = results["failure"].notna().groupby(results["cell"]).sum()
     by_effect = effects.groupby(["cell", "effect"], sort=False)[["error", "covered"]].agg(_mean)
     warning = warned(results).map("{:.2f}".format).replace("nan", "")
     seeds = results["seed"].nunique()
@@ -447,11 +436,12 @@ def _dots(ax: Axes, cells: pd.Series, values: pd.Series, aside: float, colour: s
 def main() -> None:
     """Run what is missing, then write tables and figure."""
     o = options(__doc__, HERE)
-    seeds = range(1 if o.quick else SEEDS)
-    replicate_all(
-        (delayed(replicate)(cell, seed, o.quick, o.parts) for seed, cell in product(seeds, CELLS)), o
-    )
-    summarise(*collect(seeds, o.parts), o.out)
+    replications = {
+        f"{cell}-{seed}": partial(replicate, cell, seed, o.quick)
+        for seed, cell in product(range(SEEDS), CELLS)
+    }
+    found = run(replications, o)
+    summarise(found["results"], found["effects"], o.out)
     print((o.out / "summary.md").read_text())
 
 

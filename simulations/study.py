@@ -1,4 +1,4 @@
-"""What studies share: their command line, their folders, how a replication is kept; and what benchmarks share."""
+"""What studies share: their command line, how replications are run and kept; and what benchmarks share."""
 
 from __future__ import annotations
 
@@ -7,23 +7,32 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from joblib import Parallel, parallel_config
+from joblib import Parallel, delayed, parallel_config
 from matplotlib.axes import Axes
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
+import pyro_hmvcrl
 from pyro_hmvcrl.dataset import Dataset, read_dataset, whole_file
 from pyro_hmvcrl.simulate import Simulation, write_simulation
+
+HERE = Path(__file__).parent
+
+Tables = dict[str, list[dict[str, Any]]]  #: what a replication finds: rows, by the name of their table
+Replication = Callable[[Path], Tables]  #: it may use a folder of this path, and leaves none behind
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Options:
     """How a study is run; `out` is where its results go, `parts` its finished replications."""
 
     quick: bool
+    seeds: float
     jobs: int
     scheduler: str
     out: Path
@@ -41,6 +51,7 @@ def options(doc: str, results: Path) -> Options:
     """The study's command line; a quick run leaves the committed `results` alone."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small replication a design, for a check")
+    parser.add_argument("--seeds", type=int, default=float("inf"), help="run no more data seeds than these")
     parser.add_argument("--jobs", type=int, default=2, help="processes on this machine")
     parser.add_argument(
         "--scheduler", default="", help="address of a Dask scheduler, whose workers replicate instead"
@@ -50,21 +61,86 @@ def options(doc: str, results: Path) -> Options:
     out = (given.out or (Path(tempfile.mkdtemp()) if given.quick else results)).resolve()
     parts = out / "replications"
     parts.mkdir(parents=True, exist_ok=True)
-    return Options(given.quick, given.jobs, given.scheduler, out, parts)
+    return Options(given.quick, 1 if given.quick else given.seeds, given.jobs, given.scheduler, out, parts)
 
 
-def replicate_all(replications: Iterable[Any], o: Options) -> None:
-    """Run joblib's delayed `replications`, each of which leaves its part behind, or does nothing if that is there.
+def run(replications: Mapping[str, Replication], o: Options) -> dict[str, pd.DataFrame]:
+    """Run those of the replications that have not run yet; write, and return, the tables of all that have.
 
-    Dask's workers must see the folder of parts, and have ``simulations`` on their PYTHONPATH.
+    A replication's name ends in its data seed, and stands in every row of its, beside the commit of the code that
+    made it.  It is kept as soon as it is finished, so that a killed study goes on where it was, and as the tables hold
+    all that it found, so does a clone of the project from the tables that came with it.  Dask's workers must see the
+    folder of parts, and have ``simulations`` on their PYTHONPATH.
     """
+    _restore(o)
+    part_of = {name: o.parts / f"{name}.json" for name in replications}
+    missing = [n for n, part in part_of.items() if int(n.split("-")[-1]) < o.seeds and not part.exists()]
+    commit = code_commit()
+    jobs = (delayed(_replicate)(replications[name], part_of[name], commit) for name in missing)
+    with _workers(o):
+        done = Parallel(batch_size=1, return_as="generator_unordered")(jobs)
+        for _ in tqdm(done, "replications", len(missing), smoothing=0):
+            pass
+    tables: Tables = defaultdict(list)
+    for name, part in part_of.items():
+        for table_name, rows in (json.loads(part.read_text()) if part.exists() else {}).items():
+            tables[table_name] += [{"replication": name} | row for row in rows]
+    frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+    for name, frame in frames.items():
+        with whole_file(o.out / f"{name}.csv") as file:
+            frame.to_csv(file, index=False)
+    return frames
+
+
+@contextmanager
+def _workers(o: Options) -> Iterator[None]:
+    """What joblib's processes are: some of this machine, or those of a Dask cluster."""
     if not o.scheduler:
-        Parallel(n_jobs=o.jobs, verbose=10)(replications)
+        with parallel_config(n_jobs=o.jobs):
+            yield
         return
     from distributed import Client
 
     with Client(o.scheduler), parallel_config("dask"):
-        Parallel(verbose=10)(replications)
+        yield
+
+
+def _replicate(replication: Replication, part: Path, commit: str) -> None:
+    """Keep what a replication finds, whole or not at all."""
+    found = replication(part.with_suffix(""))
+    _keep(part, {name: [{"commit": commit} | row for row in rows] for name, rows in found.items()})
+
+
+def _keep(part: Path, found: Tables) -> None:
+    with whole_file(part) as file:
+        file.write_text(json.dumps(found))
+
+
+def _restore(o: Options) -> None:
+    """Take the parts that are not there from the tables."""
+    found: dict[str, Tables] = defaultdict(lambda: defaultdict(list))
+    for path in o.out.glob("*.csv"):
+        frame = pd.read_csv(path)
+        for row in frame.to_dict("records") if "replication" in frame else ():
+            found[row.pop("replication")][path.stem].append(row)
+    for name, tables in found.items():
+        if not (part := o.parts / f"{name}.json").exists():
+            _keep(part, tables)
+
+
+def code_commit() -> str:
+    """The last commit that changed the package or a study, with a + if they are changed since; "" if git cannot say."""
+    code = [pyro_hmvcrl.__path__[0], str(HERE / "*.py")]
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", HERE, *words, "--", *code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("log", "-1", "--format=%h") + "+" * bool(git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def simulated_dataset(sim: Simulation, scratch: Path, seed: int) -> Dataset:
@@ -129,12 +205,6 @@ def benchmark(measure: Callable[[int, Path], dict[str, float]], sizes: list[int]
     out.mkdir(exist_ok=True)
     table.to_csv(out / "results.csv", index=False)
     print(table.to_string(index=False))
-
-
-def keep(part: Path, found: Any) -> None:
-    """Keep what a replication found, whole or not at all."""
-    with whole_file(part) as file:
-        file.write_text(json.dumps(found))
 
 
 def table(frame: pd.DataFrame) -> str:

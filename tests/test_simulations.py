@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +76,10 @@ def test_a_replication_that_was_killed_goes_on_with_the_data_of_its_design(recov
         with monkeypatch.context() as patch:
             patch.setattr(recovery, name, kill)
             with pytest.raises(KeyboardInterrupt):
-                recovery.replicate(design, 0, True, tmp_path)
+                recovery.replicate(design, 0, True, tmp_path / "scratch")
 
     replicate("permuted_covariates", "fit_folder", keep)
-    shutil.rmtree(tmp_path / "permuted_covariates-0")
+    shutil.rmtree(tmp_path / "scratch")
     replicate("permuted_covariates", "_permute", stopped)
     replicate("permuted_covariates", "fit_folder", keep)
     replicate("default", "fit_folder", keep)
@@ -94,9 +95,9 @@ def test_effects_runs_in_its_quick_form_and_redoes_only_what_is_missing(tmp_path
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "| coverage | counterfactual | engagement | TE | 1 |" in said
     results = pd.read_csv(tmp_path / "results.csv")
-    assert set(results["design"]) == set(importlib.import_module("effects").DESIGNS)
+    assert set(results["design"]) == {*importlib.import_module("effects").DESIGNS, "far"}
     assert (results.loc[results["design"] == "placebo", "truth"] == 0).all()
-    assert len(pd.read_csv(tmp_path / "invariance.csv")) == 5
+    assert len(pd.read_csv(tmp_path / "invariance.csv")) == 4
     assert (tmp_path / "effects.png").stat().st_size > 10_000
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "replications").glob("*.json")}
     (tmp_path / "replications" / "placebo-0.json").unlink()
@@ -126,12 +127,14 @@ def test_identifiability_runs_in_its_quick_form(identifiability):
     out, said = identifiability
     assert "| settings | 5 | 1 |" in said
     results = pd.read_csv(out / "results.csv")
-    assert results.groupby("axis").size().to_dict() == {
+    by_axis = importlib.import_module("identifiability").by_axis(results)
+    assert by_axis.groupby("axis").size().to_dict() == {
         **{"users": 5, "events": 5, "location": 5, "scale": 5},
         **{"settings": 6, "factors": 4, "missing": 4},
     }
     assert results.notna().all(axis=None)
-    assert len(list((out / "replications").glob("*.json"))) == len(results) - 5  # the base's once
+    assert results["replication"].is_unique
+    assert len(results) == len(by_axis) - 5  # the base's once
     assert (out / "identifiability.png").stat().st_size > 10_000
 
 
@@ -152,6 +155,41 @@ def test_a_killed_study_goes_on_and_comes_to_the_same_results(identifiability, t
     whole, _ = identifiability
     for name in ("results.csv", "summary.md"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_clone_goes_on_from_the_tables(identifiability, tmp_path):
+    """Without the parts, which are not committed: what the tables hold is not run again, and comes out the same."""
+    whole, _ = identifiability
+    results = pd.read_csv(whole / "results.csv")
+    results.assign(edge_error=results["edge_error"] + 1)[:-1].to_csv(tmp_path / "results.csv", index=False)
+    subprocess.run(identifiability_command(tmp_path), check=True, capture_output=True)
+    again = pd.read_csv(tmp_path / "results.csv")
+    pd.testing.assert_series_equal(again["edge_error"][:-1], results["edge_error"][:-1] + 1)
+    pd.testing.assert_series_equal(again["edge_error"][-1:], results["edge_error"][-1:])
+    pd.testing.assert_frame_equal(again.drop(columns="edge_error"), results.drop(columns="edge_error"))
+
+
+def test_a_study_runs_as_many_seeds_as_asked_for_and_keeps_those_that_it_has(tmp_path, monkeypatch):
+    study = importlib.import_module("study")
+
+    def of(seed, scratch):
+        assert not scratch.exists()
+        return {"results": [{"seed": seed, "failure": None, "found": seed == 2}], "more": [{"x": seed / 3}]}
+
+    def frames(*words):
+        monkeypatch.setattr(sys, "argv", ["study.py", "--out", str(tmp_path), "--jobs", "1", *words])
+        replications = {f"cell_0.5-{seed}": partial(of, seed) for seed in range(4)}
+        return study.run(replications, study.options("A study.", tmp_path))
+
+    first = frames("--seeds", "3")
+    assert first["results"]["replication"].tolist() == ["cell_0.5-0", "cell_0.5-1", "cell_0.5-2"]
+    assert first["results"]["commit"].eq(study.code_commit()).all()
+    written = [(tmp_path / f"{name}.csv").read_bytes() for name in ("results", "more")]
+    shutil.rmtree(tmp_path / "replications")
+    again = frames("--seeds", "1")
+    assert [(tmp_path / f"{name}.csv").read_bytes() for name in ("results", "more")] == written
+    pd.testing.assert_frame_equal(again["more"], first["more"], check_exact=True)
+    assert frames()["more"]["x"].tolist() == [0, 1 / 3, 2 / 3, 1]
 
 
 def test_dask_workers_come_to_the_same_results(identifiability, tmp_path, monkeypatch):

@@ -151,7 +151,7 @@ def test_quick_form_writes_table_summary_and_figure(quick):
     assert len(results) == 4 * 5
     assert set(results["quantity"]) == {*FACTORS, "log likelihood"}
     assert (results.filter(like="rank_").sum(axis=1) == 80).all()
-    factors = results[results["quantity"] != "log likelihood"]
+    factors = results[results["quantity"] != "log likelihood"].drop(columns="failure")
     assert factors.notna().all(axis=None)
     by_guide = factors.groupby("guide")[["contraction", "coverage_90%"]].mean()
     assert by_guide["contraction"].idxmin() == "collapsed"
@@ -161,13 +161,11 @@ def test_quick_form_writes_table_summary_and_figure(quick):
     assert (out / "calibration.png").stat().st_size > 10_000
 
 
-def test_a_replication_is_made_once_and_redone_to_the_same(quick, tmp_path, monkeypatch):
-    kept = (quick[0] / "replications" / "0.json").read_text()
-    calibration.replicate(0, True, tmp_path)
-    assert (tmp_path / "0.json").read_text() == kept
-    assert [path.name for path in tmp_path.iterdir()] == ["0.json"]
-    monkeypatch.setattr(calibration, "fit", None)
-    calibration.replicate(0, True, tmp_path)
+def test_a_replication_is_redone_to_the_same(quick, tmp_path):
+    kept = json.loads((quick[0] / "replications" / "0.json").read_text())["results"]
+    rows = calibration.replicate(0, True, tmp_path / "scratch")["results"]
+    assert [{"commit": kept[0]["commit"]} | row for row in rows] == kept
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("error", [FloatingPointError("lost"), torch.linalg.LinAlgError("lost")])
@@ -176,11 +174,10 @@ def test_a_fit_that_fails_is_kept_and_counted(quick, tmp_path, monkeypatch, erro
         raise error
 
     monkeypatch.setattr(calibration, "fit", fail)
-    calibration.replicate(0, True, tmp_path)
-    part = json.loads((tmp_path / "0.json").read_text())
-    assert part == {"rows": [], "failure": "lost"}
-    calibration.summarise(pd.read_csv(quick[0] / "results.csv"), [part["failure"]], tmp_path)
-    assert "fits that failed: 1." in (tmp_path / "summary.md").read_text()
+    failed = calibration.replicate(1, True, tmp_path / "scratch")["results"]
+    assert failed == [{"seed": 1, "failure": "lost"}]
+    calibration.summarise(pd.concat([pd.read_csv(quick[0] / "results.csv"), pd.DataFrame(failed)]), tmp_path)
+    assert "Data seeds: 2; fits that failed: 1." in (tmp_path / "summary.md").read_text()
 
 
 def test_standard_errors_are_over_seeds_and_not_over_the_factors_of_a_channel():
