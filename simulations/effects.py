@@ -18,7 +18,7 @@ Methods       The fit's first stage with its defaults, but for fewer restarts in
               guide.  ``invariance`` uses whole fits, encoders included, of the world of ``coverage``.
               Against them the naive comparison: the slope of users' engagement rates on ``exposure_1``.
 Performance   Bias relative to the largest true effect on the outcome, its Monte Carlo standard error, and the empirical
-              against the stated standard deviation; coverage with its Monte Carlo standard error; the share of
+              against the model's standard error; coverage with its Monte Carlo standard error; the share of
               intervals without 0 (type I error in ``placebo``, power elsewhere).
 
 Run           ``python simulations/effects.py`` (resumable; ``--quick`` for a small form).
@@ -44,6 +44,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from pyro_hmvcrl.checks import overlap
 from pyro_hmvcrl.dataset import read_dataset
@@ -68,20 +69,25 @@ HERE = Path(__file__).parent / "effects"
 LEVEL = 0.9
 SMALL = SUBSTITUTION | {"users": 1_000, "preference_factors": 2, "categories": 12}
 DESIGNS: dict[str, dict[str, Any]] = {
-    "substitution": SUBSTITUTION,
     "coverage": SMALL,
-    "substitution_20000": SUBSTITUTION | {"users": 20_000},
     "placebo": SMALL | {"substitution": 0.0},
+    "substitution": SUBSTITUTION,
     "control": SUBSTITUTION | {"substitution": -SUBSTITUTION["substitution"]},
+    "substitution_20000": SUBSTITUTION | {"users": 20_000},
 }
 # What the fits of a design are asked: under which name, how far exposure_1 is shifted, and of which kind.
 ONE_SD = (1.0, "interventional")
 QUESTIONS = {design: [(design, *ONE_SD)] for design in DESIGNS}
 QUESTIONS["coverage"] += [("coverage", 1.0, "counterfactual"), ("far", 3.0, "interventional")]
-SEEDS = {"substitution": 30, "substitution_20000": 30, "control": 30, "coverage": 100, "placebo": 100}
+SEEDS = {"coverage": 100, "placebo": 100, "substitution": 30, "control": 30, "substitution_20000": 30}
 RESTARTS = {"substitution": Settings.restarts}  # 1 in the others, where a stuck start counts
 DRAWS = {"substitution_20000": 100}  # of the posterior
 INVARIANCE_SEEDS = 30
+# What tables and figures show: in the model the policy has no direct effect on alignment.
+NAMES = [(o, e) for o in ("engagement", "alignment") for e in ESTIMANDS if (o, e) != ("alignment", "NDE")]
+NOTE = """Bias and standard errors are shares of the replication's largest true effect on the outcome; in `placebo`,
+where all are 0, probabilities. Empirical: the errors' standard deviation over data seeds; model: the root mean square
+of the posterior's. Without 0: the share of the intervals; type I error in `placebo`, power elsewhere."""
 TRUTH_DRAWS = 240_000  # users times noise draws of the Monte Carlo of the truth
 
 
@@ -184,7 +190,8 @@ def invariance(seed: int, quick: bool, scratch: Path) -> Tables:
 
 def summarise(results: pd.DataFrame, moved: pd.DataFrame, out: Path) -> None:
     """Tables by design and estimand, and the figures with every replication."""
-    parts = ["# Effects", "", "## Bias and coverage", "", table(performance(results))]
+    results = with_errors(results)
+    parts = ["# Effects", "", "## Bias and coverage", "", NOTE, "", table(performance(results))]
     parts += ["", "## Suppression and substitution", "", table(flags(results))]
     parts += ["", "## Invariance: displacement of each factor, in standard deviations", ""]
     moved = moved.assign(error=moved["encoded"] - moved["true"], r2_error=moved["r2"] - moved["true_r2"])
@@ -200,21 +207,29 @@ def summarise(results: pd.DataFrame, moved: pd.DataFrame, out: Path) -> None:
     _draw(results, moved).savefig(out / "effects.png", dpi=150)
 
 
+def with_errors(results: pd.DataFrame) -> pd.DataFrame:
+    """Errors and stated standard deviations as shares of the replication's largest true effect on the outcome.
+
+    Where nothing has an effect they are in the outcome's own unit, a probability.
+    """
+    of_question = results.groupby(["design", "seed", "kind", "outcome"])["truth"]
+    unit = of_question.transform(lambda truth: truth.abs().max() or 1.0)
+    covered = (results["lower"] <= results["truth"] + 1e-9) & (results["truth"] - 1e-9 <= results["upper"])
+    return results.assign(
+        error=(results["mean"] - results["truth"]) / unit, stated_sd=results["sd"] / unit, covered=covered
+    )
+
+
 def performance(results: pd.DataFrame) -> pd.DataFrame:
-    """Bias (relative to the replication's largest true effect on the outcome), standard errors and coverage."""
-    r = results.copy()
-    largest = r.groupby(["design", "seed", "kind", "outcome"])["truth"].transform(lambda t: t.abs().max())
-    r["error"] = (r["mean"] - r["truth"]) / largest.where(largest > 0)
-    r["z"] = (r["mean"] - r["truth"]) / r["sd"].where(r["sd"] > 0)
-    r["covered"] = (r["lower"] <= r["truth"] + 1e-9) & (r["truth"] - 1e-9 <= r["upper"])
+    """Bias, empirical and model standard error, coverage, and the share of intervals without 0."""
     rows = []
-    for key, g in r.groupby(["design", "kind", "outcome", "estimand"], sort=False):
+    for key, g in results.groupby(["design", "kind", "outcome", "estimand"], sort=False):
         if not g["sd"].any():
             continue  # alignment has no direct effect: 0 exactly, in truth and estimate
         n, covered = len(g), g["covered"].mean()
         rows.append(dict(zip(("design", "kind", "outcome", "estimand"), key, strict=True)))
         rows[-1] |= {"seeds": n, "bias": g["error"].mean(), "bias_se": g["error"].std() / n**0.5}
-        rows[-1] |= {"rmse": (g["error"] ** 2).mean() ** 0.5, "error_in_sds": (g["z"] ** 2).mean() ** 0.5}
+        rows[-1] |= {"empirical_se": g["error"].std(), "model_se": (g["stated_sd"] ** 2).mean() ** 0.5}
         rows[-1] |= {"coverage": covered, "coverage_se": (covered * (1 - covered) / n) ** 0.5}
         rows[-1] |= {"without_0": ((g["lower"] > 0) | (g["upper"] < 0)).mean()}
     return pd.DataFrame(rows)
@@ -245,52 +260,58 @@ def flags(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", width_ratios=[1.3, 1, 1])
-    r = results[
-        (results["kind"] == "interventional")
-        & (results["design"].isin(["substitution", "substitution_20000"]))
-    ]
-    largest = r.groupby(["design", "seed", "outcome"])["truth"].transform(lambda t: t.abs().max())
-    r = r.assign(error=(r["mean"] - r["truth"]) / largest)
-    names = [(o, e) for o in ("engagement", "alignment") for e in ESTIMANDS if (o, e) != ("alignment", "NDE")]
-    for y, (outcome, estimand) in enumerate(names):
-        for shift, design, colour in (
-            (-0.17, "substitution", "#D55E00"),
-            (0.17, "substitution_20000", "#0072B2"),
-        ):
-            g = r[(r["outcome"] == outcome) & (r["estimand"] == estimand) & (r["design"] == design)]
-            place = y + shift + np.linspace(-0.1, 0.1, max(len(g), 1))[: len(g)]
-            users = "20,000 users" if design.endswith("20000") else "4,000 users"
-            axes[0].scatter(100 * g["error"], place, s=10, color=colour, label=users, alpha=0.7, lw=0)
-            axes[0].vlines(100 * g["error"].mean(), y + shift - 0.16, y + shift + 0.16, color="black")
-    axes[0].axvline(0, color="0.7", lw=0.8, zorder=0)
-    axes[0].set_yticks(range(len(names)), [f"{o}: {e.replace('_', ' ')}" for o, e in names])
-    axes[0].invert_yaxis()
-    axes[0].set(xlabel="error, % of the largest true effect", title="error of every replication (bar: mean)")
-    p = performance(results)
-    p = p[p["design"] == "coverage"]
-    for kind, marker, colour in (("interventional", "o", "#0072B2"), ("counterfactual", "D", "#D55E00")):
-        g = p[p["kind"] == kind]
-        y = [names.index((o, e)) for o, e in zip(g["outcome"], g["estimand"], strict=True)]
-        y = np.array(y, float) + (0.17 if kind == "counterfactual" else -0.17)
-        axes[1].errorbar(
-            100 * g["coverage"], y, xerr=100 * g["coverage_se"], fmt=marker, color=colour, label=kind, ms=4
+    """Errors of every replication by question, coverage, and what the encoded logs say."""
+    figure, axes = plt.subplots(3, 3, figsize=(14, 13), layout="constrained")
+    errors, (coverage, displacement) = axes.flat[:7], axes.flat[7:]
+    questions = list(dict.fromkeys(question for asked in QUESTIONS.values() for question in asked))
+    shown = performance(results)
+    for ax, (design, by, kind) in zip(errors, questions, strict=True):
+        g = results[(results["design"] == design) & (results["kind"] == kind)]
+        _draw_errors(ax, g)
+        users = Design.with_knobs(**DESIGNS.get(design, SMALL)).users
+        ax.set_title(
+            f"{design}: {kind}, +{by:g} sd\n{users:,} users, {g['seed'].nunique()} seeds", fontsize=10
         )
-    axes[1].axvspan(83, 97, color="0.92", zorder=0)
-    axes[1].axvline(90, color="0.6", lw=0.8, zorder=0)
-    axes[1].set_yticks(range(len(names)), [""] * len(names))
-    axes[1].invert_yaxis()
-    axes[1].set(xlabel="coverage of 90% intervals, % (± Monte Carlo se)", title="coverage, 1,000 users")
+        points = "percentage points" if design == "placebo" else "% of the largest true effect"
+        ax.set_xlabel(f"error, {points} (bar: mean)")
+    for k, (design, _, kind) in enumerate(questions):
+        g = shown[(shown["design"] == design) & (shown["kind"] == kind)]
+        y = np.array([NAMES.index(name) for name in zip(g["outcome"], g["estimand"], strict=True)], float)
+        label = f"{design}, {kind}" if kind != "interventional" else design
+        x, error = 100 * g["coverage"], 100 * g["coverage_se"]
+        coverage.errorbar(x, y + (k - 3) / 9, xerr=error, fmt="o", ms=3, lw=1, color=f"C{k}", label=label)
+    coverage.axvline(90, color="0.6", lw=0.8, zorder=0)
+    coverage.set(xlim=(40, 102), xlabel="coverage of 90% intervals, % (± Monte Carlo se)", yticks=[])
+    coverage.set_title("coverage", fontsize=10)
+    legend(coverage, loc="lower left")
+    for ax in errors[::3]:
+        ax.set_yticks(range(len(NAMES)), [" ".join(name).replace("_", " ") for name in NAMES])
+    for ax in (*errors, coverage):
+        ax.set_ylim(len(NAMES) - 0.5, -0.5)
+        ax.spines[["top", "right"]].set_visible(False)
     for channel, colour in (("platform", "#0072B2"), ("preference", "#D55E00")):
         g = moved[moved["factor"].str.startswith(channel)]
-        axes[2].scatter(g["true"], g["encoded"], color=colour, s=16, label=channel)
+        displacement.scatter(g["true"], g["encoded"], color=colour, s=12, alpha=0.7, lw=0, label=channel)
     ends = [moved[["true", "encoded"]].min(axis=None), moved[["true", "encoded"]].max(axis=None)]
-    axes[2].plot(ends, ends, color="0.6", lw=0.8, zorder=0)
-    axes[2].set(xlabel="true displacement, sd", ylabel="displacement of encoded factors, sd")
-    axes[2].set_title("logs under the new policy, encoded")
-    for ax in axes:
-        legend(ax)
+    displacement.plot(ends, ends, color="0.6", lw=0.8, zorder=0)
+    displacement.set(xlabel="true displacement, sd", ylabel="displacement of encoded factors, sd")
+    displacement.set_title("invariance: logs under the new policy,\nencoded by the old run", fontsize=10)
+    legend(displacement)
     return figure
+
+
+def _draw_errors(ax: Axes, results: pd.DataFrame) -> None:
+    """Every replication of one question, by estimand, with a bar at their mean."""
+    for y, (outcome, estimand) in enumerate(NAMES):
+        error = (
+            100 * results.loc[(results["outcome"] == outcome) & (results["estimand"] == estimand), "error"]
+        )
+        colour = "#0072B2" if outcome == "engagement" else "#D55E00"
+        place = y + np.linspace(-0.3, 0.3, max(len(error), 1))[: len(error)]
+        ax.scatter(error, place, s=8, color=colour, alpha=0.6, lw=0)
+        ax.vlines(error.mean(), y - 0.4, y + 0.4, color="black", lw=1.2)
+    ax.axvline(0, color="0.7", lw=0.8, zorder=0)
+    ax.set_yticks([])
 
 
 def main() -> None:
