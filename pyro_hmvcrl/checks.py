@@ -255,7 +255,7 @@ def noise_checks(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in range(draws):
-            noise = users.noise(guide, posterior.mean, users.logs.index)[0]
+            noise = users.noise(guide, posterior.mean, users.logs.index)
             pair = [_unlike_prior(z, guide.model.n_platform) for z in (noise, torch.randn_like(noise))]
             drawn.append(torch.stack(pair).cpu())
     found: dict[str, Any] = {}

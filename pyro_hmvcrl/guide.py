@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, softplus
 
 from pyro_hmvcrl.emissions import engagement_logits
+from pyro_hmvcrl.mechanisms import linear
 from pyro_hmvcrl.model import HMVCRL, Cohort, Logs
 
 USERS_AT_ONCE = 1_024  #: where no gradient is asked for, which bounds the memory
@@ -170,7 +171,7 @@ class Guide(nn.Module):
             coefficients, logs.exposure_covariates, logs.preference_covariates
         )
         inverse = self.model.graph.inverse(coefficients["edges"])
-        return Prior(location @ inverse.mT, inverse * scale.unsqueeze(-2))
+        return Prior(linear(location, inverse.mT), inverse * scale.unsqueeze(-2))
 
     def forward(self, logs: Logs) -> None:
         """Sites: the structural coefficients and the noise."""

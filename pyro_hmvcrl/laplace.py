@@ -68,8 +68,8 @@ class ParameterPosterior:
     def n_draws(self) -> int:
         return len(self.draws["b"])
 
-    def draw(self, i: int) -> Values:
-        """The i-th draw of everything."""
+    def draw(self, i: int | Tensor) -> Values:
+        """The i-th draw of everything, or several of them."""
         return {name: values[i] for name, values in self.draws.items()}
 
     def with_placebo(self) -> ParameterPosterior:

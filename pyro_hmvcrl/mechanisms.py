@@ -23,8 +23,8 @@ def location_scale(covariates: Tensor, location: Tensor, log_scale: Tensor) -> t
 
 
 def linear(users: Tensor, weights: Tensor) -> Tensor:
-    """``x_n' W`` for each user: ``(..., N, D), (D, K) or (..., 1, D, K) -> (..., N, K)``.
+    """``x_n' W`` for each user: ``(..., N, D), (D, K) or (S, 1, D, K) -> (..., N, K)``.
 
-    The longer form of the weights is that of coefficients drawn in parallel by ``pyro.infer.Predictive``.
+    The longer form of the weights is that of S draws side by side, as ``pyro.infer.Predictive`` has them in parallel.
     """
-    return users @ weights if weights.dim() == 2 else (users.unsqueeze(-2) @ weights).squeeze(-2)
+    return users @ (weights if weights.dim() == 2 else weights.squeeze(-3))

@@ -17,14 +17,12 @@ engagement with less alignment is **substitution**: what the user wanted has bee
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -34,14 +32,15 @@ from pyro_hmvcrl.dataset import CHANNELS
 from pyro_hmvcrl.guide import Expert, Guide, product_of_experts
 from pyro_hmvcrl.interventions import Interventions, World, hold, run
 from pyro_hmvcrl.laplace import ParameterPosterior, Values
-from pyro_hmvcrl.model import HMVCRL, Logs, at, observe
+from pyro_hmvcrl.model import HMVCRL, Logs, at, observe, side_by_side
 
 Array = NDArray[np.float64]
 Outcome = Callable[[World], Tensor]  #: of each user, (..., N)
 Contrasts = dict[str, dict[str, Tensor]]  #: by outcome and estimand, of each user
 
-USERS_AT_ONCE = 20_000  #: users times noise draws, which bounds the memory
+USERS_AT_ONCE = 20_000  #: users times draws, which bounds the memory
 Key = tuple[str, str, str]  #: of a sum over users: what, of what, which
+Sums = dict[Key, Tensor]  #: of each draw, (S,)
 
 
 def engagement(world: World) -> Tensor:
@@ -98,11 +97,6 @@ class UserEffects:
     after: World
     levels: Contrasts  #: before, direct (mediators as before), after
     contrasts: Contrasts
-
-    @property
-    def shape(self) -> torch.Size:
-        """``(..., N)``."""
-        return next(iter(self.contrasts.values()))["TE"].shape
 
 
 def natural_effects(
@@ -189,12 +183,12 @@ class Users:
         return cls(Logs(index, n, exposure, preference, nothing, nothing, nothing), experts)
 
     def noise(self, guide: Guide, values: Values, rows: Tensor) -> Tensor:
-        """One posterior draw of these users' noise, ``(1, B, K)``: abduction."""
+        """One posterior draw of these users' noise, ``(..., B, K)``, at each of the values: abduction."""
         if self.experts is None:
             raise ValueError("counterfactual effects need the experts of the users' own logs")
         prior = guide.prior(values, self.logs.batch(rows))
         own = Expert(self.experts.precision[rows], self.experts.information[rows])
-        return product_of_experts(prior, [own]).rsample(torch.Size([1]))
+        return product_of_experts(prior, [own]).rsample()
 
 
 @dataclass(frozen=True)
@@ -259,28 +253,31 @@ def average_effects(
     mediators = mediators or Mediators(factors_by_channel(model))
     n_draws = min(draws or posterior.n_draws, posterior.n_draws)
     batches = torch.arange(n, device=users.logs.index.device).split(USERS_AT_ONCE)
+    n_noise = 1 if counterfactual else 2
     densities: dict[str, Array] = {}
-    found: list[dict[Key, float]] = []
-    at_mean: list[dict[Key, float]] = []
+    found: list[Sums] = []
+    at_mean: list[Sums] = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for i in tqdm(range(n_draws), progress, disable=not progress, leave=False):
-            drawn: dict[Key, float] = defaultdict(float)
-            centre: dict[Key, float] = defaultdict(float)
-            values = posterior.draw(i)
+        chunks = torch.arange(n_draws).split(max(USERS_AT_ONCE // n, 1))
+        for chunk in tqdm(chunks, progress, disable=not progress, leave=False):
+            drawn: Sums = defaultdict(float)
+            centre: Sums = defaultdict(float)
+            values = side_by_side(model, posterior.draw(chunk.repeat(n_noise)))
             for rows in batches:
                 question = (users.logs.batch(rows), _at_rows(interventions, rows), mediators, outcomes)
                 if counterfactual:
-                    effects = _effects_at(model, values, users.noise(guide, values, rows), *question)
+                    noise = users.noise(guide, values, rows)
                 else:
-                    half = torch.randn(1, len(rows), model.n_factors, device=rows.device)
+                    half = torch.randn(len(chunk), len(rows), model.n_factors, device=rows.device)
                     noise = torch.cat([half, -half])
-                    effects = _effects_at(model, values, noise, *question)
-                    _add(centre, _effects_at(model, posterior.mean, noise, *question), model.graph.names)
-                _add(drawn, effects, model.graph.names)
-                densities = densities or _densities(effects, model.graph.names)
-            found.append(_averages(drawn))
-            at_mean.append(_averages(centre))
+                    effects = _effects_at(model, posterior.mean, noise, *question)
+                    _add(centre, effects, model.graph.names, (n_noise, len(chunk), len(rows)))
+                effects = _effects_at(model, values, noise, *question)
+                _add(drawn, effects, model.graph.names, (n_noise, len(chunk), len(rows)))
+                densities = densities or _densities(effects, model.graph.names, len(chunk))
+            found.append(_averages(drawn, n_noise * n))
+            at_mean.append(_averages(centre, n_noise * n))
     return _collect(found, at_mean, densities)
 
 
@@ -310,52 +307,58 @@ def _at_rows(interventions: Interventions, rows: Tensor) -> Interventions:
     }
 
 
-def _add(sums: dict[Key, float], effects: UserEffects, factors: Sequence[str]) -> None:
-    """Add these users to the sums over users."""
+def _add(sums: Sums, effects: UserEffects, factors: Sequence[str], shape: tuple[int, int, int]) -> None:
+    """Add these users to each draw's sums over users; `shape` is that of noise draws, parameter draws and users."""
+
+    def total(of_users: Tensor) -> Tensor:
+        return of_users.double().expand(shape[0] * shape[1], -1).unflatten(0, shape[:2]).sum((0, 2)).cpu()
+
     for outcome, contrasts in effects.contrasts.items():
         for name, of_users in contrasts.items():
-            sums["contrast", outcome, name] += of_users.sum().item()
+            sums["contrast", outcome, name] += total(of_users)
         for name, of_users in effects.levels[outcome].items():
-            sums["level", outcome, name] += of_users.sum().item()
+            sums["level", outcome, name] += total(of_users)
     for factor in factors:
         before, after = (world[factor].double() for world in (effects.before, effects.after))
-        sums["factor", factor, "before"] += before.sum().item()
-        sums["factor", factor, "square"] += (before**2).sum().item()
-        sums["factor", factor, "moved"] += (after - before).expand(effects.shape).sum().item()
-    sums["users", "", ""] += math.prod(effects.shape)
+        sums["factor", factor, "before"] += total(before)
+        sums["factor", factor, "square"] += total(before**2)
+        sums["factor", factor, "moved"] += total(after - before)
 
 
-def _averages(sums: Mapping[Key, float]) -> dict[Key, float]:
-    """Averages over users, and displacements in standard deviations."""
-    if not sums:
-        return {}
-    n = sums["users", "", ""]
+def _averages(sums: Sums, n: int) -> Sums:
+    """Averages over `n` users and noise draws, and displacements in standard deviations."""
     averages = {key: value / n for key, value in sums.items() if key[0] in ("contrast", "level")}
     for kind, factor, part in sums:
         if (kind, part) == ("factor", "moved"):
             mean, square = (sums["factor", factor, name] / n for name in ("before", "square"))
-            sd = max(square - mean**2, 1e-12) ** 0.5
+            sd = (square - mean**2).clamp_min(1e-12).sqrt()
             averages["displacement", factor, ""] = sums["factor", factor, "moved"] / n / sd
     return averages
 
 
-def _collect(
-    found: list[dict[Key, float]], at_mean: list[dict[Key, float]], densities: dict[str, Array]
-) -> EffectDraws:
-    drawn, centre = pd.DataFrame(found), pd.DataFrame(at_mean)
-    if len(centre.columns):
-        drawn = drawn - centre + centre.mean()
+def _collect(found: list[Sums], at_mean: list[Sums], densities: dict[str, Array]) -> EffectDraws:
     parts: dict[str, dict[str, dict[str, Array]]] = {"contrast": {}, "level": {}, "displacement": {}}
-    for (kind, of, which), values in drawn.items():
-        parts[kind].setdefault(of, {})[which] = values.to_numpy()
+    for key in found[0]:
+        kind, of, which = key
+        draws = torch.cat([chunk[key] for chunk in found])
+        if key in at_mean[0]:
+            centre = torch.cat([chunk[key] for chunk in at_mean])
+            draws = draws - centre + centre.mean()
+        parts[kind].setdefault(of, {})[which] = draws.numpy()
     displacement = {factor: of[""] for factor, of in parts["displacement"].items()}
     return EffectDraws(parts["contrast"], parts["level"], displacement, densities)
 
 
-def _densities(effects: UserEffects, factors: Sequence[str]) -> dict[str, Array]:
-    """Each factor before and after, of these users."""
-    pairs = ((f, effects.before[f], effects.after[f].expand(effects.shape)) for f in factors)
-    return {f: torch.stack([b.flatten(), a.flatten()]).double().cpu().numpy() for f, b, a in pairs}
+def _densities(effects: UserEffects, factors: Sequence[str], n_draws: int) -> dict[str, Array]:
+    """Each factor before and after, of these users under the first of the draws."""
+    worlds = effects.before, effects.after
+    return {
+        factor: torch.stack([world[factor].unflatten(0, (-1, n_draws))[:, 0].flatten() for world in worlds])
+        .double()
+        .cpu()
+        .numpy()
+        for factor in factors
+    }
 
 
 # --- In words ------------------------------------------------------------------------------------------------

@@ -197,6 +197,17 @@ def at(model: HMVCRL, values: Mapping[str, Tensor]) -> Program:
     return conditioned
 
 
+def side_by_side(model: HMVCRL, draws: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """S draws ``(S, ...)`` of what :func:`at` takes, shaped so that the model at them is that of S times the users.
+
+    Its noise is ``(S, N, K)``, and so is all that follows of it.
+    """
+    return {
+        name: value if name not in model.priors and value.dim() == 3 else value.unsqueeze(1)
+        for name, value in draws.items()
+    }
+
+
 def log_joint(trace: poutine.Trace) -> Tensor:
     """Log probability ``(particles, B)`` of the users' noise and events, in a trace of the model."""
     return torch.stack([log_prob(trace, name) for name in USER_SITES]).sum(0)

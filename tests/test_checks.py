@@ -261,7 +261,7 @@ def test_negative_controls_ask_for_the_users_own_logs(world):
 def noise_of(change=lambda noise: noise, users=600, seed=0):
     """Noise checks of users whose noise, normal and independent, was changed; it is known exactly."""
     known = change(torch.randn(users, 4, generator=torch.Generator().manual_seed(seed)))
-    of = SimpleNamespace(noise=lambda *_: known[None], logs=SimpleNamespace(index=None))
+    of = SimpleNamespace(noise=lambda *_: known, logs=SimpleNamespace(index=None))
     guide = SimpleNamespace(model=SimpleNamespace(n_platform=2))
     return checks.noise_checks(guide, SimpleNamespace(mean=None), of)
 
