@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 
 import numpy as np
@@ -276,6 +277,27 @@ def test_memory_is_bounded_and_batches_change_nothing_but_chance(world, monkeypa
     te = "engagement", "TE"
     found, expected = (e.contrasts[te[0]][te[1]].mean() for e in (parts, whole))
     assert found == pytest.approx(expected, abs=2e-3)
+
+
+def test_each_draw_of_the_parameters_has_its_own_effects(world, monkeypatch):
+    """Many at once, or one after the other: the draws keep their order and their users."""
+    sim, guide, posterior, logs = world
+    torch.manual_seed(0)
+    draws = {name: value + 0.05 * torch.randn_like(value) for name, value in posterior.draws.items()}
+    spread = replace(posterior, draws=draws)
+    sure = Expert(1e6 * torch.eye(5).expand(1_500, 5, 5), 1e6 * tensor(sim.factors))
+    question = (guide, spread, m.Users(logs, sure), {"exposure_covariates": shifted(logs)})
+    for counterfactual, near in ((True, 1e-4), (False, 2e-3)):
+        found = []
+        for at_once in (20_000, 1_500, 400):
+            monkeypatch.setattr(m, "USERS_AT_ONCE", at_once)
+            effects = m.average_effects(*question, counterfactual=counterfactual)
+            of_all = effects.contrasts["engagement"]["NDE"], effects.displacement["platform_1"]
+            found.append(np.stack([*of_all, effects.levels["alignment"]["after"]]))
+        assert found[0].shape == (3, 4)
+        assert found[1] == pytest.approx(found[0], abs=near)
+        assert found[2] == pytest.approx(found[0], abs=near)
+        assert (np.ptp(found[0], axis=1) > 3 * near).all()
 
 
 def test_the_same_seed_gives_the_same_draws_and_leaves_the_global_state(world):

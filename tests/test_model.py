@@ -13,9 +13,11 @@ from pyro.infer import Predictive
 from pyro_hmvcrl import simulate as s
 from pyro_hmvcrl.emissions import CategoryDecoder, CategoryEvents, EngagementEvents
 from pyro_hmvcrl.guide import CoefficientPosterior
-from pyro_hmvcrl.model import observe
+from pyro_hmvcrl.interventions import hold, run
+from pyro_hmvcrl.laplace import fitted_values
+from pyro_hmvcrl.model import at, observe, side_by_side
 
-from worlds import EDGES, logs_of, model_of, set_truth, tensor, true_coefficients
+from worlds import EDGES, logs_of, model_of, set_truth, tensor, true_coefficients, true_expansion
 
 
 @pytest.fixture
@@ -48,6 +50,33 @@ def test_the_model_is_the_simulator_s_story(world):
     ]
     expected = s.log_likelihood(sim, np.arange(50), sim.factors)
     assert sum(surfaces).detach().numpy() == pytest.approx(expected, rel=1e-4)
+
+
+def test_draws_side_by_side_are_the_draws_one_by_one():
+    """Every site, every emission, and the prior that the guide takes."""
+    sim = s.simulate(s.Design(users=40, categories=6, edges=EDGES), 0)
+    guide, logs = true_expansion(sim), logs_of(sim)
+    model = guide.model
+    torch.manual_seed(0)
+    values = fitted_values(guide)
+    draws = {name: value + 0.3 * torch.randn(3, *value.shape) for name, value in values.items()}
+    noise = torch.randn(3, 40, model.n_factors)
+
+    def world(values, noise):
+        return run(hold(observe(at(model, values), logs), noise=noise), (logs,))
+
+    together = world(side_by_side(model, draws), noise)
+    prior = guide.prior(side_by_side(model, draws), logs)
+    for i in range(3):
+        alone = world({name: value[i] for name, value in draws.items()}, noise[i])
+        for factor in FACTORS:
+            assert torch.allclose(together[factor][i], alone[factor], atol=1e-5)
+        for site in ("search", "exposure", "engagement"):
+            found, expected = (of.distribution(site).probability for of in (together, alone))
+            assert torch.allclose(found[i], expected, atol=1e-5)
+        of_one = guide.prior({name: value[i] for name, value in draws.items()}, logs)
+        for found, expected in zip(prior, of_one, strict=True):
+            assert torch.allclose(found[i], expected, atol=1e-5)
 
 
 def test_counts_have_the_likelihood_of_the_events_one_by_one():
