@@ -63,7 +63,7 @@ from pyro_hmvcrl.simulate import (
     write_simulation,
 )
 
-from study import Tables, legend, options, run, simulated_dataset, table
+from study import Tables, account, legend, options, run, simulated_dataset, table
 
 HERE = Path(__file__).parent / "effects"
 LEVEL = 0.9
@@ -188,10 +188,20 @@ def invariance(seed: int, quick: bool, scratch: Path) -> Tables:
 # --- Results -------------------------------------------------------------------------------------------------
 
 
-def summarise(results: pd.DataFrame, moved: pd.DataFrame, out: Path) -> None:
+def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
     """Tables by design and estimand, and the figures with every replication."""
-    results = with_errors(results)
-    parts = ["# Effects", "", "## Bias and coverage", "", NOTE, "", table(performance(results))]
+    results, moved = with_errors(tables["results"]), tables["invariance"]
+    parts = [
+        "# Effects",
+        "",
+        account(tables),
+        "",
+        "## Bias and coverage",
+        "",
+        NOTE,
+        "",
+        table(performance(results)),
+    ]
     parts += ["", "## Suppression and substitution", "", table(flags(results))]
     parts += ["", "## Invariance: displacement of each factor, in standard deviations", ""]
     moved = moved.assign(error=moved["encoded"] - moved["true"], r2_error=moved["r2"] - moved["true_r2"])
@@ -318,15 +328,14 @@ def main() -> None:
     """Run what is missing, then write tables and figures."""
     o = options(__doc__, HERE)
     replications = {
+        f"invariance-{seed}": partial(invariance, seed, o.quick) for seed in range(INVARIANCE_SEEDS)
+    }
+    replications |= {
         f"{design}-{seed}": partial(replicate, design, seed, o.quick)
         for design in DESIGNS
         for seed in range(SEEDS[design])
     }
-    replications |= {
-        f"invariance-{seed}": partial(invariance, seed, o.quick) for seed in range(INVARIANCE_SEEDS)
-    }
-    found = run(replications, o)
-    summarise(found["results"], found["invariance"], o.out)
+    summarise(run(replications, o), o.out)
     print((o.out / "summary.md").read_text())
 
 

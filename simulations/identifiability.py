@@ -41,7 +41,7 @@ from pyro_hmvcrl.identifiability import mcc, rotation_null, weak_mcc
 from pyro_hmvcrl.inference import Settings, factor_posterior, screen, tensors_of
 from pyro_hmvcrl.simulate import Array, Design, Simulation, oracle, simulate, true_edges
 
-from study import Tables, legend, options, run, simulated_dataset
+from study import Tables, account, legend, options, run, simulated_dataset
 
 HERE = Path(__file__).parent / "identifiability"
 SEEDS = 30
@@ -142,9 +142,9 @@ def by_axis(results: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def summarise(results: pd.DataFrame, out: Path) -> None:
+def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
     """Table by cell, and the figure with every replication."""
-    results = by_axis(results)
+    results = by_axis(tables["results"])
     head = ["axis", "value", "seeds"]
     head += [
         f"{c} {part}"
@@ -153,6 +153,8 @@ def summarise(results: pd.DataFrame, out: Path) -> None:
     ]
     lines = [
         "# Identifiability",
+        "",
+        account(tables),
         "",
         "Means over data seeds, with the Monte Carlo standard error of the MCC; rotated: the MCC of a random rotation;",
         f"short of oracle: the share of the seeds that are by more than {SHORT}.",
@@ -209,7 +211,7 @@ def main() -> None:
         for seed in range(SEEDS)
         for name, cell in cells.items()
     }
-    summarise(run(replications, o)["results"], o.out)
+    summarise(run(replications, o), o.out)
     print((o.out / "summary.md").read_text())
 
 

@@ -54,7 +54,7 @@ from pyro_hmvcrl.simulate import (
 )
 
 from methods import METHODS, Found
-from study import Tables, legend, options, run, simulated_dataset, table
+from study import Tables, account, legend, options, run, simulated_dataset, table
 
 HERE = Path(__file__).parent / "peers"
 SEEDS = 30
@@ -140,9 +140,18 @@ def displacements(
 # --- Results -------------------------------------------------------------------------------------------------
 
 
-def summarise(results: pd.DataFrame, moved: pd.DataFrame, out: Path) -> None:
+def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
     """Tables by method, and the figures with every replication."""
-    parts = ["# Peers", "", "## Recovery at new users, and cost", "", table(recovery(results))]
+    results, moved = tables["results"], tables["displacement"]
+    parts = [
+        "# Peers",
+        "",
+        account(tables),
+        "",
+        "## Recovery at new users, and cost",
+        "",
+        table(recovery(results)),
+    ]
     parts += ["", "## Effects: error, % of the outcome's largest true effect (bias ± its se; rmse)", ""]
     parts += [table(of_effects(results)), "", "## Policy shift: displacement of factors, sd", ""]
     parts += ["Root mean squared errors over factors, policies and seeds.", "", table(of_displacement(moved))]
@@ -254,8 +263,7 @@ def _draw_policy_shift(moved: pd.DataFrame) -> plt.Figure:
 def main() -> None:
     """Run what is missing, then write tables and figures."""
     o = options(__doc__, HERE)
-    found = run({f"{seed}": partial(replicate, seed, o.quick) for seed in range(SEEDS)}, o)
-    summarise(found["results"], found["displacement"], o.out)
+    summarise(run({f"{seed}": partial(replicate, seed, o.quick) for seed in range(SEEDS)}, o), o.out)
     print((o.out / "summary.md").read_text())
 
 

@@ -41,7 +41,7 @@ from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.results import fit_folder
 from pyro_hmvcrl.simulate import DEFAULT_EDGES, Design, simulate, write_simulation
 
-from study import Tables, legend, options, run
+from study import Tables, account, legend, options, run
 
 HERE = Path(__file__).parent / "recovery"
 BOTH_WAYS = (
@@ -152,13 +152,18 @@ def _permute(data: Path, columns: list[str], seed: int) -> None:
     users.to_parquet(data / "users.parquet", index=False)
 
 
-def summarise(results: pd.DataFrame, out: Path) -> None:
+def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
     """Table by design, and the figure with every replication."""
+    results = tables["results"]
     head = ["design", "seeds"]
     for channel in CHANNELS[::-1]:
         head += [f"{channel} MCC (least)", "oracle", "rotated", "weak MCC", "ratio to oracle"]
     head += ["true edges: largest error", "absent edges: largest", "reversed", "seconds a fit, median"]
     lines = [
+        "# Recovery",
+        "",
+        account(tables),
+        "",
         "Means over data seeds, of MCCs with their Monte Carlo standard error; rotated: of a random rotation.",
         "",
     ]
@@ -213,7 +218,7 @@ def main() -> None:
         for seed in range(SEEDS)
         for design in DESIGNS
     }
-    summarise(run(replications, o)["results"], o.out)
+    summarise(run(replications, o), o.out)
     print((o.out / "summary.md").read_text())
 
 

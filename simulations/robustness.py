@@ -75,7 +75,7 @@ from pyro_hmvcrl.results import evaluate, parameter_posterior
 from pyro_hmvcrl.simulate import Array, Design, Simulation, World, shift_vector, sigmoid, simulate, softmax
 
 from effects import LEVEL, SMALL
-from study import Tables, legend, options, run, simulated_dataset, table
+from study import Tables, account, legend, options, run, simulated_dataset, table
 
 HERE = Path(__file__).parent / "robustness"
 SEEDS = 30
@@ -251,18 +251,15 @@ def replicate(cell: str, seed: int, quick: bool, scratch: Path) -> Tables:
     sim = simulate_violated(Design.with_knobs(**(SMALL | ({"users": 80} if quick else {}))), v, seed)
     dataset = misplace(simulated_dataset(sim, scratch, seed), v.misplaced)
     settings = SETTINGS | ({"restarts": 2, "steps": 5} if quick else {})
-    try:
-        found = screen(dataset, Settings(v.platform_factors, v.preference_factors, seed=seed, **settings))
-        posterior = parameter_posterior(found, dataset, seed, draws["posterior"])
-    except (FloatingPointError, torch.linalg.LinAlgError) as error:
-        return {"results": [which | {"failure": str(error)}]}
+    found = screen(dataset, Settings(v.platform_factors, v.preference_factors, seed=seed, **settings))
+    posterior = parameter_posterior(found, dataset, seed, draws["posterior"])
     of_all = [replace(start, guide=start.guide.expansion(dataset.n_users)) for start in found.restarts]
     found, logs = replace(found, restarts=of_all), tensors_of(dataset, found.standardisation)
     fitted = Fitted(found.guide, posterior, Users(logs, found.guide.evidence(logs)))
     step = [SHIFT.get(c, 0.0) / found.standardisation.sd[c] for c in dataset.exposure_covariates]
     shifted = logs.exposure_covariates + torch.tensor(step)
     contrasts = average_effects(*fitted, {"exposure_covariates": shifted}, seed=seed).contrasts
-    figures = {"failure": None, "bound": found.restarts[found.selected].held_out_bound}
+    figures = {"bound": found.restarts[found.selected].held_out_bound}
     figures |= {"substitution_found": substitution(contrasts) >= SURE}
     checks = predictive_checks(
         found.guide.model,
@@ -350,29 +347,32 @@ def with_bounds_compared(results: pd.DataFrame) -> pd.DataFrame:
     """Whether the held-out bound of a wrong number of factors warns: it is below that of the right one's fit."""
     right = results[results["cell"] == "none"].set_index("seed")["bound"]
     lower = (results["bound"] < results["seed"].map(right)).astype(float)
-    asked = results["cell"].str.contains("_factors_") & results["failure"].isna()
-    return results.assign(**{"warns: held-out bound*": lower.where(asked)})
+    return results.assign(
+        **{"warns: held-out bound*": lower.where(results["cell"].str.contains("_factors_"))}
+    )
 
 
-def summarise(results: pd.DataFrame, effects: pd.DataFrame, out: Path) -> None:
+def summarise(found: dict[str, pd.DataFrame], out: Path) -> None:
     """Tables by cell, and the figure with every replication."""
-    results = with_bounds_compared(results)
+    results, effects = with_bounds_compared(found["results"]), found["effects"]
     scores = [f"{channel}_{score}" for channel in CHANNELS for score in ("mcc", "weak_mcc")]
     recovered = results.groupby("cell", sort=False)[[*scores, "substitution_found"]].agg(_mean)
-    failures = results["failure"].notna().groupby(results["cell"]).sum()
+    failures = found["failures"]["replication"].str.replace(r"-\d+$", "", regex=True).value_counts()
     by_effect = effects.groupby(["cell", "effect"], sort=False)[["error", "covered"]].agg(_mean)
     warning = warned(results).map("{:.2f}".format).replace("nan", "")
     seeds = results["seed"].nunique()
     failing = results.filter(like="predictive: ").astype(float).groupby(results["cell"], sort=False).mean()
     failing = failing.rename(columns=lambda name: name.removeprefix("predictive: "))
     tables = {
-        "Recovery": recovered.assign(failures=failures),
+        "Recovery": recovered.assign(failures=failures.reindex(recovered.index, fill_value=0)),
         "Bias, as a share of the largest true effect on the outcome": by_effect["error"].unstack()[ASKED],
         "Coverage of 90% intervals": by_effect["covered"].unstack()[ASKED],
         f"Share of the seeds in which a diagnostic warns (± at most {0.5 / seeds**0.5:.2f})": warning,
         "Share of the seeds in which a predictive check fails": failing.loc[:, failing.max() > 0],
     }
-    text = f"# Robustness\n\nMeans over {seeds} data seeds ± Monte Carlo standard errors. "
+    text = (
+        f"# Robustness\n\n{account(found)}\n\nMeans over {seeds} data seeds ± Monte Carlo standard errors. "
+    )
     text += "*: not done by the package.\n"
     for title, of_cells in tables.items():
         text += f"\n## {title}\n\n{table(of_cells.reset_index())}\n"
@@ -440,8 +440,7 @@ def main() -> None:
         f"{cell}-{seed}": partial(replicate, cell, seed, o.quick)
         for seed, cell in product(range(SEEDS), CELLS)
     }
-    found = run(replications, o)
-    summarise(found["results"], found["effects"], o.out)
+    summarise(run(replications, o), o.out)
     print((o.out / "summary.md").read_text())
 
 

@@ -31,6 +31,7 @@ from pyro_hmvcrl.simulate import Simulation, write_simulation
 
 HERE = Path(__file__).parent
 
+FAILURES = (FloatingPointError, torch.linalg.LinAlgError)  #: of a fit, which a study counts and goes on
 Tables = dict[str, list[dict[str, Any]]]  #: what a replication finds: rows, by the name of their table
 Replication = Callable[[Path], Tables]  #: it may use a folder of this path, and leaves none behind
 
@@ -69,8 +70,9 @@ def run(replications: Mapping[str, Replication], o: Options) -> dict[str, pd.Dat
 
     A replication's name ends in its data seed, and stands in every row of its, beside the commit of the code that
     made it.  It is kept as soon as it is finished, so that a killed study goes on where it was, and as the tables hold
-    all that it found, so does a clone of the project from the tables that came with it.  Dask's workers must see the
-    folder of parts, and have ``simulations`` on their PYTHONPATH.
+    all that it found, so does a clone of the project from the tables that came with it.  A replication whose fit fails
+    is a row of the table ``failures``.  Dask's workers must see the folder of parts, and have ``simulations`` on their
+    PYTHONPATH.
     """
     _restore(o)
     part_of = {name: o.parts / f"{name}.json" for name in replications}
@@ -89,7 +91,7 @@ def run(replications: Mapping[str, Replication], o: Options) -> dict[str, pd.Dat
     for name, frame in frames.items():
         with whole_file(o.out / f"{name}.csv") as file:
             frame.to_csv(file, index=False)
-    return frames
+    return {"failures": pd.DataFrame({"replication": [], "failure": []}, dtype=str)} | frames
 
 
 @contextmanager
@@ -107,7 +109,12 @@ def _workers(o: Options) -> Iterator[None]:
 
 def _replicate(replication: Replication, part: Path, commit: str) -> None:
     """Keep what a replication finds, whole or not at all."""
-    found = replication(part.with_suffix(""))
+    scratch = part.with_suffix("")
+    try:
+        found = replication(scratch)
+    except FAILURES as error:
+        found = {"failures": [{"failure": str(error)}]}
+        shutil.rmtree(scratch, ignore_errors=True)
     _keep(part, {name: [{"commit": commit} | row for row in rows] for name, rows in found.items()})
 
 
@@ -205,6 +212,13 @@ def benchmark(measure: Callable[[int, Path], dict[str, float]], sizes: list[int]
     out.mkdir(exist_ok=True)
     table.to_csv(out / "results.csv", index=False)
     print(table.to_string(index=False))
+
+
+def account(tables: Mapping[str, pd.DataFrame]) -> str:
+    """How many replications there are, and which of them failed."""
+    failed = tables["failures"]["replication"].tolist()
+    n = tables["results"]["replication"].nunique() + len(failed)
+    return f"Replications: {n}; fits that failed: {len(failed)}{': ' * bool(failed)}{', '.join(failed)}."
 
 
 def table(frame: pd.DataFrame) -> str:

@@ -174,7 +174,7 @@ def test_a_study_runs_as_many_seeds_as_asked_for_and_keeps_those_that_it_has(tmp
 
     def of(seed, scratch):
         assert not scratch.exists()
-        return {"results": [{"seed": seed, "failure": None, "found": seed == 2}], "more": [{"x": seed / 3}]}
+        return {"results": [{"seed": seed, "of": None, "found": seed == 2}], "more": [{"x": seed / 3}]}
 
     def frames(*words):
         monkeypatch.setattr(sys, "argv", ["study.py", "--out", str(tmp_path), "--jobs", "1", *words])
@@ -190,6 +190,28 @@ def test_a_study_runs_as_many_seeds_as_asked_for_and_keeps_those_that_it_has(tmp
     assert [(tmp_path / f"{name}.csv").read_bytes() for name in ("results", "more")] == written
     pd.testing.assert_frame_equal(again["more"], first["more"], check_exact=True)
     assert frames()["more"]["x"].tolist() == [0, 1 / 3, 2 / 3, 1]
+
+
+@pytest.mark.parametrize("error", [FloatingPointError("lost"), torch.linalg.LinAlgError("lost")])
+def test_a_fit_that_fails_is_counted_and_the_study_goes_on(tmp_path, monkeypatch, error):
+    study = importlib.import_module("study")
+
+    def of(seed, scratch):
+        scratch.mkdir()
+        if seed == 1:
+            raise error
+        scratch.rmdir()
+        return {"results": [{"seed": seed}]}
+
+    monkeypatch.setattr(sys, "argv", ["study.py", "--out", str(tmp_path), "--jobs", "1"])
+    for _ in range(2):  # the second time from the tables
+        o = study.options("A study.", tmp_path)
+        found = study.run({f"cell-{seed}": partial(of, seed) for seed in range(3)}, o)
+        assert found["results"]["seed"].tolist() == [0, 2]
+        assert found["failures"]["failure"].tolist() == ["lost"]
+        assert study.account(found) == "Replications: 3; fits that failed: 1: cell-1."
+        assert not [path for path in o.parts.iterdir() if path.is_dir()]
+        shutil.rmtree(tmp_path / "replications")
 
 
 def test_dask_workers_come_to_the_same_results(identifiability, tmp_path, monkeypatch):

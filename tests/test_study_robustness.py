@@ -318,7 +318,6 @@ def test_every_cell_has_its_figures_effects_and_warnings(study, quick):
     results, found = pd.read_csv(out / "results.csv"), pd.read_csv(out / "effects.csv")
     results = study.with_bounds_compared(results)
     assert results["cell"].tolist() == list(study.CELLS)
-    assert results["failure"].isna().all()
     assert results[["platform_mcc", "preference_mcc", "platform_weak_mcc", "bound"]].notna().all(axis=None)
     assert found.groupby("cell").size().eq(10).all()
     assert found["truth"].notna().all()
@@ -348,22 +347,19 @@ def test_a_study_redoes_only_what_is_missing(study, quick, monkeypatch):
     pd.testing.assert_frame_equal(before[1], pd.read_csv(out / "effects.csv"))
 
 
-def test_a_fit_that_fails_is_counted(study, quick, tmp_path, monkeypatch):
-    def fails(*_):
-        raise FloatingPointError("the bound is nan")
-
-    monkeypatch.setattr(study, "screen", fails)
-    found = study.replicate("heavy_tails_3", 0, True, tmp_path / "scratch")
-    tables = {}
-    for name in ("results", "effects"):
-        others = pd.read_csv(quick[0] / f"{name}.csv")
-        others = others[others["cell"] != "heavy_tails_3"]
-        tables[name] = pd.concat([others, pd.DataFrame(found.get(name))], ignore_index=True)
-    study.summarise(tables["results"], tables["effects"], tmp_path)
-    recovery = (tmp_path / "summary.md").read_text().split("## ")[1]
-    failures = {line.split(" | ")[0]: line.split(" | ")[-1] for line in recovery.splitlines() if "|" in line}
-    assert failures["| heavy_tails_3"] == "1 |"
-    assert failures["| none"] == "0 |"
+def test_a_cell_s_failures_stand_in_its_row(study, quick, tmp_path):
+    tables = {name: pd.read_csv(quick[0] / f"{name}.csv") for name in ("results", "effects")}
+    failed = tables["results"].query("cell == 'heavy_tails_3'")[["replication"]].assign(failure="lost")
+    others = {name: of.query("cell != 'heavy_tails_3'") for name, of in tables.items()}
+    second = others["results"].query("cell == 'none'").assign(replication="none-1", seed=1)
+    failed = pd.concat([failed, second[["replication"]].assign(failure="lost")])
+    study.summarise(others | {"failures": failed}, tmp_path)
+    summary = (tmp_path / "summary.md").read_text()
+    assert "fits that failed: 2: heavy_tails_3-0, none-1." in summary
+    lines = [line for line in summary.split("## ")[1].splitlines() if "|" in line]
+    failures = {line.split(" | ")[0]: line.split(" | ")[-1] for line in lines}
+    assert failures["| none"] == "1 |"
+    assert failures["| drift_0.5"] == "0 |"
 
 
 def test_warnings_are_shares_of_the_seeds_that_were_fitted(study):
@@ -371,10 +367,10 @@ def test_warnings_are_shares_of_the_seeds_that_were_fitted(study):
     rows = []
     for cell in study.CELLS:
         for seed in range(4):
-            figures = {"failure": None, "bound": seed + (cell == "platform_factors_1") * (seed < 1 or -1)}
+            figures = {"bound": seed + (cell == "platform_factors_1") * (seed < 1 or -1)}
             figures |= {"warns: placebo": seed == 1}
-            failed = cell == "drift_0.5" and seed == 0
-            rows.append({"cell": cell, "seed": seed} | ({"failure": "no"} if failed else figures))
+            if (cell, seed) != ("drift_0.5", 0):
+                rows.append({"cell": cell, "seed": seed} | figures)
     shares = study.warned(study.with_bounds_compared(pd.DataFrame(rows)))
     assert shares.loc["none", "placebo"] == 0.25
     assert shares.loc["drift_0.5", "placebo"] == pytest.approx(1 / 3)
