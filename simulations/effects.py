@@ -15,7 +15,7 @@ Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and 
 Methods       The fit's first stage with its defaults, but for fewer restarts in all but ``substitution`` (`RESTARTS`);
               the encoders are not needed for these effects and are left out.  Then the Laplace posterior, and
               ``mediation.average_effects``.  For counterfactual effects the users' noise is abducted by the expansion
-              guide.  ``invariance`` uses whole fits, encoders included, of the world of ``coverage``.
+              guide.  ``invariance`` uses whole fits of the world of ``coverage``, encoders included (`INVARIANCE`).
               Against them the naive comparison: the slope of users' engagement rates on ``exposure_1``.
 Performance   Bias relative to the largest true effect on the outcome, its Monte Carlo standard error, and the empirical
               against the model's standard error; coverage with its Monte Carlo standard error; the share of
@@ -82,12 +82,13 @@ QUESTIONS["coverage"] += [("coverage", 1.0, "counterfactual"), ("far", 3.0, "int
 SEEDS = {"coverage": 100, "placebo": 100, "substitution": 30, "control": 30, "substitution_20000": 30}
 RESTARTS = {"substitution": Settings.restarts}  # 1 in the others, where a stuck start counts
 DRAWS = {"substitution_20000": 100}  # of the posterior
-INVARIANCE_SEEDS = 30
+INVARIANCE, INVARIANCE_SEEDS = {"restarts": 1, "steps": 600, "encoder_steps": 1_000}, 30
 # What tables and figures show: in the model the policy has no direct effect on alignment.
 NAMES = [(o, e) for o in ("engagement", "alignment") for e in ESTIMANDS if (o, e) != ("alignment", "NDE")]
 NOTE = """Bias and standard errors are shares of the replication's largest true effect on the outcome; in `placebo`,
 where all are 0, probabilities. Empirical: the errors' standard deviation over data seeds; model: the root mean square
-of the posterior's. Without 0: the share of the intervals; type I error in `placebo`, power elsewhere."""
+of the posterior's. Without 0: the share of the intervals; type I error in `placebo`, power elsewhere. Monte Carlo
+standard errors of n seeds: of an empirical or model one about itself / √(2n), of a share p √(p(1 - p) / n)."""
 TRUTH_DRAWS = 240_000  # users times noise draws of the Monte Carlo of the truth
 
 
@@ -155,7 +156,7 @@ def without_effects(world: World) -> World:
 def invariance(seed: int, quick: bool, scratch: Path) -> Tables:
     """Encode the logs of the same users under the new policy, and compare the factors' displacement with the truth."""
     d = Design.with_knobs(**(SMALL | ({"users": 300} if quick else {})))
-    steps = {"restarts": 1} | ({"steps": 60, "encoder_steps": 60} if quick else {})
+    steps = INVARIANCE | ({"steps": 60, "encoder_steps": 60} if quick else {})
     settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
     for folder in ("before", "after", "run"):
         shutil.rmtree(scratch / folder, ignore_errors=True)

@@ -182,8 +182,10 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
     for ax, (axis, (title, values)) in zip(axes.flat, AXES.items(), strict=False):
         for x, value in enumerate(values):
             g = results[(results["axis"] == axis) & (results["value"] == value)]
+            if g.empty:
+                continue
             for channel, colour, aside in (("platform", "#0072B2", -0.15), ("preference", "#D55E00", 0.15)):
-                at = x + aside + np.linspace(-0.1, 0.1, max(len(g), 1))[: len(g)]
+                at = x + aside + np.linspace(-0.1, 0.1, len(g))
                 ax.scatter(
                     at, g[f"{channel}_mcc"], s=9, color=colour, alpha=0.6, lw=0, label=f"{channel} MCC"
                 )

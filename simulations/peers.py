@@ -54,7 +54,7 @@ from pyro_hmvcrl.simulate import (
 )
 
 from methods import METHODS, Found
-from study import Tables, account, legend, options, run, simulated_dataset, table
+from study import FAILURES, Tables, account, legend, options, run, simulated_dataset, table
 
 HERE = Path(__file__).parent / "peers"
 SEEDS = 30
@@ -77,10 +77,14 @@ def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
     settings = Settings(design.platform_factors, design.preference_factors, seed=seed, **steps)
     truth = true_effects(sim, {"exposure_1": 1.0}, TRUTH_DRAWS)["outcomes"]
     ceiling = {"seed": seed, "method": "oracle"} | scores(new[0], *_channels(new[0], oracle(new[0])))
-    found_by: Tables = {"results": [ceiling], "displacement": []}
+    found_by: Tables = {"results": [ceiling], "displacement": [], "failures": []}
     for name, method in METHODS.items():
         start = time.perf_counter()
-        found = method(dataset, settings)
+        try:
+            found = method(dataset, settings)
+        except FAILURES as error:
+            found_by["failures"].append({"failure": f"{name}: {error}"})
+            continue
         seconds = time.perf_counter() - start
         before = found.encode(unseen[0])
         which = {"seed": seed, "method": name}
@@ -170,7 +174,7 @@ def recovery(results: pd.DataFrame) -> pd.DataFrame:
             row[f"{channel} MCC"] = with_error(g[f"{channel}_mcc"])
             row[f"{channel} weak MCC"] = f"{g[f'{channel}_weak_mcc'].mean():.3f}"
         row["ours less it (preference)"] = with_error(wide["ours"] - wide[method])
-        row["ours ahead"] = f"{(wide['ours'] > wide[method]).sum()} of {len(wide)}"
+        row["ours ahead"] = f"{(wide['ours'] > wide[method]).sum()} of {wide[method].count()}"
         seconds = g["seconds"].median()
         rows.append(row | {"seconds": "" if np.isnan(seconds) else f"{seconds:.2g}"})
     return pd.DataFrame(rows)
@@ -202,7 +206,7 @@ def kind_of(factor: str) -> str:
 
 def with_error(values: pd.Series, digits: int = 3) -> str:
     """Mean with its Monte Carlo standard error."""
-    return f"{values.mean():.{digits}f} ± {values.std() / len(values) ** 0.5:.{digits}f}"
+    return f"{values.mean():.{digits}f} ± {values.sem():.{digits}f}"
 
 
 def _draw(results: pd.DataFrame) -> plt.Figure:

@@ -5,7 +5,7 @@ Aims          Show, seed by seed, that the factors and the cross-channel edges o
 Data          ``default``: 4,000 users, 3 preference + 2 platform factors, 24 categories.  ``hard``: 6,000 users,
               3 + 3 factors, 30 categories, 550,000 events, 5% of users lacking a surface, covariates partly
               categorical and skewed, edges both ways.  Negatives, each the default world with one ingredient taken
-              away:
+              away (``default_short`` lacks nothing, and has the negatives' shorter fit):
               ``location_only`` (covariates do not move scales), ``no_covariates`` (the preference channel has
               none), ``permuted_covariates`` (preference covariates shuffled over users), ``edge_inside_channel``
               (an edge between two preference factors, which the decoder should absorb).
@@ -64,6 +64,7 @@ INSIDE = (*DEFAULT_EDGES, ("preference_1", "preference_2", 0.8))
 DESIGNS: dict[str, dict[str, Any]] = {
     "default": {},
     "hard": HARD,
+    "default_short": {},
     "location_only": {"scale": 0.0},
     "no_covariates": {"preference_covariates": 0},
     "permuted_covariates": {},
@@ -71,7 +72,6 @@ DESIGNS: dict[str, dict[str, Any]] = {
 }
 SEEDS = 30
 POSITIVE = ("default", "hard")
-# What is lost in the negatives is lost before the encoders come in.
 NEGATIVE_SETTINGS = {"restarts": 2, "steps": 750, "encoder_steps": 100}
 VERDICTS = """In how many seeds the run's verdict on preference, which does not know the truth, says that factors are
 identified only up to a rotation or a map; and the most frequent verdict:"""

@@ -346,23 +346,23 @@ def diagnose(
 def with_bounds_compared(results: pd.DataFrame) -> pd.DataFrame:
     """Whether the held-out bound of a wrong number of factors warns: it is below that of the right one's fit."""
     right = results[results["cell"] == "none"].set_index("seed")["bound"]
-    lower = (results["bound"] < results["seed"].map(right)).astype(float)
-    return results.assign(
-        **{"warns: held-out bound*": lower.where(results["cell"].str.contains("_factors_"))}
-    )
+    of_right = results["seed"].map(right)
+    asked = results["cell"].str.contains("_factors_") & of_right.notna()
+    lower = (results["bound"] < of_right).astype(float)
+    return results.assign(**{"warns: held-out bound*": lower.where(asked)})
 
 
 def summarise(found: dict[str, pd.DataFrame], out: Path) -> None:
     """Tables by cell, and the figure with every replication."""
     results, effects = with_bounds_compared(found["results"]), found["effects"]
     scores = [f"{channel}_{score}" for channel in CHANNELS for score in ("mcc", "weak_mcc")]
-    recovered = results.groupby("cell", sort=False)[[*scores, "substitution_found"]].agg(_mean)
+    recovered = by_cell(results)[[*scores, "substitution_found"]].agg(_mean)
     failures = found["failures"]["replication"].str.replace(r"-\d+$", "", regex=True).value_counts()
-    by_effect = effects.groupby(["cell", "effect"], sort=False)[["error", "covered"]].agg(_mean)
+    by_effect = by_cell(effects, "effect")[["error", "covered"]].agg(_mean)
     warning = warned(results).map("{:.2f}".format).replace("nan", "")
     seeds = results["seed"].nunique()
-    failing = results.filter(like="predictive: ").astype(float).groupby(results["cell"], sort=False).mean()
-    failing = failing.rename(columns=lambda name: name.removeprefix("predictive: "))
+    failing = results.filter(like="predictive: ").astype(float).assign(cell=results["cell"])
+    failing = by_cell(failing).mean().rename(columns=lambda name: name.removeprefix("predictive: "))
     tables = {
         "Recovery": recovered.assign(failures=failures.reindex(recovered.index, fill_value=0)),
         "Bias, as a share of the largest true effect on the outcome": by_effect["error"].unstack()[ASKED],
@@ -380,6 +380,12 @@ def summarise(found: dict[str, pd.DataFrame], out: Path) -> None:
     _draw(results, effects).savefig(out / "robustness.png", dpi=150)
 
 
+def by_cell(rows: pd.DataFrame, *also: str) -> Any:
+    """The rows of each cell, in the order of `CELLS`, also of one whose every fit failed."""
+    ordered = rows.assign(cell=pd.Categorical(rows["cell"], list(CELLS)))
+    return ordered.groupby(["cell", *also], observed=False)
+
+
 def _mean(values: pd.Series) -> str:
     values = values.astype(float)
     return f"{values.mean():.3f} ± {values.sem():.3f}"
@@ -387,7 +393,7 @@ def _mean(values: pd.Series) -> str:
 
 def warned(results: pd.DataFrame) -> pd.DataFrame:
     """Share of the seeds in which each diagnostic warns, ``(cells, diagnostics)``; NaN where it was not asked."""
-    shares = results.filter(like="warns: ").astype(float).groupby(results["cell"], sort=False).mean()
+    shares = by_cell(results.filter(like="warns: ").astype(float).assign(cell=results["cell"])).mean()
     return shares.rename(columns=lambda name: name.removeprefix("warns: "))
 
 

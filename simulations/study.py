@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed, parallel_config
@@ -31,7 +32,8 @@ from pyro_hmvcrl.simulate import Simulation, write_simulation
 
 HERE = Path(__file__).parent
 
-FAILURES = (FloatingPointError, torch.linalg.LinAlgError)  #: of a fit, which a study counts and goes on
+#: Of a fit or a peer, which a study counts before it goes on.
+FAILURES = (FloatingPointError, torch.linalg.LinAlgError, np.linalg.LinAlgError)
 Tables = dict[str, list[dict[str, Any]]]  #: what a replication finds: rows, by the name of their table
 Replication = Callable[[Path], Tables]  #: it may use a folder of this path, and leaves none behind
 
@@ -87,11 +89,13 @@ def run(replications: Mapping[str, Replication], o: Options) -> dict[str, pd.Dat
     for name, part in part_of.items():
         for table_name, rows in (json.loads(part.read_text()) if part.exists() else {}).items():
             tables[table_name] += [{"replication": name} | row for row in rows]
+    if "results" not in tables:
+        raise SystemExit(f"{o.parts}: no replication has results yet")
     frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
     for name, frame in frames.items():
         with whole_file(o.out / f"{name}.csv") as file:
             frame.to_csv(file, index=False)
-    return {"failures": pd.DataFrame({"replication": [], "failure": []}, dtype=str)} | frames
+    return {"failures": pd.DataFrame(columns=["replication", "commit", "failure"], dtype=str)} | frames
 
 
 @contextmanager
@@ -127,8 +131,10 @@ def _restore(o: Options) -> None:
     """Take the parts that are not there from the tables."""
     found: dict[str, Tables] = defaultdict(lambda: defaultdict(list))
     for path in o.out.glob("*.csv"):
-        frame = pd.read_csv(path)
-        for row in frame.to_dict("records") if "replication" in frame else ():
+        frame = pd.read_csv(path, dtype={"replication": str, "commit": str})
+        if "replication" not in frame:
+            raise SystemExit(f"{path} does not name its replications: delete it, to run the study anew")
+        for row in frame.to_dict("records"):
             found[row.pop("replication")][path.stem].append(row)
     for name, tables in found.items():
         if not (part := o.parts / f"{name}.json").exists():
@@ -189,7 +195,7 @@ def measured(words: Sequence[object], processes: int = 0) -> dict[str, float]:
 def seconds_of_a_step(guide: nn.Module, loss: Callable[[], Tensor], steps: int) -> float:
     """Of a gradient step by this loss, as a mean over `steps`."""
     parameters = [p for p in guide.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=1e-6)  # which leaves them as they are
+    optimiser = torch.optim.Adam(parameters, lr=1e-6, fused=True)  # which leaves them as they are
     wait = torch.cuda.synchronize if parameters[0].is_cuda else (lambda: None)
     wait()
     start = time.perf_counter()
@@ -215,10 +221,12 @@ def benchmark(measure: Callable[[int, Path], dict[str, float]], sizes: list[int]
 
 
 def account(tables: Mapping[str, pd.DataFrame]) -> str:
-    """How many replications there are, and which of them failed."""
-    failed = tables["failures"]["replication"].tolist()
-    n = tables["results"]["replication"].nunique() + len(failed)
-    return f"Replications: {n}; fits that failed: {len(failed)}{': ' * bool(failed)}{', '.join(failed)}."
+    """How many replications there are, by which code they were made, and which fits failed."""
+    made = pd.concat([frame[["replication", "commit"]] for frame in tables.values()]).drop_duplicates()
+    by = ", ".join(f"{commit} ({n})" for commit, n in made["commit"].value_counts(sort=False).items())
+    failures = tables["failures"]
+    failed = [f" {r}: {why}." for r, why in zip(failures["replication"], failures["failure"], strict=True)]
+    return f"Replications: {len(made)}, made by {by}. Fits that failed: {len(failed)}.{''.join(failed)}"
 
 
 def table(frame: pd.DataFrame) -> str:

@@ -42,7 +42,7 @@ def quick(tmp_path_factory):
 def test_recovery_writes_table_summary_and_figure(quick):
     out, said, _ = quick
     results = pd.read_csv(out / "results.csv")
-    assert results["design"].tolist()[:2] == ["default", "hard"]
+    assert results["design"].tolist()[:3] == ["default", "hard", "default_short"]
     assert results[["preference_mcc", "platform_mcc", "edge_error"]].notna().all(axis=None)
     assert (out / "recovery.png").stat().st_size > 10_000
     assert "| default | 1 |" in said.stdout
@@ -189,17 +189,21 @@ def test_a_study_runs_as_many_seeds_as_asked_for_and_keeps_those_that_it_has(tmp
     again = frames("--seeds", "1")
     assert [(tmp_path / f"{name}.csv").read_bytes() for name in ("results", "more")] == written
     pd.testing.assert_frame_equal(again["more"], first["more"], check_exact=True)
+    pd.DataFrame({"seed": [0]}).to_csv(tmp_path / "old.csv")
+    with pytest.raises(SystemExit, match=r"old.csv does not name its replications: delete it"):
+        frames()
+    (tmp_path / "old.csv").unlink()
     assert frames()["more"]["x"].tolist() == [0, 1 / 3, 2 / 3, 1]
 
 
-@pytest.mark.parametrize("error", [FloatingPointError("lost"), torch.linalg.LinAlgError("lost")])
-def test_a_fit_that_fails_is_counted_and_the_study_goes_on(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize("kind", [FloatingPointError, torch.linalg.LinAlgError, np.linalg.LinAlgError])
+def test_a_fit_that_fails_is_counted_and_the_study_goes_on(tmp_path, monkeypatch, kind):
     study = importlib.import_module("study")
 
     def of(seed, scratch):
         scratch.mkdir()
         if seed == 1:
-            raise error
+            raise kind("lost")
         scratch.rmdir()
         return {"results": [{"seed": seed}]}
 
@@ -209,7 +213,8 @@ def test_a_fit_that_fails_is_counted_and_the_study_goes_on(tmp_path, monkeypatch
         found = study.run({f"cell-{seed}": partial(of, seed) for seed in range(3)}, o)
         assert found["results"]["seed"].tolist() == [0, 2]
         assert found["failures"]["failure"].tolist() == ["lost"]
-        assert study.account(found) == "Replications: 3; fits that failed: 1: cell-1."
+        made = f"Replications: 3, made by {study.code_commit()} (3). "
+        assert study.account(found) == made + "Fits that failed: 1. cell-1: lost."
         assert not [path for path in o.parts.iterdir() if path.is_dir()]
         shutil.rmtree(tmp_path / "replications")
 

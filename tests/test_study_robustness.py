@@ -349,16 +349,18 @@ def test_a_study_redoes_only_what_is_missing(study, quick, monkeypatch):
 
 def test_a_cell_s_failures_stand_in_its_row(study, quick, tmp_path):
     tables = {name: pd.read_csv(quick[0] / f"{name}.csv") for name in ("results", "effects")}
-    failed = tables["results"].query("cell == 'heavy_tails_3'")[["replication"]].assign(failure="lost")
+    named = ["replication", "commit"]
+    failed = tables["results"].query("cell == 'heavy_tails_3'")[named].assign(failure="lost")
     others = {name: of.query("cell != 'heavy_tails_3'") for name, of in tables.items()}
     second = others["results"].query("cell == 'none'").assign(replication="none-1", seed=1)
-    failed = pd.concat([failed, second[["replication"]].assign(failure="lost")])
+    failed = pd.concat([failed, second[named].assign(failure="lost")])
     study.summarise(others | {"failures": failed}, tmp_path)
     summary = (tmp_path / "summary.md").read_text()
-    assert "fits that failed: 2: heavy_tails_3-0, none-1." in summary
+    assert "Fits that failed: 2. heavy_tails_3-0: lost. none-1: lost." in summary
     lines = [line for line in summary.split("## ")[1].splitlines() if "|" in line]
     failures = {line.split(" | ")[0]: line.split(" | ")[-1] for line in lines}
-    assert failures["| none"] == "1 |"
+    assert list(failures)[2:] == [f"| {cell}" for cell in study.CELLS]
+    assert failures["| none"] == failures["| heavy_tails_3"] == "1 |"
     assert failures["| drift_0.5"] == "0 |"
 
 
