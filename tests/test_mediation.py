@@ -279,6 +279,16 @@ def test_memory_is_bounded_and_batches_change_nothing_but_chance(world, monkeypa
     assert found == pytest.approx(expected, abs=2e-3)
 
 
+def test_an_outcome_that_does_not_hang_on_the_noise_counts_every_user_once(world):
+    """By how much the policy changes the first covariate, beside an outcome that does hang on the noise."""
+    _, guide, posterior, logs = world
+    outcomes = m.OUTCOMES | {"cadence": lambda world: world["exposure_covariates"][..., 0]}
+    question = (guide, posterior, m.Users(logs), {"exposure_covariates": shifted(logs)})
+    found = m.average_effects(*question, outcomes=outcomes, draws=3)
+    assert found.contrasts["cadence"]["TE"] == pytest.approx(np.ones(3), abs=1e-5)
+    assert found.contrasts["cadence"]["NIE"] == pytest.approx(np.zeros(3), abs=1e-5)
+
+
 def test_each_draw_of_the_parameters_has_its_own_effects(world, monkeypatch):
     """Many at once, or one after the other: the draws keep their order and their users."""
     sim, guide, posterior, logs = world
