@@ -210,8 +210,11 @@ def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
         seeds=("seed", "size"),
         true=("true", "mean"),
         encoded=("encoded", "mean"),
+        bias=("error", "mean"),
+        bias_se=("error", "sem"),
+        rmse=("error", lambda e: (e**2).mean() ** 0.5),
         largest_error=("error", lambda e: e.abs().max()),
-        largest_r2_error=("r2_error", lambda e: e.abs().max()),
+        r2_rmse=("r2_error", lambda e: (e**2).mean() ** 0.5),
     )
     parts.append(table(by_factor.reset_index()))
     (out / "summary.md").write_text("\n".join(parts) + "\n")
@@ -247,26 +250,22 @@ def performance(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def flags(results: pd.DataFrame) -> pd.DataFrame:
-    """How often suppression and substitution are there, and are found; and what the naive comparison says."""
-    one = results[(results["kind"] == "interventional") & (results["outcome"] == "engagement")]
+    """How often suppression and substitution are found where they are, and elsewhere; and the naive comparison."""
+    interventional = results[results["kind"] == "interventional"]
     rows = []
-    for design, g in one.groupby("design", sort=False):
-        wide = g.pivot(index="seed", columns="estimand", values="truth")
-        aligned = results[(results["design"] == design) & (results["kind"] == "interventional")]
-        aligned = aligned[(aligned["outcome"] == "alignment") & (aligned["estimand"] == "TE")].set_index(
-            "seed"
-        )
-        each = g.drop_duplicates("seed").set_index("seed")
-        rows.append(
-            {"design": design, "seeds": len(each), "true_suppression": (wide["NDE"] * wide["NIE"] < 0).sum()}
-        )
-        rows[-1] |= {"suppression_found": (each["suppression"] >= SURE).sum()}
-        rows[-1] |= {"true_substitution": ((wide["TE"] > 0) & (aligned["truth"] < 0)).sum()}
-        rows[-1] |= {"substitution_found": (each["substitution"] >= SURE).sum()}
-        rows[-1] |= {
-            "naive_says_success": (each["naive"] > 0).sum(),
-            "outside_support": each["outside"].mean(),
+    for design, g in interventional.groupby("design", sort=False):
+        truth = g.pivot(index="seed", columns=["outcome", "estimand"], values="truth")
+        said, row = g.drop_duplicates("seed").set_index("seed"), {"design": design, "seeds": len(truth)}
+        there = {
+            "suppression": truth["engagement", "NDE"] * truth["engagement", "NIE"] < 0,
+            "substitution": (truth["engagement", "TE"] > 0) & (truth["alignment", "TE"] < 0),
         }
+        for name, true in there.items():
+            found = said[name] >= SURE
+            row |= {f"{name} found": f"{(found & true).sum()} of {true.sum()}"}
+            row |= {f"{name} found where none is": f"{(found & ~true).sum()} of {(~true).sum()}"}
+        row |= {"naive says success": (said["naive"] > 0).sum()}
+        rows.append(row | {"users outside the support": said["outside"].mean()})
     return pd.DataFrame(rows)
 
 
