@@ -277,6 +277,9 @@ def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
     shown = performance(results)
     for ax, (design, by, kind) in zip(errors, questions, strict=True):
         g = results[(results["design"] == design) & (results["kind"] == kind)]
+        if g.empty:
+            ax.set_axis_off()
+            continue
         _draw_errors(ax, g)
         users = Design.with_knobs(**DESIGNS.get(design, SMALL)).users
         ax.set_title(
@@ -286,15 +289,17 @@ def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
         ax.set_xlabel(f"error, {points} (bar: mean)")
     for k, (design, _, kind) in enumerate(questions):
         g = shown[(shown["design"] == design) & (shown["kind"] == kind)]
+        if g.empty:
+            continue
         y = np.array([NAMES.index(name) for name in zip(g["outcome"], g["estimand"], strict=True)], float)
         label = f"{design}, {kind}" if kind != "interventional" else design
         x, error = 100 * g["coverage"], 100 * g["coverage_se"]
         coverage.errorbar(x, y + (k - 3) / 9, xerr=error, fmt="o", ms=3, lw=1, color=f"C{k}", label=label)
     coverage.axvline(90, color="0.6", lw=0.8, zorder=0)
-    coverage.set(xlim=(40, 102), xlabel="coverage of 90% intervals, % (± Monte Carlo se)", yticks=[])
+    coverage.set(xlim=(40, 102), xlabel="coverage of 90% intervals, % (± Monte Carlo se)")
     coverage.set_title("coverage", fontsize=10)
     legend(coverage, loc="lower left")
-    for ax in errors[::3]:
+    for ax in (*errors[::3], coverage):
         ax.set_yticks(range(len(NAMES)), [" ".join(name).replace("_", " ") for name in NAMES])
     for ax in (*errors, coverage):
         ax.set_ylim(len(NAMES) - 0.5, -0.5)
