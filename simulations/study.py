@@ -91,7 +91,7 @@ def run(replications: Mapping[str, Replication], o: Options) -> dict[str, pd.Dat
             tables[table_name] += [{"replication": name} | row for row in rows]
     if "results" not in tables:
         raise SystemExit(f"{o.parts}: no replication has results yet")
-    frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+    frames = {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
     for name, frame in frames.items():
         with whole_file(o.out / f"{name}.csv") as file:
             frame.to_csv(file, index=False)
