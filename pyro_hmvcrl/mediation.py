@@ -266,15 +266,16 @@ def average_effects(
             values = side_by_side(model, posterior.draw(chunk.repeat(n_noise)))
             for rows in batches:
                 question = (users.logs.batch(rows), _at_rows(interventions, rows), mediators, outcomes)
+                shape = n_noise, len(chunk), len(rows)
                 if counterfactual:
                     noise = users.noise(guide, values, rows)
                 else:
                     half = torch.randn(len(chunk), len(rows), model.n_factors, device=rows.device)
                     noise = torch.cat([half, -half])
                     effects = _effects_at(model, posterior.mean, noise, *question)
-                    _add(centre, effects, model.graph.names, (n_noise, len(chunk), len(rows)))
+                    _add(centre, effects, model.graph.names, shape)
                 effects = _effects_at(model, values, noise, *question)
-                _add(drawn, effects, model.graph.names, (n_noise, len(chunk), len(rows)))
+                _add(drawn, effects, model.graph.names, shape)
                 densities = densities or _densities(effects, model.graph.names, len(chunk))
             found.append(_averages(drawn, n_noise * n))
             at_mean.append(_averages(centre, n_noise * n))
