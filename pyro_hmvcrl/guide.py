@@ -38,6 +38,7 @@ from pyro_hmvcrl.model import HMVCRL, Cohort, Logs
 
 USERS_AT_ONCE = 1_024  #: where no gradient is asked for, which bounds the memory
 STEPS_TO_THE_MODE = 15  #: of Fisher scoring, for a user whose mode is not known
+STEPS_FROM_AFAR = 4  #: for one whose mode is known from a model that has moved on since; with 2 restarts get stuck
 #: Standard deviations of importance sampling's particles, in those of the expansion: tails that cover the posterior's.
 TAILS = 1.15
 
@@ -323,7 +324,7 @@ class ExpansionGuide(Guide):
     """Each emission's expansion to second order (with Fisher information) about the user's posterior mode.
 
     Multiplied, they are the Laplace approximation of the user's posterior.  The mode is found by Fisher scoring,
-    and kept for the users of the training set, who need only a step or two when they come up again.
+    and kept for the users of the training set: two steps do for users who come up in every batch.
     """
 
     mode: Tensor  #: (N, K), of the noise

@@ -39,7 +39,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.dataset import Dataset, Standardisation, whole_file
-from pyro_hmvcrl.guide import USERS_AT_ONCE, ExpansionGuide, Guide, PrecisionNormal, Prior, TransformerGuide
+from pyro_hmvcrl.guide import (
+    STEPS_FROM_AFAR,
+    USERS_AT_ONCE,
+    ExpansionGuide,
+    Guide,
+    PrecisionNormal,
+    Prior,
+    TransformerGuide,
+)
 from pyro_hmvcrl.laplace import check_size, score_to_the_mode
 from pyro_hmvcrl.model import HMVCRL, Cohort, Logs, log_joint, log_prob, observe
 from pyro_hmvcrl.processes import agreed, averaged, draw_otherwise, every_nth, first, place
@@ -411,6 +419,8 @@ def _run_restart(
 ) -> tuple[Restart, list[float]]:
     torch.manual_seed(_seed(settings, r))
     guide = build(_new_model(train.logs, settings), train.n_users).to(train.rows.device)
+    if train.n_users > settings.batch_size:
+        guide.scoring_steps = STEPS_FROM_AFAR
     check_size(guide)
     _start_intercepts(guide.model, train)
 

@@ -272,7 +272,8 @@ def flags(results: pd.DataFrame) -> pd.DataFrame:
 def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
     """Errors of every replication by question, coverage, and what the encoded logs say."""
     figure, axes = plt.subplots(3, 3, figsize=(14, 13), layout="constrained")
-    errors, (coverage, displacement) = axes.flat[:7], axes.flat[7:]
+    coverage, last, displacement = axes[2]
+    errors = [*axes[:2].flat, last]
     questions = list(dict.fromkeys(question for asked in QUESTIONS.values() for question in asked))
     shown = performance(results)
     for ax, (design, by, kind) in zip(errors, questions, strict=True):
@@ -285,7 +286,7 @@ def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
         ax.set_title(
             f"{design}: {kind}, +{by:g} sd\n{users:,} users, {g['seed'].nunique()} seeds", fontsize=10
         )
-        points = "percentage points" if design == "placebo" else "% of the largest true effect"
+        points = "percentage points" if design == "placebo" else "% of the largest effect"
         ax.set_xlabel(f"error, {points} (bar: mean)")
     for k, (design, _, kind) in enumerate(questions):
         g = shown[(shown["design"] == design) & (shown["kind"] == kind)]
@@ -298,8 +299,8 @@ def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
     coverage.axvline(90, color="0.6", lw=0.8, zorder=0)
     coverage.set(xlim=(40, 102), xlabel="coverage of 90% intervals, % (± Monte Carlo se)")
     coverage.set_title("coverage", fontsize=10)
-    legend(coverage, loc="lower left")
-    for ax in (*errors[::3], coverage):
+    legend(coverage, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
+    for ax in (*axes[:2, 0], coverage):
         ax.set_yticks(range(len(NAMES)), [" ".join(name).replace("_", " ") for name in NAMES])
     for ax in (*errors, coverage):
         ax.set_ylim(len(NAMES) - 0.5, -0.5)

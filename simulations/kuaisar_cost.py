@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from pyro_hmvcrl.dataset import Dataset, Standardisation, read_dataset
-from pyro_hmvcrl.guide import ExpansionGuide, TransformerGuide
+from pyro_hmvcrl.guide import STEPS_FROM_AFAR, ExpansionGuide, TransformerGuide
 from pyro_hmvcrl.inference import PARTICLES, Settings, Stage, UserELBO, choose_device, optimise, tensors_of
 from pyro_hmvcrl.kuaisar_copy import write_kuaisar_copy
 from pyro_hmvcrl.model import HMVCRL
@@ -65,9 +65,8 @@ def epoch_seconds(dataset: Dataset) -> dict[str, Any]:
     encoders = Stage(
         "encoders", settings.encoder_steps, settings.encoder_batch_size, 0.01, UserELBO(2, False)
     )
-    screening, amortising = (
-        guide.to(device) for guide in (ExpansionGuide(model, dataset.n_users), TransformerGuide(model))
-    )
+    guides = ExpansionGuide(model, dataset.n_users, STEPS_FROM_AFAR), TransformerGuide(model)
+    screening, amortising = (guide.to(device) for guide in guides)
     for stage, guide in ((restarts, screening), (encoders, amortising)):
         if guide is amortising:  # its encoders learn alone
             for part in (guide.model, guide.coefficients):

@@ -192,6 +192,15 @@ def test_factors_and_edges_of_a_known_world_are_found():
         assert sign * edges[j, k] == pytest.approx(weight, abs=0.2)
 
 
+def test_a_restart_of_many_users_whom_batches_meet_seldom_is_not_stuck():
+    """With the two steps to a user's mode that do for small worlds, a factor of the platform is lost here."""
+    many = everyone(logs_of(sim := s.simulate(s.Design(users=4_000, preference_factors=2, categories=12), 1)))
+    some = many.logs.only(torch.arange(0, 4_000, 10))
+    settings = replace(QUICK, preference_factors=2, restarts=1, steps=250, batch_size=256)
+    start, _ = i._run_restart(0, many, some, settings, None, False)
+    assert mcc(sim.platform[::10], start.factors[:, :2], n_bootstrap=0).value > 0.95
+
+
 def test_the_restart_that_is_kept_is_brought_to_the_mode(dataset, monkeypatch):
     brought = []
     monkeypatch.setattr(i, "score_to_the_mode", lambda guide, logs, *_: brought.append((guide, logs.n_users)))
