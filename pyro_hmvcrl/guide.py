@@ -38,7 +38,8 @@ from pyro_hmvcrl.model import HMVCRL, Cohort, Logs
 
 USERS_AT_ONCE = 1_024  #: where no gradient is asked for, which bounds the memory
 STEPS_TO_THE_MODE = 15  #: of Fisher scoring, for a user whose mode is not known
-STEPS_FROM_AFAR = 4  #: for one whose mode is known from a model that has moved on since; with 2 restarts get stuck
+#: The same for one whose mode is known, of a model that has moved on since.  With 2, restarts of many users get stuck.
+STEPS_FROM_AFAR = 4
 #: Standard deviations of importance sampling's particles, in those of the expansion: tails that cover the posterior's.
 TAILS = 1.15
 
