@@ -204,6 +204,7 @@ def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
         table(performance(results)),
     ]
     parts += ["", "## Suppression and substitution", "", table(flags(results))]
+    parts += ["", "## The seeds furthest off: largest error of any effect", "", table(furthest(results))]
     parts += ["", "## Invariance: displacement of each factor, in standard deviations", ""]
     moved = moved.assign(error=moved["encoded"] - moved["true"], r2_error=moved["r2"] - moved["true_r2"])
     by_factor = moved.groupby("factor").agg(
@@ -267,6 +268,13 @@ def flags(results: pd.DataFrame) -> pd.DataFrame:
         row |= {"naive says success": (said["naive"] > 0).sum()}
         rows.append(row | {"users outside the support": said["outside"].mean()})
     return pd.DataFrame(rows)
+
+
+def furthest(results: pd.DataFrame) -> pd.DataFrame:
+    """The two seeds of each question with the largest errors, so that a stuck start shows."""
+    of_seed = results["error"].abs().groupby([results[c] for c in ("design", "kind", "seed")], sort=False)
+    worst = of_seed.max().groupby(["design", "kind"], sort=False).nlargest(2)
+    return worst.rename("largest_error").droplevel([0, 1]).reset_index()
 
 
 def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
