@@ -97,11 +97,11 @@ TRUTH_DRAWS = 240_000  # users times noise draws of the Monte Carlo of the truth
 
 def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed of one design: simulate, fit, and hold the effects asked for against the truth."""
-    d = Design.with_knobs(**(DESIGNS[design] | ({"users": 300} if quick else {})))
+    d = Design.with_knobs(**(DESIGNS[design] | ({"users": 200} if quick else {})))
     sim = simulate(d, seed, without_effects(draw_world(d, seed)) if design == "placebo" else None)
     dataset = simulated_dataset(sim, scratch, seed)
     steps = {"restarts": RESTARTS.get(design, 1)}
-    steps |= {"restarts": 1, "steps": 60} if quick else {}
+    steps |= {"restarts": 1, "steps": 20} if quick else {}
     settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
     found = screen(dataset, settings)
     logs = tensors_of(dataset, found.standardisation)
@@ -155,8 +155,8 @@ def without_effects(world: World) -> World:
 
 def invariance(seed: int, quick: bool, scratch: Path) -> Tables:
     """Encode the logs of the same users under the new policy, and compare the factors' displacement with the truth."""
-    d = Design.with_knobs(**(SMALL | ({"users": 300} if quick else {})))
-    steps = INVARIANCE | ({"steps": 60, "encoder_steps": 60} if quick else {})
+    d = Design.with_knobs(**(SMALL | ({"users": 200} if quick else {})))
+    steps = INVARIANCE | ({"steps": 20, "encoder_steps": 20} if quick else {})
     settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
     for folder in ("before", "after", "run"):
         shutil.rmtree(scratch / folder, ignore_errors=True)

@@ -79,11 +79,11 @@ identified only up to a rotation or a map; and the most frequent verdict:"""
 
 def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed of one design: simulate, fit, compare."""
-    knobs = DESIGNS[design] | ({"users": 500} if quick else {})
+    knobs = DESIGNS[design] | ({"users": 200} if quick else {})
     world = Design.with_knobs(**knobs)
     steps = {} if design in POSITIVE else NEGATIVE_SETTINGS
     if quick:
-        steps = {"restarts": 1, "steps": 60, "encoder_steps": 60}
+        steps = {"restarts": 1, "steps": 20, "encoder_steps": 20}
     settings = Settings(world.platform_factors, world.preference_factors, seed=seed, device="cpu", **steps)
     for folder in ("data", "run"):  # made anew from the seed; only the fit's checkpoints outlive a killed run
         shutil.rmtree(scratch / folder, ignore_errors=True)
