@@ -30,14 +30,14 @@ demo: .venv/runtime/ready
 	.venv/runtime/bin/pyro-hmvcrl demo --out demo-run
 
 test: lint
-	OMP_NUM_THREADS=1 .venv/test/bin/python -m pytest -n 2 --dist worksteal
+	.venv/test/bin/python -m pytest -n 2 --dist worksteal
 	@$(MAKE) --silent test-arviz1
 
 test-arviz1:
 	@if [ -n "$(PYTHON_ARVIZ1)" ]; then \
 	    $(MAKE) --silent .venv/arviz1/ready && \
 	    echo "Against ArviZ 1.x:" && \
-	    OMP_NUM_THREADS=1 PYTHONPATH=. .venv/arviz1/bin/python -m pytest $(ARVIZ1_TESTS); \
+	    PYTHONPATH=. .venv/arviz1/bin/python -m pytest $(ARVIZ1_TESTS); \
 	else \
 	    echo "*** SKIPPED: the tests against ArviZ 1.x need Python 3.12 or newer, and none was found (set PYTHON_ARVIZ1) ***"; \
 	fi

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads; `implicit` warns of a BLAS with more
 
 import numpy as np
 import pytest
