@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads; `implicit` warns of a BLAS with more
+# Before NumPy and torch load.  A test per core is faster than a core per matrix product, and `implicit` warns of more.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -13,15 +14,11 @@ from hypothesis import settings
 
 try:
     import pyro
-    import torch
 except ImportError:
-    pyro = torch = None
+    pyro = None
 
 settings.register_profile("project", deadline=None, derandomize=True)  # slow machines, repeatable failures
 settings.load_profile("project")
-
-if torch is not None:
-    torch.set_num_threads(1)  # a test per core is faster than a core per matrix product
 
 
 @pytest.fixture(autouse=True)
