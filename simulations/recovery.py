@@ -172,7 +172,7 @@ def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
         cells = [design, str(len(g))]
         for channel in CHANNELS[::-1]:
             score = g[f"{channel}_mcc"]
-            cells.append(f"{score.mean():.3f} ± {score.sem():.3f} ({score.min():.3f})")
+            cells.append(f"{score.mean():.4f} ± {score.sem():.4f} ({score.min():.4f})")
             others = ("oracle", "null", "weak_mcc", "ratio")
             cells += [f"{g[f'{channel}_{name}'].mean():.3f}" for name in others]
         cells += [f"{g['edge_error'].max():.3f}", f"{g['absent_edge'].max():.3f}"]
