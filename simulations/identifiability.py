@@ -41,7 +41,7 @@ from pyro_hmvcrl.identifiability import mcc, rotation_null, weak_mcc
 from pyro_hmvcrl.inference import Settings, factor_posterior, screen, tensors_of
 from pyro_hmvcrl.simulate import Array, Design, Simulation, oracle, simulate, true_edges
 
-from study import Tables, account, legend, options, run, simulated_dataset
+from study import Tables, account, legend, options, run, simulated_dataset, with_error
 
 HERE = Path(__file__).parent / "identifiability"
 SEEDS = 30
@@ -165,10 +165,7 @@ def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
         cells = [axis, f"{value:g}", str(len(g))]
         for c in CHANNELS:
             score, short = g[f"{c}_mcc"], (g[f"{c}_mcc"] < g[f"{c}_oracle"] - SHORT).mean()
-            cells += [
-                f"{score.mean():.3f} ± {score.std() / len(g) ** 0.5:.3f}",
-                f"{g[f'{c}_weak_mcc'].mean():.3f}",
-            ]
+            cells += [with_error(score), f"{g[f'{c}_weak_mcc'].mean():.3f}"]
             cells += [f"{g[f'{c}_{part}'].mean():.3f}" for part in ("oracle", "null")]
             cells += [f"{short:.0%}"]
         cells += [f"{g[part].mean():.3f}" for part in ("edge_error", "absent_edge")]

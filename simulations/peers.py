@@ -54,7 +54,7 @@ from pyro_hmvcrl.simulate import (
 )
 
 from methods import METHODS, Found
-from study import FAILURES, Tables, account, legend, options, run, simulated_dataset, table
+from study import FAILURES, Tables, account, legend, options, run, simulated_dataset, table, with_error
 
 HERE = Path(__file__).parent / "peers"
 SEEDS = 30
@@ -202,11 +202,6 @@ KINDS = {"platform_1": "moved by the policy", "preference_1": "moved by the edge
 def kind_of(factor: str) -> str:
     """Whether the policy moves a factor, and how."""
     return factor if factor in KINDS else "others"
-
-
-def with_error(values: pd.Series, digits: int = 3) -> str:
-    """Mean with its Monte Carlo standard error."""
-    return f"{values.mean():.{digits}f} ± {values.sem():.{digits}f}"
 
 
 def _draw(results: pd.DataFrame) -> plt.Figure:

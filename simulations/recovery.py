@@ -41,7 +41,7 @@ from pyro_hmvcrl.inference import Settings
 from pyro_hmvcrl.results import fit_folder
 from pyro_hmvcrl.simulate import DEFAULT_EDGES, Design, simulate, write_simulation
 
-from study import Tables, account, legend, options, run
+from study import Tables, account, legend, options, run, with_error
 
 HERE = Path(__file__).parent / "recovery"
 BOTH_WAYS = (
@@ -172,7 +172,7 @@ def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
         cells = [design, str(len(g))]
         for channel in CHANNELS[::-1]:
             score = g[f"{channel}_mcc"]
-            cells.append(f"{score.mean():.4f} ± {score.sem():.4f} ({score.min():.4f})")
+            cells.append(f"{with_error(score, 4)} ({score.min():.4f})")
             others = ("oracle", "null", "weak_mcc", "ratio")
             cells += [f"{g[f'{channel}_{name}'].mean():.3f}" for name in others]
         cells += [f"{g['edge_error'].max():.3f}", f"{g['absent_edge'].max():.3f}"]

@@ -75,7 +75,7 @@ from pyro_hmvcrl.results import evaluate, parameter_posterior
 from pyro_hmvcrl.simulate import Array, Design, Simulation, World, shift_vector, sigmoid, simulate, softmax
 
 from effects import LEVEL, SMALL
-from study import Tables, account, legend, options, run, simulated_dataset, table
+from study import Tables, account, legend, options, run, simulated_dataset, table, with_error
 
 HERE = Path(__file__).parent / "robustness"
 SEEDS = 30
@@ -356,9 +356,9 @@ def summarise(found: dict[str, pd.DataFrame], out: Path) -> None:
     """Tables by cell, and the figure with every replication."""
     results, effects = with_bounds_compared(found["results"]), found["effects"]
     scores = [f"{channel}_{score}" for channel in CHANNELS for score in ("mcc", "weak_mcc")]
-    recovered = by_cell(results)[[*scores, "substitution_found"]].agg(_mean)
+    recovered = by_cell(results)[[*scores, "substitution_found"]].agg(with_error)
     failures = found["failures"]["replication"].str.replace(r"-\d+$", "", regex=True).value_counts()
-    by_effect = by_cell(effects, "effect")[["error", "covered"]].agg(_mean)
+    by_effect = by_cell(effects, "effect")[["error", "covered"]].agg(with_error)
     warning = warned(results).map("{:.2f}".format).replace("nan", "")
     seeds = results["seed"].nunique()
     failing = results.filter(like="predictive: ").astype(float).assign(cell=results["cell"])
@@ -384,11 +384,6 @@ def by_cell(rows: pd.DataFrame, *also: str) -> Any:
     """The rows of each cell, in the order of `CELLS`, also of one whose every fit failed."""
     ordered = rows.assign(cell=pd.Categorical(rows["cell"], list(CELLS)))
     return ordered.groupby(["cell", *also], observed=False)
-
-
-def _mean(values: pd.Series) -> str:
-    values = values.astype(float)
-    return f"{values.mean():.3f} ± {values.sem():.3f}"
 
 
 def warned(results: pd.DataFrame) -> pd.DataFrame:

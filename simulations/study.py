@@ -229,6 +229,12 @@ def account(tables: Mapping[str, pd.DataFrame]) -> str:
     return f"Replications: {len(made)}, made by {by}. Fits that failed: {len(failed)}.{''.join(failed)}"
 
 
+def with_error(values: pd.Series, digits: int = 3) -> str:
+    """Mean with its Monte Carlo standard error."""
+    values = values.astype(float)  # a share of yes is a mean too
+    return f"{values.mean():.{digits}f} ± {values.sem():.{digits}f}"
+
+
 def table(frame: pd.DataFrame) -> str:
     """A frame in Markdown, with three digits after the point."""
     cells = frame.map(lambda v: f"{v:.3f}" if isinstance(v, float) else str(v))

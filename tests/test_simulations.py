@@ -48,6 +48,12 @@ def test_recovery_writes_table_summary_and_figure(quick):
     assert "| default | 1 |" in said.stdout
 
 
+def test_a_mean_comes_with_its_monte_carlo_standard_error():
+    with_error = importlib.import_module("study").with_error
+    assert with_error(pd.Series([1, 2, 3, 6])) == "3.000 ± 1.080"  # sqrt(14 / 3 / 4)
+    assert with_error(pd.Series([True, False]), 1) == "0.5 ± 0.5"
+
+
 def test_a_study_redoes_only_what_is_missing(quick):
     out, _, command = quick
     before = pd.read_csv(out / "results.csv")
