@@ -127,7 +127,10 @@ def product_of_experts(prior: Prior, experts: list[Expert], check: bool = True) 
         raise FloatingPointError(
             "the precision of a user's factors is not positive definite; look for extreme covariates in users"
         )
-    return PrecisionNormal(torch.cholesky_solve(prior.turn.mT @ shift, cholesky).squeeze(-1), cholesky)
+    # Two triangular solves, as torch.cholesky_solve would have a GPU waited for.
+    half = torch.linalg.solve_triangular(cholesky, prior.turn.mT @ shift, upper=False)
+    mean = torch.linalg.solve_triangular(cholesky.mT, half, upper=True)
+    return PrecisionNormal(mean.squeeze(-1), cholesky)
 
 
 def _on_cpu(prior: Prior) -> bool:

@@ -51,6 +51,7 @@ from pyro_hmvcrl.guide import (
 from pyro_hmvcrl.laplace import check_size, score_to_the_mode
 from pyro_hmvcrl.model import HMVCRL, Cohort, Logs, log_joint, log_prob, observe
 from pyro_hmvcrl.processes import agreed, averaged, draw_otherwise, every_nth, first, place
+from pyro_hmvcrl.recording import Recording
 
 CHECKPOINT_EVERY = 200  #: steps
 PARTICLES = 8  #: of the restarts' bound; with 4 and many factors, axes rotate as training goes on
@@ -230,39 +231,48 @@ def optimise(
     users: Cohort,
     seed: int,
     checkpoints: Path | None = None,
-    before_step: Callable[[int], None] = lambda step: None,
+    before_step: Callable[[int], bool] = lambda step: False,
     progress: bool = False,
 ) -> list[float]:
     """Run one stage in place; returns the bound (nats a user) at every step.
 
     With a folder for `checkpoints`, a stage that was killed goes on from its last one, and a finished stage is
-    only loaded.
+    only loaded.  `before_step` says whether a step is another computation from there on.
 
     Raises
     ------
     FloatingPointError
         If a bound or a gradient is not finite.
     """
+    on_gpu = users.rows.is_cuda
+    rate = torch.zeros((), device="cuda") if on_gpu else 0.0
     # fused: one call for the many small tensors
-    optimiser = torch.optim.Adam(parameters, betas=(0.9, 0.99), fused=True)
+    optimiser = torch.optim.Adam(parameters, rate, betas=(0.9, 0.99), fused=True, capturable=on_gpu)
     path = checkpoints / f"{stage.name}.safetensors" if checkpoints else None
     torch.manual_seed(seed)
     bounds = _load_checkpoint(path, guide, optimiser) if path and path.exists() else []
     draw_otherwise()
     elbo = averaged(stage.elbo(guide.model, guide))
-    steps, seen, on_gpu = range(len(bounds), stage.steps), [], users.rows.is_cuda
+
+    def gradient_step(rows: Tensor) -> Tensor:
+        """Bound, and size of its gradient."""
+        loss = elbo(users.batch(rows.to(users.rows.device, non_blocking=True)))
+        optimiser.zero_grad()
+        loss.backward()
+        size = nn.utils.clip_grad_norm_(parameters, stage.clip)
+        optimiser.step()
+        return torch.stack([-loss.detach(), size])
+
+    recorded = on_gpu and place()[1] == 1  # several processes average their gradients by other means
+    take_step = Recording(gradient_step) if recorded else gradient_step
+    steps, seen = range(len(bounds), stage.steps), []
     bar = tqdm(steps, stage.name, initial=len(bounds), total=stage.steps, disable=not progress, leave=False)
     with pyro.validation_enabled(False):  # slow, and on a GPU it waits; what is not finite is seen below
         for step in bar:
-            before_step(step)
-            optimiser.param_groups[0]["lr"] = stage.rate(step)
-            rows = _batch(users.n_users, stage.batch_size, seed, step)
-            loss = elbo(users.batch(rows.to(users.rows.device, non_blocking=True)))
-            optimiser.zero_grad()
-            loss.backward()
-            size = nn.utils.clip_grad_norm_(parameters, stage.clip)
-            optimiser.step()
-            seen.append(torch.stack([-loss.detach(), size]))
+            if before_step(step) and recorded:
+                take_step = Recording(gradient_step)
+            _set_rate(optimiser, stage.rate(step))
+            seen.append(take_step(_batch(users.n_users, stage.batch_size, seed, step)))
             keep = (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == stage.steps
             if keep or not on_gpu or len(seen) == LOOK_EVERY:
                 bounds += _finite(stage, len(bounds), torch.stack(seen))
@@ -270,6 +280,14 @@ def optimise(
             if keep and path and first():
                 _save_checkpoint(path, guide, optimiser, bounds)
     return bounds
+
+
+def _set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
+    group = optimiser.param_groups[0]
+    if isinstance(group["lr"], Tensor):  # which a recorded step reads
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _batch(n_users: int, size: int, seed: int, step: int) -> Tensor:
@@ -424,9 +442,11 @@ def _run_restart(
     check_size(guide)
     _start_intercepts(guide.model, train)
 
-    def orient_half_way(step: int) -> None:
-        if step == settings.steps // 2:
+    def orient_half_way(step: int) -> bool:
+        half_way = step == settings.steps // 2
+        if half_way:
             guide.model.graph.orient(guide.coefficients.loc["edges"])
+        return half_way
 
     stage = Stage(
         f"restart {r + 1} of {settings.restarts}",

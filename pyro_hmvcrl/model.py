@@ -121,7 +121,9 @@ class HMVCRL(nn.Module):
         self.f_search = CategoryDecoder(n_preference, n_categories)
         self.f_exposure = CategoryDecoder(n_platform, n_categories)
         d_p, d_q, c = n_exposure_covariates, n_preference_covariates, n_categories
-        self.register_buffer("zero", torch.zeros(()))  # carries the device of the priors
+        # These carry the device of the priors: a number would be copied to a GPU at every step, which then waits.
+        self.register_buffer("zero", torch.zeros(()))
+        self.register_buffer("one", torch.ones(()), persistent=False)
         self.priors = {
             "platform_location": (dist.Normal, 1.0, (d_p, n_platform)),
             "platform_log_scale": (dist.Normal, 0.5, (d_p, n_platform)),
@@ -137,7 +139,7 @@ class HMVCRL(nn.Module):
     def structural_coefficients(self) -> dict[str, Tensor]:
         """What readers reason about: drawn once, for all users."""
         return {
-            name: pyro.sample(name, prior(self.zero, scale).expand(shape).to_event(len(shape)))
+            name: pyro.sample(name, prior(self.zero, scale * self.one).expand(shape).to_event(len(shape)))
             for name, (prior, scale, shape) in self.priors.items()
         }
 
@@ -160,7 +162,8 @@ class HMVCRL(nn.Module):
             c_p = pyro.deterministic("exposure_covariates", logs.exposure_covariates, event_dim=1)
             c_q = pyro.deterministic("preference_covariates", logs.preference_covariates, event_dim=1)
 
-            noise = pyro.sample("noise", dist.Normal(self.zero, 1.0).expand([self.n_factors]).to_event(1))
+            standard = dist.Normal(self.zero, self.one)
+            noise = pyro.sample("noise", standard.expand([self.n_factors]).to_event(1))
             location, scale = self.mechanisms(coefficients, c_p, c_q)
             factors = self.graph.factors(coefficients["edges"], location + scale * noise)
             platform, preference = self.channels(factors)

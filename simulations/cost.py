@@ -40,7 +40,7 @@ from pyro_hmvcrl.inference import UserELBO
 from pyro_hmvcrl.model import HMVCRL, Logs
 from pyro_hmvcrl.simulate import Design, simulate, write_simulation
 
-from study import measured, seconds_of_a_step
+from study import measured, step_timer
 
 OUT = Path(__file__).parent / "cost"
 DRAWN = 10_000
@@ -118,7 +118,7 @@ def of_particles() -> Iterator[dict[str, Any]]:
         for particles in PARTICLES:
             elbo = UserELBO(particles, stage == "restarts")
             with pyro.validation_enabled(False):  # as in a fit
-                taken = seconds_of_a_step(guide, partial(elbo.differentiable_loss, model, guide, logs), 20)
+                taken = step_timer(guide, partial(elbo.differentiable_loss, model, guide, logs))(20)
             yield {"stage": stage, "users": users, "particles": particles, "ms": round(1e3 * taken, 2)}
 
 

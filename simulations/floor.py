@@ -8,8 +8,9 @@ A step of the second stage, in which all time of a fit goes to the encoders, aga
 Each with its Adam step.  The three take turns, so that what else the machine does falls on all alike.  Worlds of the
 ``hard`` design of ``recovery`` (3 + 3 factors, 30 categories).
 
-Where there is a GPU, it is measured too, at batches that fill it, and a step that waits for it ends the benchmark with
-an error.  Beside that, a whole fit of the ``default`` design on each device: its seconds, and its factors' MCC.
+Where there is a GPU, it is measured too, up to batches that fill it: steps are recorded there, as in a fit;
+``unrecorded`` is a step whose kernels Python launches one by one, and one that waits for the GPU ends the benchmark
+with an error.  Beside that, a whole fit of the ``default`` design on each device: its seconds, and its factors' MCC.
 
 Run  ``python simulations/floor.py`` (three minutes on one core).  Writes ``simulations/floor/results.csv``: device,
 threads, users in the batch, milliseconds a step (medians over `ROUNDS` rounds), users per second, the share of a step's
@@ -39,10 +40,10 @@ from pyro_hmvcrl.model import HMVCRL, Logs
 from pyro_hmvcrl.simulate import Design, Simulation, simulate
 
 from recovery import HARD
-from study import seconds_of_a_step, simulated_dataset
+from study import simulated_dataset, step_timer
 
 OUT = Path(__file__).parent / "floor"
-BATCHES = {"cpu": (128, 1_024), "cuda": (1_024, 16_384)}
+BATCHES = {"cpu": (128, 1_024), "cuda": (128, 1_024, 16_384)}
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "attention")  # in an operation's name
 ROUNDS, STEPS = 15, 5  # of each kind in turn
 PARTICLES = 2
@@ -118,20 +119,21 @@ def measure(device: torch.device, batch: int) -> dict[str, float | str]:
         "by hand": lambda: loss_by_hand(guide, logs),
         "encoders": lambda: bare_encoders(guide, logs),
     }
+    timers = {kind: step_timer(guide, loss) for kind, loss in kinds.items()}
+    unrecorded = step_timer(guide, kinds["step"], record=False)
+    if device.type == "cuda":
+        timers["unrecorded"] = unrecorded
     with guide.knowing_longest(logs), pyro.validation_enabled(False):  # as in a fit
-        for loss in kinds.values():
-            seconds_of_a_step(guide, loss, STEPS)  # the first ones are slower
+        for seconds in timers.values():
+            seconds(STEPS)  # the first ones are slower
         with never_waiting(device):
             kinds["step"]().backward()
         taken = pd.DataFrame(
-            [
-                {kind: seconds_of_a_step(guide, loss, STEPS) for kind, loss in kinds.items()}
-                for _ in range(ROUNDS)
-            ]
+            [{kind: seconds(STEPS) for kind, seconds in timers.items()} for _ in range(ROUNDS)]
         )
-        share = in_products(guide, kinds["step"])
+        share = in_products(unrecorded, device)
     row: dict[str, float | str] = {"device": device.type, "threads": torch.get_num_threads(), "users": batch}
-    row |= {f"{kind}, ms": round(1e3 * taken[kind].median(), 2) for kind in kinds}
+    row |= {f"{kind}, ms": round(1e3 * taken[kind].median(), 2) for kind in timers}
     row |= {"users per second": round(batch / taken["step"].median())}
     row |= {"in products of matrices": round(share, 2)}
     return row | dict(ratios(taken))
@@ -150,14 +152,12 @@ def never_waiting(device: torch.device) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def in_products(guide: Guide, loss: Callable[[], Tensor]) -> float:
+def in_products(seconds: Callable[[int], float], device: torch.device) -> float:
     """Share of the device's time in a step that products of matrices take."""
     with torch.profiler.profile() as seen:
-        seconds_of_a_step(guide, loss, STEPS)
-    on_gpu = guide.model.zero.is_cuda
-    times = {
-        e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in seen.key_averages()
-    }
+        seconds(STEPS)
+    of_device = f"self_{'device' if device.type == 'cuda' else 'cpu'}_time_total"
+    times = {e.key: getattr(e, of_device) for e in seen.key_averages()}
     return sum(t for name, t in times.items() if any(p in name for p in PRODUCTS)) / sum(times.values())
 
 

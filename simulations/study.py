@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 import pyro_hmvcrl
 from pyro_hmvcrl.dataset import Dataset, read_dataset, whole_file
+from pyro_hmvcrl.recording import Recording
 from pyro_hmvcrl.simulate import Simulation, write_simulation
 
 HERE = Path(__file__).parent
@@ -192,20 +193,34 @@ def measured(words: Sequence[object], processes: int = 0) -> dict[str, float]:
     return seconds if processes else seconds | {"peak_mib": peak, "kept_mib": kept}
 
 
-def seconds_of_a_step(guide: nn.Module, loss: Callable[[], Tensor], steps: int) -> float:
-    """Of a gradient step by this loss, as a mean over `steps`."""
+def step_timer(guide: nn.Module, loss: Callable[[], Tensor], record: bool = True) -> Callable[[int], float]:
+    """Of a gradient step by this loss: seconds, as a mean over so many.  A GPU's is recorded first, as in a fit."""
     parameters = [p for p in guide.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=1e-6, fused=True)  # which leaves them as they are
-    wait = torch.cuda.synchronize if parameters[0].is_cuda else (lambda: None)
-    wait()
-    start = time.perf_counter()
-    for _ in range(steps):
+    on_gpu = parameters[0].is_cuda
+    # at a rate that leaves them as they are
+    optimiser = torch.optim.Adam(parameters, lr=1e-6, fused=True, capturable=on_gpu)
+
+    def step(rows: Tensor) -> Tensor:
         optimiser.zero_grad()
-        loss().backward()
+        found = loss()
+        found.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 5.0)
         optimiser.step()
-    wait()
-    return (time.perf_counter() - start) / steps
+        return found.detach()
+
+    take_step = Recording(step) if on_gpu and record else step
+    wait = torch.cuda.synchronize if on_gpu else (lambda: None)
+    no_rows = torch.zeros(0, dtype=torch.long)
+
+    def seconds(steps: int) -> float:
+        wait()
+        start = time.perf_counter()
+        for _ in range(steps):
+            take_step(no_rows)
+        wait()
+        return (time.perf_counter() - start) / steps
+
+    return seconds
 
 
 def benchmark(measure: Callable[[int, Path], dict[str, float]], sizes: list[int], out: Path) -> None:

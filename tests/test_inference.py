@@ -90,9 +90,17 @@ def test_a_cohort_is_some_users_as_a_dataset_of_their_own():
     assert torch.equal(cohort.exposure_covariates, logs.exposure_covariates[rows])
 
 
-def test_a_step_waits_for_nothing_that_a_gpu_works_out():
-    """On the meta device a tensor has no values: whatever looks at one fails.  Of both stages."""
-    sim = s.simulate(SMALL, 0)
+def test_a_step_waits_for_nothing_that_a_gpu_works_out(monkeypatch):
+    """On the meta device a tensor has no values: whatever looks at one fails.  Of both stages.
+
+    Nor is a number made a tensor there, which is waited for too.
+    """
+    sim, tensor = s.simulate(SMALL, 0), torch.tensor
+
+    def elsewhere(value, device="cpu", **options):
+        assert str(device) == "cpu"
+        return tensor(value, device=device, **options)
+
     model = model_of(sim)
     for guide, elbo in (
         (ExpansionGuide(model, 120), i.UserELBO(4, True)),
@@ -101,8 +109,10 @@ def test_a_step_waits_for_nothing_that_a_gpu_works_out():
         guide.to("meta")
         for encoder in (m for m in guide.modules() if hasattr(m, "longest")):
             encoder.longest = 6
-        with pyro.validation_enabled(False):
-            elbo.differentiable_loss(model, guide, logs_of(sim).to("meta")).backward()
+        logs = logs_of(sim).to("meta")
+        with pyro.validation_enabled(False), monkeypatch.context() as without:
+            without.setattr(torch, "tensor", elsewhere)
+            elbo.differentiable_loss(model, guide, logs).backward()
         assert any(p.grad is not None for p in guide.parameters())
 
 

@@ -1,0 +1,80 @@
+"""Claims about recorded steps, on a machine with a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_hmvcrl import inference, recording
+from pyro_hmvcrl.dataset import read_dataset
+from pyro_hmvcrl.inference import Settings, fit
+from pyro_hmvcrl.simulate import Design, simulate, write_simulation
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+SETTINGS = Settings(2, 3, restarts=1, steps=40, encoder_steps=40, batch_size=128, device="cuda")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world") / "data"
+    write_simulation(simulate(Design(users=200), 0), folder, seed=0)
+    return read_dataset(folder)
+
+
+def plain(monkeypatch):
+    monkeypatch.setattr(recording, "PLAIN_CALLS", 10**9)
+
+
+def test_a_recorded_fit_is_that_of_plain_steps(dataset, monkeypatch):
+    """Its bounds, step by step: before and after the graph is oriented, and the encoders', which are in bfloat16.
+
+    Rounding in bfloat16 sends the encoders' weights their own ways, but not the model's, which is done before.
+    """
+    recorded = fit(dataset, SETTINGS)
+    plain(monkeypatch)
+    launched = fit(dataset, SETTINGS)
+    assert launched.guide.model.zero.is_cuda
+    assert len(set(recorded.history["bound"])) == 80  # each step has users of its own
+    assert np.allclose(recorded.history["bound"], launched.history["bound"], atol=0.1)
+    models = (found.guide.model.parameters() for found in (recorded, launched))
+    for one, other in zip(*models, strict=True):
+        assert torch.allclose(one, other, atol=1e-3)
+
+
+def test_a_fit_on_a_gpu_is_that_on_a_cpu(dataset):
+    """The bound at the end of each stage; the random numbers are others."""
+    settings = replace(SETTINGS, steps=200, encoder_steps=200)
+    on_gpu, on_cpu = (fit(dataset, replace(settings, device=device)) for device in ("cuda", "cpu"))
+    assert on_gpu.restarts[0].bound == pytest.approx(on_cpu.restarts[0].bound, abs=1.0)
+    assert on_gpu.bound[0] == pytest.approx(on_cpu.bound[0], abs=2.0)
+
+
+@pytest.mark.parametrize("killed_in", ["restart 1 of 1", "encoders"])
+def test_a_killed_fit_goes_on(dataset, tmp_path, monkeypatch, killed_in):
+    monkeypatch.setattr(inference, "CHECKPOINT_EVERY", 10)
+    whole, rate = fit(dataset, SETTINGS), inference.Stage.rate
+
+    def killed(stage, step):
+        if stage.name == killed_in and step == 27:
+            raise KeyboardInterrupt
+        return rate(stage, step)
+
+    monkeypatch.setattr(inference.Stage, "rate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(dataset, SETTINGS, checkpoints=tmp_path)
+    monkeypatch.setattr(inference.Stage, "rate", rate)
+    resumed = fit(dataset, SETTINGS, checkpoints=tmp_path)
+    assert np.allclose(resumed.history["bound"], whole.history["bound"], atol=0.1)
+
+
+def test_a_bound_that_is_not_finite_ends_a_recorded_fit(dataset, monkeypatch):
+    rate = inference.Stage.rate
+    monkeypatch.setattr(
+        inference.Stage, "rate", lambda stage, step: float("nan") if step == 25 else rate(stage, step)
+    )
+    with pytest.raises(FloatingPointError, match=r"restart 1 of 1: the bound is nan at step 26"):
+        fit(dataset, SETTINGS)
