@@ -147,7 +147,7 @@ excerpt(HMVCRL.mechanisms, "platform = location_scale", "return")
 # $$\varepsilon_{nk} \sim \text{Normal}(0, 1), \qquad z_n = B^\top z_n + m(c_n) + s(c_n) \odot \varepsilon_n$$
 
 # %%
-excerpt(HMVCRL.forward, 'noise = pyro.sample("noise"', "platform, preference =")
+excerpt(HMVCRL.forward, "standard = dist.Normal", "platform, preference =")
 
 # %% [markdown]
 # The site is the *standardised* noise $\varepsilon$, not $m + s\,\varepsilon$. The difference looks cosmetic and is
@@ -340,7 +340,7 @@ LINES = [
     (
         "1 noise is exogenous and standard",
         HMVCRL.forward,
-        "dist.Normal(self.zero, 1.0).expand([self.n_factors])",
+        "dist.Normal(self.zero, self.one).expand([self.n_factors])",
     ),
     ("2 own covariates only", HMVCRL.mechanisms, 'platform = location_scale(c_p, c["platform_location"]'),
     ("3 location and scale", location_scale, "return linear(covariates, location), bounded.exp()"),

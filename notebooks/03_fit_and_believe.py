@@ -84,7 +84,8 @@ here = Path(folder.name)
 # with $c$ the channel's own covariates and $g$ the identity but for large values. In `model.py`:
 #
 # ```python
-# noise = pyro.sample("noise", dist.Normal(self.zero, 1.0).expand([self.n_factors]).to_event(1))
+# standard = dist.Normal(self.zero, self.one).expand([self.n_factors])
+# noise = pyro.sample("noise", standard.to_event(1))
 # location, scale = self.mechanisms(coefficients, c_p, c_q)
 # factors = self.graph.factors(coefficients["edges"], location + scale * noise)
 # ```

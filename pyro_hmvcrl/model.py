@@ -162,8 +162,8 @@ class HMVCRL(nn.Module):
             c_p = pyro.deterministic("exposure_covariates", logs.exposure_covariates, event_dim=1)
             c_q = pyro.deterministic("preference_covariates", logs.preference_covariates, event_dim=1)
 
-            standard = dist.Normal(self.zero, self.one)
-            noise = pyro.sample("noise", standard.expand([self.n_factors]).to_event(1))
+            standard = dist.Normal(self.zero, self.one).expand([self.n_factors])
+            noise = pyro.sample("noise", standard.to_event(1))
             location, scale = self.mechanisms(coefficients, c_p, c_q)
             factors = self.graph.factors(coefficients["edges"], location + scale * noise)
             platform, preference = self.channels(factors)
