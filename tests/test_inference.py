@@ -16,7 +16,7 @@ from pyro_hmvcrl.dataset import read_dataset
 from pyro_hmvcrl.guide import ExpansionGuide, TransformerGuide, most_distinct
 from pyro_hmvcrl.identifiability import mcc
 
-from worlds import everyone, logs_of, model_of, true_expansion
+from worlds import everyone, kill_a_fit, logs_of, model_of, true_expansion
 
 SMALL = s.Design(users=120, categories=6)
 QUICK = i.Settings(
@@ -46,17 +46,8 @@ def test_the_same_seed_gives_the_same_run_to_the_last_digit(dataset):
 def test_a_killed_fit_goes_on_to_the_same_numbers(dataset, tmp_path, monkeypatch, killed_in):
     monkeypatch.setattr(i, "CHECKPOINT_EVERY", 3)
     whole = i.fit(dataset, QUICK)
-    rate = i.Stage.rate
-
-    def killed(stage, step):
-        if stage.name == killed_in and step == 7:
-            raise KeyboardInterrupt
-        return rate(stage, step)
-
-    monkeypatch.setattr(i.Stage, "rate", killed)
-    with pytest.raises(KeyboardInterrupt):
-        i.fit(dataset, QUICK, checkpoints=tmp_path)
-    steps_run = []
+    kill_a_fit(dataset, QUICK, tmp_path, killed_in, 7)
+    rate, steps_run = i.Stage.rate, []
     monkeypatch.setattr(
         i.Stage, "rate", lambda stage, step: steps_run.append(stage.name) or rate(stage, step)
     )

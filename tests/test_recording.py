@@ -13,6 +13,8 @@ from pyro_hmvcrl.dataset import read_dataset
 from pyro_hmvcrl.inference import Settings, fit
 from pyro_hmvcrl.simulate import Design, simulate, write_simulation
 
+from worlds import kill_a_fit
+
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 SETTINGS = Settings(2, 3, restarts=1, steps=40, encoder_steps=40, batch_size=128, device="cuda")
@@ -25,17 +27,13 @@ def dataset(tmp_path_factory):
     return read_dataset(folder)
 
 
-def plain(monkeypatch):
-    monkeypatch.setattr(recording, "PLAIN_CALLS", 10**9)
-
-
 def test_a_recorded_fit_is_that_of_plain_steps(dataset, monkeypatch):
     """Its bounds, step by step: before and after the graph is oriented, and the encoders', which are in bfloat16.
 
     Rounding in bfloat16 sends the encoders' weights their own ways, but not the model's, which is done before.
     """
     recorded = fit(dataset, SETTINGS)
-    plain(monkeypatch)
+    monkeypatch.setattr(recording, "PLAIN_CALLS", 10**9)
     launched = fit(dataset, SETTINGS)
     assert launched.guide.model.zero.is_cuda
     assert len(set(recorded.history["bound"])) == 80  # each step has users of its own
@@ -56,17 +54,8 @@ def test_a_fit_on_a_gpu_is_that_on_a_cpu(dataset):
 @pytest.mark.parametrize("killed_in", ["restart 1 of 1", "encoders"])
 def test_a_killed_fit_goes_on(dataset, tmp_path, monkeypatch, killed_in):
     monkeypatch.setattr(inference, "CHECKPOINT_EVERY", 10)
-    whole, rate = fit(dataset, SETTINGS), inference.Stage.rate
-
-    def killed(stage, step):
-        if stage.name == killed_in and step == 27:
-            raise KeyboardInterrupt
-        return rate(stage, step)
-
-    monkeypatch.setattr(inference.Stage, "rate", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit(dataset, SETTINGS, checkpoints=tmp_path)
-    monkeypatch.setattr(inference.Stage, "rate", rate)
+    whole = fit(dataset, SETTINGS)
+    kill_a_fit(dataset, SETTINGS, tmp_path, killed_in, 27)
     resumed = fit(dataset, SETTINGS, checkpoints=tmp_path)
     assert np.allclose(resumed.history["bound"], whole.history["bound"], atol=0.1)
 

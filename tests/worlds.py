@@ -1,10 +1,15 @@
-"""Worlds that several tests share: the true world as a model, and its logs as tensors."""
+"""What several tests share: the true world as a model, its logs as tensors, and a fit that is killed."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
+from pyro_hmvcrl.dataset import Dataset
 from pyro_hmvcrl.guide import CoefficientPosterior, ExpansionGuide
+from pyro_hmvcrl.inference import Settings, Stage, fit
 from pyro_hmvcrl.model import HMVCRL, Cohort, Logs
 from pyro_hmvcrl.simulate import Design, Emission, Simulation
 
@@ -63,3 +68,18 @@ def copy_emission(decoder, emission: Emission) -> None:
     for name in ("intercept", "linear", "inner", "outer"):
         getattr(decoder, name).copy_(tensor(getattr(emission, name)))
     decoder.shift.zero_()
+
+
+def kill_a_fit(dataset: Dataset, settings: Settings, checkpoints: Path, stage: str, step: int) -> None:
+    """Interrupt it in this step of the stage of this name."""
+    rate = Stage.rate
+
+    def killed(at: Stage, now: int) -> float:
+        if at.name == stage and now == step:
+            raise KeyboardInterrupt
+        return rate(at, now)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Stage, "rate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(dataset, settings, checkpoints)
