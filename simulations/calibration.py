@@ -57,7 +57,7 @@ from identifiability import BASE
 from study import Tables, account, legend, options, run, simulated_dataset, table
 
 HERE = Path(__file__).parent / "calibration"
-SEEDS = 30
+SEEDS = 100
 NEW = 1_000  # added to a seed: the new users' seed
 SETTINGS = {"restarts": 1, "steps": 500, "encoder_steps": 1_000, "device": "cpu"}
 NARROW = 0.7

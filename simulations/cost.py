@@ -10,7 +10,7 @@ Writes ``simulations/cost/results.csv`` (axis, value, users, events, categories,
 peak in MiB of its memory that the system cannot take back: without libraries, and without the file in which many counts
 are kept), ``particles.csv`` and ``cost.png``.
 
-Run  ``python simulations/cost.py`` (half an hour on two cores, half of it for the million users), or with the names
+Run  ``python simulations/cost.py`` (40 minutes on two cores, more than half of it for the million users), or with the names
 of some axes as arguments, whose rows replace those there.
 """
 
@@ -169,7 +169,7 @@ def main() -> None:
         for value in AXES[axis][1]:
             with tempfile.TemporaryDirectory() as folder:
                 table = with_row(measure(axis, value, Path(folder)))
-            table.to_csv(OUT / "results.csv", index=False)
+            table.to_csv(OUT / "results.csv", index=False, float_format="%g")  # whole MiB
     particles = pd.DataFrame(of_particles())
     particles.to_csv(OUT / "particles.csv", index=False)
     draw(table, particles).savefig(OUT / "cost.png", dpi=150)

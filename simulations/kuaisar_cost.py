@@ -6,7 +6,7 @@ users, rows of both logs and of the items' table, seconds (wall clock, whole pro
 of the process in MiB.  Then seconds of an epoch of each stage of the fit over the users that came out, at the default
 batch sizes, on the device that a fit would choose.
 
-Run  ``python simulations/kuaisar_cost.py`` (seven minutes and 8 GB of disk), or with numbers of users as
+Run  ``python simulations/kuaisar_cost.py`` (five minutes on two cores and 8 GB of disk), or with numbers of users as
 arguments.
 """
 
