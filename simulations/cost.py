@@ -10,8 +10,8 @@ Writes ``simulations/cost/results.csv`` (axis, value, users, events, categories,
 peak in MiB of its memory that the system cannot take back: without libraries, and without the file in which many counts
 are kept), ``particles.csv`` and ``cost.png``.
 
-Run  ``python simulations/cost.py`` (40 minutes on two cores, more than half of it for the million users), or with the names
-of some axes as arguments, whose rows replace those there.
+Run  ``python simulations/cost.py`` (40 minutes on two cores, more than half of it for the million users), or with the
+names of some axes as arguments, whose rows replace those there.
 """
 
 from __future__ import annotations
