@@ -204,7 +204,7 @@ def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
         table(performance(results)),
     ]
     parts += ["", "## Suppression and substitution", "", table(flags(results))]
-    parts += ["", "## The seeds furthest off: largest error of any effect", "", table(furthest(results))]
+    parts += ["", "## The seeds furthest off", "", table(furthest(results))]
     parts += ["", "## Invariance: displacement of each factor, in standard deviations", ""]
     moved = moved.assign(error=moved["encoded"] - moved["true"], r2_error=moved["r2"] - moved["true_r2"])
     by_factor = moved.groupby("factor").agg(
@@ -271,10 +271,12 @@ def flags(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def furthest(results: pd.DataFrame) -> pd.DataFrame:
-    """The two seeds of each question with the largest errors, so that a stuck start shows."""
-    of_seed = results["error"].abs().groupby([results[c] for c in ("design", "kind", "seed")], sort=False)
-    worst = of_seed.max().groupby(["design", "kind"], sort=False).nlargest(2)
-    return worst.rename("largest_error").droplevel([0, 1]).reset_index()
+    """The three seeds of each question and outcome with the largest errors, so that a stuck start shows."""
+    question = ["design", "kind", "outcome"]
+    sizes = results.assign(largest_effect=results["truth"].abs(), largest_error=results["error"].abs())
+    of_seed = sizes.groupby([*question, "seed"], sort=False)[["largest_effect", "largest_error"]].max()
+    worst = of_seed["largest_error"].groupby(question, sort=False).nlargest(3).droplevel([0, 1, 2])
+    return of_seed.loc[worst.index].reset_index()
 
 
 def _draw(results: pd.DataFrame, moved: pd.DataFrame) -> plt.Figure:
