@@ -50,6 +50,7 @@ from pyro_hmvcrl.checks import overlap
 from pyro_hmvcrl.dataset import read_dataset
 from pyro_hmvcrl.identifiability import cross_r2
 from pyro_hmvcrl.inference import Settings, screen, tensors_of
+from pyro_hmvcrl.laplace import DRAWS
 from pyro_hmvcrl.mediation import SURE, Users, average_effects, interval, substitution, suppression
 from pyro_hmvcrl.plots import ESTIMANDS
 from pyro_hmvcrl.results import fit_folder, load_run, parameter_posterior
@@ -81,7 +82,6 @@ QUESTIONS = {design: [(design, *ONE_SD)] for design in DESIGNS}
 QUESTIONS["coverage"] += [("coverage", 1.0, "counterfactual"), ("far", 3.0, "interventional")]
 SEEDS = {"coverage": 100, "placebo": 100, "substitution": 100, "control": 100, "substitution_20000": 100}
 RESTARTS = {"substitution": Settings.restarts}  # 1 in the others, where a stuck start counts
-DRAWS = {"substitution_20000": 100}  # of the posterior
 INVARIANCE, INVARIANCE_SEEDS = {"restarts": 1, "steps": 600, "encoder_steps": 1_000}, 30
 # What tables and figures show: in the model the policy has no direct effect on alignment.
 NAMES = [(o, e) for o in ("engagement", "alignment") for e in ESTIMANDS if (o, e) != ("alignment", "NDE")]
@@ -89,7 +89,7 @@ NOTE = """Bias and standard errors are shares of the replication's largest true 
 where all are 0, probabilities. Empirical: the errors' standard deviation over data seeds; model: the root mean square
 of the posterior's. Without 0: the share of the intervals; type I error in `placebo`, power elsewhere. Monte Carlo
 standard errors of n seeds: of an empirical or model one about itself / √(2n), of a share p √(p(1 - p) / n)."""
-TRUTH_DRAWS = 240_000  # users times noise draws of the Monte Carlo of the truth
+TRUTH_DRAWS = 120  # noise draws a user: their Monte Carlo error is about an eighth of the posterior's sd
 
 
 # --- Effects -------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
     settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
     found = screen(dataset, settings)
     logs = tensors_of(dataset, found.standardisation)
-    posterior = parameter_posterior(found, dataset, seed, 20 if quick else DRAWS.get(design, 200))
+    posterior = parameter_posterior(found, dataset, seed, 20 if quick else DRAWS)
     users = Users(logs, found.guide.expansion(d.users).evidence(logs))
     covariates, rows = dataset.users[d.exposure_names + d.preference_names], []
     for asked, by, kind in QUESTIONS[design]:
@@ -121,7 +121,7 @@ def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
             counterfactual=counterfactual,
             seed=seed,
         ).contrasts
-        truth = true_effects(sim, {"exposure_1": by}, TRUTH_DRAWS // d.users, counterfactual=counterfactual)
+        truth = true_effects(sim, {"exposure_1": by}, TRUTH_DRAWS, counterfactual=counterfactual)
         of_all = {"suppression": suppression(effects["engagement"]), "substitution": substitution(effects)}
         of_all |= {"naive": naive(sim), "outside": overlap(covariates, after).outside}
         for outcome, estimand in product(truth["outcomes"], ESTIMANDS):
