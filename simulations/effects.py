@@ -271,11 +271,11 @@ def flags(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def furthest(results: pd.DataFrame) -> pd.DataFrame:
-    """The three seeds of each question and outcome with the largest errors, so that a stuck start shows."""
+    """The five seeds of each question and outcome with the largest errors, so that stuck starts show."""
     question = ["design", "kind", "outcome"]
     sizes = results.assign(largest_effect=results["truth"].abs(), largest_error=results["error"].abs())
     of_seed = sizes.groupby([*question, "seed"], sort=False)[["largest_effect", "largest_error"]].max()
-    worst = of_seed["largest_error"].groupby(question, sort=False).nlargest(3).droplevel([0, 1, 2])
+    worst = of_seed["largest_error"].groupby(question, sort=False).nlargest(5).droplevel([0, 1, 2])
     return of_seed.loc[worst.index].reset_index()
 
 
