@@ -19,8 +19,8 @@ PYTHON ?= $(call find_python,3.11 3.12 3.13)
 PYTHON_ARVIZ1 ?= $(call find_python,3.12 3.13 3.14)
 
 # What ArviZ 1.x is tested with.  No torch: a download of gigabytes for modules that do without it.
-ARVIZ1_PACKAGES := arviz filelock h5netcdf h5py hypothesis numpy pandas pandera pyarrow pytest scikit-learn scipy tqdm
-ARVIZ1_TESTS := tests/test_arviz.py tests/test_dataset.py tests/test_identifiability.py tests/test_simulate.py
+ARVIZ1_PACKAGES := arviz filelock h5netcdf h5py hypothesis lazy-loader numpy pandas pandera pyarrow pytest scikit-learn scipy tqdm
+ARVIZ1_TESTS := tests/evidence/test_to_arviz.py tests/data tests/evidence/test_identifiability.py tests/synthetic
 
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 

@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any, Generic, TypeVar
 
 import numpy.typing
@@ -57,11 +57,11 @@ python_maximum_signature_line_length = 90
 toc_object_entries_show_parents = "hide"
 
 nitpicky = True
-OTHERS = "numpy|pandas|pd|pyarrow|torch|pyro|matplotlib|pathlib|collections|typing"
-nitpick_ignore_regex = [("py:.*", rf"({OTHERS})\..*|Tensor")]
+OTHERS = "numpy|pandas|pandera|pd|pyarrow|torch|pyro|matplotlib|pathlib|collections|typing"
+nitpick_ignore_regex = [("py:.*", rf"({OTHERS})\..*|Tensor|Path")]
 
 README = Path(__file__).parents[1] / "README.md"
-PAGES = {"pyro_hmvcrl/model.py": "model.rst", "data/README.md": "card.md"}  # of what README.md links to
+PAGES = {"pyro_hmvcrl/story/model.py": "story.rst", "data/README.md": "card.md"}  # of what README.md links to
 GROUP = typer.main.get_command(cli.app)
 COMMANDS = {f"{cli.__name__}.{command.callback.__name__}": command for command in GROUP.commands.values()}
 ATTRIBUTES = re.compile(r"^Attributes\n-+\n(.*?)(?=^\S.*\n-+\n|\Z)", re.M | re.S)
@@ -90,7 +90,7 @@ def put_readme_in_front(app: Sphinx, page: str, source: list[str]) -> None:
 
 def complete_comments(app: Sphinx) -> None:
     """Let autodoc find what a class says of its fields under "Attributes" beside them, and constants without words."""
-    for module in iter_modules(pyro_hmvcrl.__path__, "pyro_hmvcrl."):
+    for module in walk_packages(pyro_hmvcrl.__path__, "pyro_hmvcrl."):
         analyzer = ModuleAnalyzer.for_module(module.name)
         analyzer.analyze()
         for statement in ast.parse(analyzer.code).body:

@@ -31,22 +31,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pyro_hmvcrl.checks import negative_controls
-from pyro_hmvcrl.effects import Population
 from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.interventions import add
-from pyro_hmvcrl.mediation import average_effects, interval, sentences
-from pyro_hmvcrl.model import HMVCRL
-from pyro_hmvcrl.results import fit_folder
-from pyro_hmvcrl.simulate import (
-    SUBSTITUTION,
-    Design,
-    draw_world,
-    outcomes,
-    simulate,
-    true_effects,
-    write_simulation,
-)
+from pyro_hmvcrl.queries import Population, add, average_effects
+from pyro_hmvcrl.queries.checks import negative_controls
+from pyro_hmvcrl.queries.findings import interval, sentences
+from pyro_hmvcrl.run import fit_folder
+from pyro_hmvcrl.story import HMVCRL
+from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, draw_world, simulate, true_effects, write_simulation
+from pyro_hmvcrl.synthetic.truth import outcomes
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))  # a reduced run, to test that the code works
 SEED = 0

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # The model as code
 #
-# The model of this package is one Pyro program, `pyro_hmvcrl/model.py`. This notebook reads it line by line: each
+# The model of this package is one Pyro program, `pyro_hmvcrl/story/model.py`. This notebook reads it line by line: each
 # formula stands beside the lines that it becomes. Then it asks three questions of the program before any data are
 # fitted. Does the code have the causal graph that the formulas have? Does it agree with an independent
 # implementation? And what logs does its prior make?
@@ -38,20 +38,25 @@ from IPython.display import Image, Markdown, display
 from matplotlib.lines import Line2D
 from pyro.infer.inspect import get_model_relations
 
-from pyro_hmvcrl.emissions import (
-    DECODER_PRIOR,
+from pyro_hmvcrl.evidence.predictive import Counts, entropy, replicate, user_alignment, user_rate
+from pyro_hmvcrl.queries import hold
+from pyro_hmvcrl.queries.interventions import run
+from pyro_hmvcrl.queries.mediation import engagement
+from pyro_hmvcrl.story import (
+    HMVCRL,
     CategoryDecoder,
     CategoryEvents,
-    EventCounts,
+    Logs,
+    StructuralGraph,
+    at,
     engagement_logits,
+    location_scale,
+    observe,
 )
-from pyro_hmvcrl.graph import StructuralGraph
-from pyro_hmvcrl.interventions import hold, run
-from pyro_hmvcrl.mechanisms import location_scale
-from pyro_hmvcrl.mediation import engagement
-from pyro_hmvcrl.model import HMVCRL, USER_SITES, Logs, at, log_prob, observe
-from pyro_hmvcrl.predictive import Counts, entropy, replicate, user_alignment, user_rate
-from pyro_hmvcrl.simulate import Design, simulate
+from pyro_hmvcrl.story.emissions import DECODER_PRIOR, EventCounts
+from pyro_hmvcrl.story.model import USER_SITES
+from pyro_hmvcrl.story.programs import log_prob
+from pyro_hmvcrl.synthetic import Design, simulate
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
 PLATFORM, PREFERENCE, ENGAGEMENT, GREY = "#0072B2", "#D55E00", "#009E73", "#818b96"

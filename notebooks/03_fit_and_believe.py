@@ -34,13 +34,15 @@ import pandas as pd
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is shown here
 
-from pyro_hmvcrl import plots
-from pyro_hmvcrl.dataset import read_dataset
-from pyro_hmvcrl.identifiability import mcc, rotation_null, weak_mcc
-from pyro_hmvcrl.inference import Settings, screen, tensors_of
-from pyro_hmvcrl.predictive import predictive_checks, replicate, verdict
-from pyro_hmvcrl.results import fit_folder, parameter_posterior
-from pyro_hmvcrl.simulate import Design, simulate, write_simulation
+from pyro_hmvcrl.data import read_dataset
+from pyro_hmvcrl.evidence import mcc, predictive_checks, rotation_null, weak_mcc
+from pyro_hmvcrl.evidence.predictive import replicate, verdict
+from pyro_hmvcrl.inference import Settings, screen
+from pyro_hmvcrl.inference.svi import tensors_of
+from pyro_hmvcrl.report.run_figures import factor_panels, modulation, predictive_densities, training
+from pyro_hmvcrl.report.style import label
+from pyro_hmvcrl.run import fit_folder, parameter_posterior
+from pyro_hmvcrl.synthetic import Design, simulate, write_simulation
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
 # %matplotlib inline
@@ -169,7 +171,7 @@ run = fit_folder(here / "base", here / "base-run", settings)
 report = json.loads((here / "base-run/report.json").read_text())
 history = pd.read_csv(here / "base-run/training.csv")
 restarts = pd.DataFrame(report["restarts"]).set_index("restart")
-plots.training(history, int(restarts["selected"].idxmax()))
+training(history, int(restarts["selected"].idxmax()))
 
 # %% [markdown]
 # *What to see.* The line (training users, a running mean over batches) must have levelled off before the steps end,
@@ -276,7 +278,7 @@ for channel, sentences in report["identifiability"]["verdict"].items():
 factors = pd.read_parquet(here / "base-run/factors.parquet")
 held_out = factors["held_out"]
 covariates = dataset.users[held_out].reset_index(drop=True)
-plots.factor_panels(factors[held_out].reset_index(drop=True), covariates, report["mechanisms"])
+factor_panels(factors[held_out].reset_index(drop=True), covariates, report["mechanisms"])
 
 # %% [markdown]
 # *What to see.* Clouds along the dotted line, without a bend, and equally narrow from end to end.
@@ -297,7 +299,7 @@ for channel, found in channels.items():
 print(pd.DataFrame.from_dict(strength, "index", columns=["location", "log scale", "threshold"]).round(2))
 
 # %%
-plots.modulation(factors, dataset.users, report["mechanisms"])
+modulation(factors, dataset.users, report["mechanisms"])
 
 # %% [markdown]
 # *What to see.* Under "location" the line has a slope: a covariate moves the factor's mean. Under "scale" the band
@@ -321,7 +323,7 @@ print(checks.round(2).to_string(), "\n")
 say(verdict(predictive["checks"])[1])
 
 # %%
-plots.predictive_densities(predictive["densities"], predictive["level"])
+predictive_densities(predictive["densities"], predictive["level"])
 
 # %% [markdown]
 # *What to see.* The model makes users who differ as much as the observed ones. The line should leave the band in
@@ -345,7 +347,7 @@ y = -np.arange(len(low))
 ax.hlines(y, low, high, color=PLATFORM, lw=3, label="posterior, 90%")
 ax.plot(sim.world.engagement_direct, y, "|", color="black", ms=14, mew=2, label="true")
 ax.axvline(0, color=GREY, lw=0.7)
-ax.set(yticks=y, yticklabels=[plots.label(str(name)) for name in delta["exposure_covariate"].values])
+ax.set(yticks=y, yticklabels=[label(str(name)) for name in delta["exposure_covariate"].values])
 ax.set(xlabel="coefficient δ on the log odds of engagement, per sd of the covariate")
 ax.set_title("Direct path to engagement")
 ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -35,23 +35,27 @@ import pyro
 import torch
 from IPython.display import Image
 
-from pyro_hmvcrl import interventions, plots
-from pyro_hmvcrl.checks import negative_controls, noise_checks, placebo
-from pyro_hmvcrl.dataset import read_dataset
-from pyro_hmvcrl.effects import Population, effects
+from pyro_hmvcrl.data import read_dataset
 from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.interventions import InterventionError, add
-from pyro_hmvcrl.mediation import (
+from pyro_hmvcrl.queries import (
     OUTCOMES,
+    InterventionError,
     Mediators,
+    Population,
+    add,
     average_effects,
-    factors_by_channel,
-    interval,
+    effects,
+    interventions,
     natural_effects,
 )
-from pyro_hmvcrl.model import at
-from pyro_hmvcrl.results import fit_folder
-from pyro_hmvcrl.simulate import SUBSTITUTION, Design, simulate, true_effects, write_simulation
+from pyro_hmvcrl.queries.averages import factors_by_channel
+from pyro_hmvcrl.queries.checks import negative_controls, noise_checks, placebo
+from pyro_hmvcrl.queries.findings import interval
+from pyro_hmvcrl.report.answer_figures import effects_displacement
+from pyro_hmvcrl.report.style import to_bytes
+from pyro_hmvcrl.run import fit_folder
+from pyro_hmvcrl.story import at
+from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, simulate, true_effects, write_simulation
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))  # a reduced run, to test that the code works
 SEED = 0
@@ -284,7 +288,7 @@ for factor, values in answer.densities.items():
         "before": heights[0],
         "after": heights[1],
     }
-Image(plots.to_bytes(plots.effects_displacement(panels), "png"), width=560)
+Image(to_bytes(effects_displacement(panels), "png"), width=560)
 
 # %% [markdown]
 # *What to see:* the policy moves one platform factor, and one preference factor that the graph hangs on it. The other

@@ -14,7 +14,7 @@
 # A policy of the platform may raise engagement on one path and lower it on another. Then the total effect is small,
 # or of the sign that one likes, and both paths stay unseen. This notebook builds the natural effects that take the
 # paths apart, each from two or three calls of `pyro.do` and `pyro.condition` in the open; shows that
-# `pyro_hmvcrl.mediation` gives the same numbers; and then estimates them from logs, beside the truth.
+# `pyro_hmvcrl.queries.mediation` gives the same numbers; and then estimates them from logs, beside the truth.
 #
 # ## Setup
 
@@ -34,25 +34,20 @@ import pyro
 import torch
 from IPython.display import display
 
-from pyro_hmvcrl.checks import LOGISTIC_SD, RHOS, e_values, overlap, rho_curve
-from pyro_hmvcrl.dataset import read_dataset
-from pyro_hmvcrl.inference import Settings, screen, tensors_of
-from pyro_hmvcrl.interventions import hold
-from pyro_hmvcrl.mediation import (
-    OUTCOMES,
-    Mediators,
-    Users,
-    average_effects,
-    factors_by_channel,
-    interval,
-    natural_effects,
-    proportion_mediated,
-    sentences,
-)
-from pyro_hmvcrl.model import HMVCRL, Logs, at, observe
-from pyro_hmvcrl.plots import ESTIMANDS, effects_sensitivity
-from pyro_hmvcrl.results import parameter_posterior
-from pyro_hmvcrl.simulate import SUBSTITUTION, Design, sigmoid, simulate, true_effects, write_simulation
+from pyro_hmvcrl.data import read_dataset
+from pyro_hmvcrl.inference import Settings, screen
+from pyro_hmvcrl.inference.svi import tensors_of
+from pyro_hmvcrl.queries import OUTCOMES, Mediators, Users, average_effects, hold, natural_effects
+from pyro_hmvcrl.queries.averages import factors_by_channel
+from pyro_hmvcrl.queries.checks import LOGISTIC_SD, RHOS, e_values, rho_curve
+from pyro_hmvcrl.queries.findings import interval, proportion_mediated, sentences
+from pyro_hmvcrl.queries.overlap import overlap
+from pyro_hmvcrl.report.answer_figures import effects_sensitivity
+from pyro_hmvcrl.report.style import ESTIMANDS
+from pyro_hmvcrl.run import parameter_posterior
+from pyro_hmvcrl.story import HMVCRL, Logs, at, observe
+from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, simulate, true_effects, write_simulation
+from pyro_hmvcrl.synthetic.world import sigmoid
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
 USERS, RESTARTS, STEPS, DRAWS = (120, 1, 10, 5) if QUICK else (1_000, 2, 400, 200)

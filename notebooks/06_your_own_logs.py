@@ -34,14 +34,15 @@ from IPython.display import Image, display
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is shown here
 
-from pyro_hmvcrl.dataset import DatasetError, read_dataset
-from pyro_hmvcrl.download import SMALL
-from pyro_hmvcrl.effects import effects, write_effects
-from pyro_hmvcrl.interventions import InterventionError, add
-from pyro_hmvcrl.kuaisar_copy import EXPOSURE_COVARIATES, write_kuaisar_copy
-from pyro_hmvcrl.report import judge, overall, write_report
-from pyro_hmvcrl.results import load_run
-from pyro_hmvcrl.simulate import SUBSTITUTION, Design, simulate, true_effects, write_simulation
+from pyro_hmvcrl.data import DatasetError, read_dataset
+from pyro_hmvcrl.kuaisar.copy import write_kuaisar_copy
+from pyro_hmvcrl.kuaisar.copy.population import EXPOSURE_COVARIATES
+from pyro_hmvcrl.kuaisar.download import SMALL
+from pyro_hmvcrl.queries import InterventionError, add, effects, write_effects
+from pyro_hmvcrl.report import write_report
+from pyro_hmvcrl.report.verdicts import judge, overall
+from pyro_hmvcrl.run import load_run
+from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, simulate, true_effects, write_simulation
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
 PLATFORM, GREY = "#0072B2", "#818b96"

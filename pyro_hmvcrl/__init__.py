@@ -1,24 +1,27 @@
 """HMV-CRL: causal representation learning of recommender logs, in Pyro.
 
-Modules are imported on first use: ``pyro_hmvcrl.dataset.read_dataset`` works after ``import pyro_hmvcrl``,
-and only the modules that need torch bring it in.
+Rooms, in the order in which data flows: :mod:`~pyro_hmvcrl.story`, :mod:`~pyro_hmvcrl.data`,
+:mod:`~pyro_hmvcrl.synthetic`, :mod:`~pyro_hmvcrl.guide`, :mod:`~pyro_hmvcrl.inference`,
+:mod:`~pyro_hmvcrl.evidence`, :mod:`~pyro_hmvcrl.run`, :mod:`~pyro_hmvcrl.queries`, :mod:`~pyro_hmvcrl.report`,
+:mod:`~pyro_hmvcrl.kuaisar`.  None imports from one after it.  Everything is imported on first use, and only what
+needs torch brings it in.
 """
 
-from __future__ import annotations
-
-import pkgutil
-from importlib import import_module
-from types import ModuleType
+import lazy_loader
 
 __version__ = "0.1.0"
 
+ROOMS = [
+    "story",
+    "data",
+    "synthetic",
+    "guide",
+    "inference",
+    "evidence",
+    "run",
+    "queries",
+    "report",
+    "kuaisar",
+]
 
-def __dir__() -> list[str]:
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return ["__version__", *(name for name in modules if not name.startswith("_"))]
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name in __dir__():
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=ROOMS)

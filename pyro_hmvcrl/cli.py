@@ -13,19 +13,28 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from pyro_hmvcrl.dataset import DatasetError, one_line, read_dataset, whole_file
-from pyro_hmvcrl.download import FULL, SMALL, download
-from pyro_hmvcrl.effects import LEVEL, effects, write_effects
-from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.interventions import add, parse_shift
-from pyro_hmvcrl.kuaisar import moment, read_kuaisar
-from pyro_hmvcrl.kuaisar_copy import write_kuaisar_copy
-from pyro_hmvcrl.plots import ESTIMANDS
-from pyro_hmvcrl.processes import first, together
-from pyro_hmvcrl.published import SHIFT, study
-from pyro_hmvcrl.report import read_run, write_report
-from pyro_hmvcrl.results import RunError, fit_folder, load_run
-from pyro_hmvcrl.simulate import SUBSTITUTION, Design, simulate, write_simulation
+from pyro_hmvcrl.data.files import one_line, whole_file
+from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.data.tables import DatasetError
+from pyro_hmvcrl.inference.processes import first, together
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.kuaisar.clock import moment
+from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
+from pyro_hmvcrl.kuaisar.download import FULL, SMALL, download
+from pyro_hmvcrl.kuaisar.folder import write_kuaisar
+from pyro_hmvcrl.kuaisar.published import SHIFT, study
+from pyro_hmvcrl.kuaisar.reading import read_kuaisar
+from pyro_hmvcrl.queries.answer import LEVEL, effects, write_effects
+from pyro_hmvcrl.queries.interventions import add, parse_shift
+from pyro_hmvcrl.report.page import write_report
+from pyro_hmvcrl.report.reading import read_run
+from pyro_hmvcrl.report.style import ESTIMANDS
+from pyro_hmvcrl.run.files import RunError
+from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.run.load import load_run
+from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
 
 app = typer.Typer(
     add_completion=False,
@@ -33,7 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Separate what the platform exposed from what the user wanted, from search and recommendation logs.",
 )
-
 RunFolder = Annotated[Path, typer.Argument(help="A folder that fit has written.")]
 DatasetFolder = Annotated[
     Path, typer.Argument(help="A dataset folder: dataset.json, users, search and feed events.")
@@ -223,7 +231,7 @@ def import_kuaisar(
             raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
         window = moment(since), moment(until)
         logs = read_kuaisar(source, level, suggested, progress=True).between(*window)
-        account = logs.write(out, min_events=min_events)
+        account = write_kuaisar(logs, out, min_events=min_events)
     for file, of in account["files"].items():
         typer.echo(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")
         for reason, times in of["dropped"].items():

@@ -47,11 +47,17 @@ from pyro import poutine
 from scipy.stats import binom
 from torch import Tensor
 
-from pyro_hmvcrl._arviz import arviz, inference_data
-from pyro_hmvcrl.guide import Guide, PrecisionNormal
-from pyro_hmvcrl.inference import Settings, factor_posterior, fit, tensors_of
-from pyro_hmvcrl.model import USER_SITES, Logs, at, log_joint, log_prob, observe
-from pyro_hmvcrl.simulate import Array, Design, draw_world, simulate
+from pyro_hmvcrl.evidence.to_arviz import arviz, inference_data
+from pyro_hmvcrl.guide.experts import PrecisionNormal
+from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import factor_posterior, fit, tensors_of
+from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.model import USER_SITES
+from pyro_hmvcrl.story.programs import at, log_joint, log_prob, observe
+from pyro_hmvcrl.synthetic.design import Array, Design
+from pyro_hmvcrl.synthetic.simulation import simulate
+from pyro_hmvcrl.synthetic.world import draw_world
 
 from identifiability import BASE
 from study import Tables, account, legend, options, run, simulated_dataset, table

@@ -35,10 +35,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
-from pyro_hmvcrl.guide import ExpansionGuide, TransformerGuide
-from pyro_hmvcrl.inference import UserELBO
-from pyro_hmvcrl.model import HMVCRL, Logs
-from pyro_hmvcrl.simulate import Design, simulate, write_simulation
+from pyro_hmvcrl.guide.guide import ExpansionGuide
+from pyro_hmvcrl.guide.transformers import TransformerGuide
+from pyro_hmvcrl.inference.bound import UserELBO
+from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.model import HMVCRL
+from pyro_hmvcrl.synthetic.design import Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
 
 from study import measured, step_timer
 

@@ -46,23 +46,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pyro_hmvcrl.checks import overlap
-from pyro_hmvcrl.dataset import read_dataset
-from pyro_hmvcrl.identifiability import cross_r2
-from pyro_hmvcrl.inference import Settings, screen, tensors_of
-from pyro_hmvcrl.laplace import DRAWS
-from pyro_hmvcrl.mediation import SURE, Users, average_effects, interval, substitution, suppression
-from pyro_hmvcrl.plots import ESTIMANDS
-from pyro_hmvcrl.results import fit_folder, load_run, parameter_posterior
-from pyro_hmvcrl.simulate import (
-    SUBSTITUTION,
-    Design,
-    World,
-    draw_world,
-    simulate,
-    true_effects,
-    write_simulation,
-)
+from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.evidence.measures import cross_r2
+from pyro_hmvcrl.inference.laplace import DRAWS
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import screen, tensors_of
+from pyro_hmvcrl.queries.averages import Users, average_effects
+from pyro_hmvcrl.queries.findings import SURE, interval, substitution, suppression
+from pyro_hmvcrl.queries.overlap import overlap
+from pyro_hmvcrl.report.style import ESTIMANDS
+from pyro_hmvcrl.run.fitting import fit_folder, parameter_posterior
+from pyro_hmvcrl.run.load import load_run
+from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
+from pyro_hmvcrl.synthetic.truth import true_effects
+from pyro_hmvcrl.synthetic.world import World, draw_world
 
 from study import Tables, account, legend, options, run, simulated_dataset, table
 

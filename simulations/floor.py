@@ -32,12 +32,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pyro_hmvcrl.emissions import DECODER_PRIOR, engagement_logits
-from pyro_hmvcrl.guide import Guide, TransformerGuide, product_of_experts
-from pyro_hmvcrl.identifiability import mcc
-from pyro_hmvcrl.inference import Settings, UserELBO, factor_posterior, fit, tensors_of
-from pyro_hmvcrl.model import HMVCRL, Logs
-from pyro_hmvcrl.simulate import Design, Simulation, simulate
+from pyro_hmvcrl.evidence.measures import mcc
+from pyro_hmvcrl.guide.experts import product_of_experts
+from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.guide.transformers import TransformerGuide
+from pyro_hmvcrl.inference.bound import UserELBO
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import factor_posterior, fit, tensors_of
+from pyro_hmvcrl.story.emissions import DECODER_PRIOR, engagement_logits
+from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.model import HMVCRL
+from pyro_hmvcrl.synthetic.design import Design
+from pyro_hmvcrl.synthetic.simulation import Simulation, simulate
 
 from recovery import HARD
 from study import simulated_dataset, step_timer

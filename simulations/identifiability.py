@@ -35,11 +35,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pyro_hmvcrl.dataset import CHANNELS
-from pyro_hmvcrl.guide import Guide
-from pyro_hmvcrl.identifiability import mcc, rotation_null, weak_mcc
-from pyro_hmvcrl.inference import Settings, factor_posterior, screen, tensors_of
-from pyro_hmvcrl.simulate import Array, Design, Simulation, oracle, simulate, true_edges
+from pyro_hmvcrl.data.dataset import CHANNELS
+from pyro_hmvcrl.evidence.measures import mcc, rotation_null, weak_mcc
+from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import factor_posterior, screen, tensors_of
+from pyro_hmvcrl.synthetic.design import Array, Design
+from pyro_hmvcrl.synthetic.oracle import oracle
+from pyro_hmvcrl.synthetic.simulation import Simulation, simulate
+from pyro_hmvcrl.synthetic.truth import true_edges
 
 from study import Tables, account, legend, options, run, simulated_dataset, with_error
 

@@ -21,11 +21,16 @@ from typing import Any
 
 import torch
 
-from pyro_hmvcrl.dataset import Dataset, Standardisation, read_dataset
-from pyro_hmvcrl.guide import STEPS_FROM_AFAR, ExpansionGuide, TransformerGuide
-from pyro_hmvcrl.inference import PARTICLES, Settings, Stage, UserELBO, choose_device, optimise, tensors_of
-from pyro_hmvcrl.kuaisar_copy import write_kuaisar_copy
-from pyro_hmvcrl.model import HMVCRL
+from pyro_hmvcrl.data.dataset import Dataset, Standardisation
+from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.guide.guide import STEPS_FROM_AFAR, ExpansionGuide
+from pyro_hmvcrl.guide.transformers import TransformerGuide
+from pyro_hmvcrl.inference.bound import UserELBO
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.stage import Stage, optimise
+from pyro_hmvcrl.inference.svi import PARTICLES, choose_device, tensors_of
+from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
+from pyro_hmvcrl.story.model import HMVCRL
 
 from study import benchmark, measured
 

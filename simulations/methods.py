@@ -20,13 +20,14 @@ from sklearn.decomposition import PCA, FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
-from pyro_hmvcrl.dataset import Dataset
-from pyro_hmvcrl.inference import Build, Screening, Settings, factor_posterior, screen, tensors_of
-from pyro_hmvcrl.laplace import ParameterPosterior, fitted_values
-from pyro_hmvcrl.mediation import Users, average_effects
-from pyro_hmvcrl.plots import ESTIMANDS
-from pyro_hmvcrl.published import PSEUDO_EVENTS
-from pyro_hmvcrl.simulate import Array
+from pyro_hmvcrl.data.dataset import Dataset
+from pyro_hmvcrl.inference.laplace import ParameterPosterior, fitted_values
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import Build, Screening, factor_posterior, screen, tensors_of
+from pyro_hmvcrl.kuaisar.published import PSEUDO_EVENTS
+from pyro_hmvcrl.queries.averages import Users, average_effects
+from pyro_hmvcrl.report.style import ESTIMANDS
+from pyro_hmvcrl.synthetic.design import Array
 
 from variants import VARIANTS
 

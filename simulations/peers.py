@@ -39,19 +39,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pyro_hmvcrl.dataset import CHANNELS, Dataset
-from pyro_hmvcrl.identifiability import mcc, rotation_null, weak_mcc
-from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.simulate import (
-    SUBSTITUTION,
-    Array,
-    Design,
-    Simulation,
-    draw_world,
-    oracle,
-    simulate,
-    true_effects,
-)
+from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
+from pyro_hmvcrl.evidence.measures import mcc, rotation_null, weak_mcc
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Array, Design
+from pyro_hmvcrl.synthetic.oracle import oracle
+from pyro_hmvcrl.synthetic.simulation import Simulation, simulate
+from pyro_hmvcrl.synthetic.truth import true_effects
+from pyro_hmvcrl.synthetic.world import draw_world
 
 from methods import METHODS, Found
 from study import FAILURES, Tables, account, legend, options, run, simulated_dataset, table, with_error

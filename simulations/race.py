@@ -38,12 +38,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pyro_hmvcrl.dataset import Dataset, Standardisation
-from pyro_hmvcrl.guide import ExpansionGuide
-from pyro_hmvcrl.identifiability import mcc, rotation_null
-from pyro_hmvcrl.inference import Build, Settings, _held_out_users, factor_posterior, screen, tensors_of
-from pyro_hmvcrl.model import HMVCRL, Logs
-from pyro_hmvcrl.simulate import Array, Design, Simulation, oracle, simulate
+from pyro_hmvcrl.data.dataset import Dataset, Standardisation
+from pyro_hmvcrl.evidence.measures import mcc, rotation_null
+from pyro_hmvcrl.guide.guide import ExpansionGuide
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import Build, _held_out_users, factor_posterior, screen, tensors_of
+from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.model import HMVCRL
+from pyro_hmvcrl.synthetic.design import Array, Design
+from pyro_hmvcrl.synthetic.oracle import oracle
+from pyro_hmvcrl.synthetic.simulation import Simulation, simulate
 
 from methods import METHODS
 from study import options, simulated_dataset, table

@@ -36,10 +36,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pyro_hmvcrl.dataset import CHANNELS
-from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.results import fit_folder
-from pyro_hmvcrl.simulate import DEFAULT_EDGES, Design, simulate, write_simulation
+from pyro_hmvcrl.data.dataset import CHANNELS
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.synthetic.design import DEFAULT_EDGES, Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
 
 from study import Tables, account, legend, options, run, with_error
 

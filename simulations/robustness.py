@@ -62,17 +62,23 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
-from pyro_hmvcrl.checks import LOGISTIC_SD, negative_controls, noise_checks, overlap, placebo, rho_curve
-from pyro_hmvcrl.dataset import CHANNELS, Dataset
-from pyro_hmvcrl.guide import Guide
-from pyro_hmvcrl.identifiability import mcc, weak_mcc
-from pyro_hmvcrl.inference import Screening, Settings, factor_posterior, screen, tensors_of
-from pyro_hmvcrl.laplace import ParameterPosterior
-from pyro_hmvcrl.mediation import SURE, Users, average_effects, interval, substitution
-from pyro_hmvcrl.predictive import predictive_checks
-from pyro_hmvcrl.report import judge, overall, trust
-from pyro_hmvcrl.results import evaluate, parameter_posterior
-from pyro_hmvcrl.simulate import Array, Design, Simulation, World, shift_vector, sigmoid, simulate, softmax
+from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
+from pyro_hmvcrl.evidence.measures import mcc, weak_mcc
+from pyro_hmvcrl.evidence.predictive import predictive_checks
+from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.inference.laplace import ParameterPosterior
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import Screening, factor_posterior, screen, tensors_of
+from pyro_hmvcrl.queries.averages import Users, average_effects
+from pyro_hmvcrl.queries.checks import LOGISTIC_SD, negative_controls, noise_checks, placebo, rho_curve
+from pyro_hmvcrl.queries.findings import SURE, interval, substitution
+from pyro_hmvcrl.queries.overlap import overlap
+from pyro_hmvcrl.report.verdicts import judge, overall, trust
+from pyro_hmvcrl.run.fitting import parameter_posterior
+from pyro_hmvcrl.run.judge import evaluate
+from pyro_hmvcrl.synthetic.design import Array, Design, shift_vector
+from pyro_hmvcrl.synthetic.simulation import Simulation, simulate
+from pyro_hmvcrl.synthetic.world import World, sigmoid, softmax
 
 from effects import LEVEL, SMALL
 from study import Tables, account, legend, options, run, simulated_dataset, table, with_error

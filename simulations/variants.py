@@ -9,17 +9,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_hmvcrl.emissions import CategoryDecoder, engagement_logits
-from pyro_hmvcrl.guide import (
-    ExpansionGuide,
-    Expert,
-    PrecisionNormal,
-    Prior,
-    expand_categories,
-    expand_engagement,
-)
-from pyro_hmvcrl.inference import Build
-from pyro_hmvcrl.model import HMVCRL, Logs
+from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, Prior
+from pyro_hmvcrl.guide.guide import ExpansionGuide, expand_categories, expand_engagement
+from pyro_hmvcrl.inference.svi import Build
+from pyro_hmvcrl.story.emissions import CategoryDecoder, engagement_logits
+from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.model import HMVCRL
 
 NOTHING = 1e-4  # a prior's standard deviation that keeps a coefficient at zero
 

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from test_dataset import TABLES, put, tree
 
-from pyro_hmvcrl.inference import load_tensors, save_tensors
-from pyro_hmvcrl.simulate import Design
+from pyro_hmvcrl.inference.checkpoints import load_tensors, save_tensors
+from pyro_hmvcrl.synthetic.design import Design
 
 CASES = int(os.environ.get("HMVCRL_CASES", "200"))
 

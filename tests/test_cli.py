@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pyro_hmvcrl import cli
 from pyro_hmvcrl.cli import app
-from pyro_hmvcrl.download import DownloadError
+from pyro_hmvcrl.kuaisar.download import DownloadError
 
 SAMPLE = Path(__file__).parents[1] / "data" / "kuaisar-generated"
 

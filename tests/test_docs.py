@@ -20,8 +20,10 @@ import typer
 from typer.testing import CliRunner
 
 import pyro_hmvcrl
-from pyro_hmvcrl import cli, results
-from pyro_hmvcrl.inference import Settings
+from pyro_hmvcrl import cli
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.run import fitting
+from pyro_hmvcrl.run.fitting import parameter_posterior
 
 ROOT = Path(__file__).parents[1]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
@@ -30,16 +32,17 @@ SHELL = [text for blocks in BLOCKS.values() for kind, text in blocks if kind != 
 COMMANDS = [line for text in SHELL for line in text.splitlines() if line.startswith("pyro-hmvcrl")]
 WORDS = {  # from a class's "Attributes", a comment beside a field, an option's help, an example
     "data.html": "One row per user in the order of the file",
-    "model.html": "(B,) positions among the n_users",
+    "story.html": "(B,) positions among the n_users",
     "report.html": "Number of preference factors.",
-    "questions.html": "popularity=-0.5sd",
+    "queries.html": "popularity=-0.5sd",
     "index.html": "From two surfaces of logs",
 }
 
 
 def public_names() -> Iterator[str]:
-    for file in (ROOT / "pyro_hmvcrl").glob("[!_]*.py"):
-        yield from _public(ast.parse(file.read_text()).body, f"pyro_hmvcrl.{file.stem}")
+    for file in (ROOT / "pyro_hmvcrl").rglob("[!_]*.py"):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        yield from _public(ast.parse(file.read_text()).body, module)
 
 
 def _public(body: list[ast.stmt], place: str) -> Iterator[str]:
@@ -85,7 +88,7 @@ def test_the_readme_s_python_runs_after_the_demo(tmp_path, monkeypatch):
     quick = {"restarts": 1, "steps": 40, "encoder_steps": 10, "batch_size": 64}
     monkeypatch.setattr(cli, "SUBSTITUTION", cli.SUBSTITUTION | small)
     monkeypatch.setattr(cli, "Settings", partial(Settings, **quick))
-    monkeypatch.setattr(results, "parameter_posterior", partial(results.parameter_posterior, draws=6))
+    monkeypatch.setattr(fitting, "parameter_posterior", partial(parameter_posterior, draws=6))
     monkeypatch.chdir(tmp_path)
     demo = CliRunner().invoke(cli.app, ["demo"])
     assert demo.exit_code == 0, demo.output
@@ -104,7 +107,7 @@ def test_a_command_line_of_the_readme_s_is_one(line):
 
 
 def test_examples_in_docstrings_say_what_happens():
-    modules = [import_module(m.name) for m in pkgutil.iter_modules(pyro_hmvcrl.__path__, "pyro_hmvcrl.")]
+    modules = [import_module(m.name) for m in pkgutil.walk_packages(pyro_hmvcrl.__path__, "pyro_hmvcrl.")]
     tried = {m.__name__: doctest.testmod(m) for m in modules if not m.__name__.endswith("__main__")}
     assert not [name for name, result in tried.items() if result.failed]
     assert sum(result.attempted for result in tried.values()) > 15

@@ -11,12 +11,17 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from pyro_hmvcrl import inference
-from pyro_hmvcrl.dataset import CHANNELS, Dataset, DatasetError, read_dataset, write_dataset
-from pyro_hmvcrl.guide import Expert, Prior, product_of_experts
-from pyro_hmvcrl.inference import Settings, fit
-from pyro_hmvcrl.results import fit_folder
-from pyro_hmvcrl.simulate import Design, simulate, write_simulation
+from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
+from pyro_hmvcrl.data.folder import read_dataset, write_dataset
+from pyro_hmvcrl.data.tables import DatasetError
+from pyro_hmvcrl.guide.experts import Expert, Prior, product_of_experts
+from pyro_hmvcrl.inference import svi
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import fit
+from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.synthetic.design import Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
 
 SETTINGS = Settings(2, 2, restarts=2, steps=30, encoder_steps=30, batch_size=64, device="cpu")
 Tables = dict[str, pd.DataFrame]  # users, search_events, recommendation_events
@@ -122,7 +127,7 @@ def test_one_user_is_refused(dataset, tmp_path):
 
 def test_a_gradient_that_is_not_finite_ends_the_fit_at_once(dataset, monkeypatch):
     """Also in the last step, after which no bound would show it."""
-    backward, optimise, steps, guides = torch.Tensor.backward, inference.optimise, [], []
+    backward, optimise, steps, guides = torch.Tensor.backward, svi.optimise, [], []
 
     def watched(stage, guide, *args, **options):
         guides.append(guide)
@@ -134,7 +139,7 @@ def test_a_gradient_that_is_not_finite_ends_the_fit_at_once(dataset, monkeypatch
         if len(steps) == SETTINGS.steps:
             guides[-1].coefficients.loc["b"].grad.fill_(torch.nan)
 
-    monkeypatch.setattr(inference, "optimise", watched)
+    monkeypatch.setattr(svi, "optimise", watched)
     monkeypatch.setattr(torch.Tensor, "backward", spoilt)
     with pytest.raises(FloatingPointError, match=r"restart 1 of 2: the gradient is nan at step 29"):
         fit(dataset, SETTINGS)

@@ -24,18 +24,29 @@ from hypothesis import strategies as st
 from test_dataset import content, put, tree
 from typer.testing import CliRunner
 
-from pyro_hmvcrl import plots
-from pyro_hmvcrl import report as report_module
 from pyro_hmvcrl.cli import app
-from pyro_hmvcrl.dataset import DatasetError, read_dataset, write_dataset
-from pyro_hmvcrl.effects import Population, effects, write_effects
-from pyro_hmvcrl.inference import Settings, load_tensors, save_tensors
-from pyro_hmvcrl.interventions import add
-from pyro_hmvcrl.kuaisar import KuaisarError, read_kuaisar
-from pyro_hmvcrl.kuaisar_copy import write_kuaisar_copy
-from pyro_hmvcrl.report import ReportError, write_report
-from pyro_hmvcrl.results import RunError, fit_folder, load_run
-from pyro_hmvcrl.simulate import Design, simulate, write_simulation
+from pyro_hmvcrl.data.folder import read_dataset, write_dataset
+from pyro_hmvcrl.data.tables import DatasetError
+from pyro_hmvcrl.inference.checkpoints import load_tensors, save_tensors
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
+from pyro_hmvcrl.kuaisar.files import KuaisarError
+from pyro_hmvcrl.kuaisar.folder import write_kuaisar
+from pyro_hmvcrl.kuaisar.reading import read_kuaisar
+from pyro_hmvcrl.queries.answer import effects, write_effects
+from pyro_hmvcrl.queries.interventions import add
+from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.report import page as page_module
+from pyro_hmvcrl.report.page import write_report
+from pyro_hmvcrl.report.reading import ReportError
+from pyro_hmvcrl.report.run_figures import categories
+from pyro_hmvcrl.report.style import to_bytes
+from pyro_hmvcrl.run.files import RunError
+from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.run.load import load_run
+from pyro_hmvcrl.synthetic.design import Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
 
 HALF = b'{"name": "\\ud800", "exposure_covariates": [], "preference_covariates": []}'  # of a character
 # --- Dataset folders -----------------------------------------------------------------------------------------
@@ -136,7 +147,7 @@ def import_it(base: Path, source: str) -> None:
         return
     for of in read.account.to_dict().values():
         assert of["read"] == of["kept"] + sum(of["dropped"].values())
-    d.attempt(base, lambda: read.write(base / "out", min_events=1), DatasetError, KuaisarError)
+    d.attempt(base, lambda: write_kuaisar(read, base / "out", min_events=1), DatasetError, KuaisarError)
     if (base / "out").exists():
         assert read_dataset(base / "out").n_users
 
@@ -237,7 +248,7 @@ def use(base: Path, asked: bool = False) -> None:
 def draw(base: Path) -> None:
     """A report, without the time that rendering takes; its names are text."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_module.plots, "to_bytes", lambda figure, kind: b"")
+        patch.setattr(page_module, "to_bytes", lambda figure, kind: b"")
         page = d.attempt(base, lambda: write_report(base / "run"), ReportError)
     assert page is None or d.EVIL not in page.read_text(encoding="utf-8")
 
@@ -334,7 +345,7 @@ def test_too_few_users_to_judge_are_told_before_the_fit(tmp_path):
 def test_names_with_dollars_are_drawn_as_they_are():
     change = {name: {"mean": 0.1, "lower": 0.0, "upper": 0.2} for name in ("$5 to $x^", "$\\frac$")}
     of = {"raised": list(change), "lowered": [], "change": change}
-    assert plots.to_bytes(plots.categories({"platform_1": of}), "svg")
+    assert to_bytes(categories({"platform_1": of}), "svg")
 
 
 # --- Command lines -------------------------------------------------------------------------------------------
@@ -351,7 +362,7 @@ def test_command_lines(fitted, copy, line):
         shutil.copytree(fitted, base, dirs_exist_ok=True)
         shutil.copytree(copy, base / "copy")
         patch.chdir(base)
-        patch.setattr(report_module.plots, "to_bytes", lambda figure, kind: b"")
+        patch.setattr(page_module, "to_bytes", lambda figure, kind: b"")
         before = tree(base)
         with d.within(60):
             said = CliRunner().invoke(app, list(line))

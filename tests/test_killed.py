@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 
 from pyro_hmvcrl.cli import app
-from pyro_hmvcrl.dataset import whole_folder
-from pyro_hmvcrl.effects import effects, write_effects
-from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.interventions import add
-from pyro_hmvcrl.results import fit_folder
-from pyro_hmvcrl.simulate import Design, simulate, write_simulation
+from pyro_hmvcrl.data.files import whole_folder
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.queries.answer import effects, write_effects
+from pyro_hmvcrl.queries.interventions import add
+from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.synthetic.design import Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
 
 SAMPLE = Path(__file__).parents[1] / "data" / "kuaisar-generated"
 KILLS = int(os.environ.get("HMVCRL_KILLS", "1"))
@@ -35,9 +37,9 @@ PROCESSES.set_forkserver_preload(["test_killed"])
 
 def fit_to(out: Path) -> None:
     """Fit the dataset beside it, with checkpoints so often that kills fall between them."""
-    import pyro_hmvcrl.inference
+    import pyro_hmvcrl.inference.stage
 
-    pyro_hmvcrl.inference.CHECKPOINT_EVERY = 4
+    pyro_hmvcrl.inference.stage.CHECKPOINT_EVERY = 4
     fit_folder(out.parent / "data", out, SETTINGS)
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from pyro_hmvcrl import cli
-from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.results import fit_folder
-from pyro_hmvcrl.simulate import Design, simulate, write_simulation
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.synthetic.design import Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
 
 SAMPLE = Path(__file__).parents[1] / "data" / "kuaisar-generated"
 FIT = ["--platform-factors", "2", "--preference-factors", "3", "--restarts", "1", "--encoder-steps", "20"]

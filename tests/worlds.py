@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_hmvcrl.dataset import Dataset
-from pyro_hmvcrl.guide import CoefficientPosterior, ExpansionGuide
-from pyro_hmvcrl.inference import Settings, Stage, fit
-from pyro_hmvcrl.model import HMVCRL, Cohort, Logs
-from pyro_hmvcrl.simulate import Design, Emission, Simulation
+from pyro_hmvcrl.data.dataset import Dataset
+from pyro_hmvcrl.guide.guide import CoefficientPosterior, ExpansionGuide
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.stage import Stage
+from pyro_hmvcrl.inference.svi import fit
+from pyro_hmvcrl.story.logs import Cohort, Logs
+from pyro_hmvcrl.story.model import HMVCRL
+from pyro_hmvcrl.synthetic.design import Design
+from pyro_hmvcrl.synthetic.simulation import Simulation
+from pyro_hmvcrl.synthetic.world import Emission
 
 EDGES = (("platform_1", "preference_1", 0.8), ("preference_2", "platform_2", -0.8))  # both ways
 TWO_AND_TWO = Design(preference_factors=2, exposure_covariates=3, preference_covariates=3, edges=EDGES)

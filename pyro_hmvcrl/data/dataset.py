@@ -1,0 +1,147 @@
+"""A checked dataset in memory, and the standardisation of its covariates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from pyro_hmvcrl.data.columns import FINITE, as_numbers
+from pyro_hmvcrl.data.tables import Table, validate
+
+Channel = Literal["platform", "preference"]
+CHANNELS: tuple[Channel, Channel] = ("platform", "preference")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A checked dataset and its counts.
+
+    Attributes
+    ----------
+    name
+        As in ``dataset.json``.
+    users
+        One row per user in the order of the file: user_id (int or str), covariates (float), extra columns.
+    exposure_covariates, preference_covariates
+        Covariate columns of each channel; either may be empty.
+    categories
+        The C categories as str, sorted (as numbers when all are integers) unless given.
+    search, exposure, engagement
+        Events of each user in each category, ``(N, C)``: searched, shown, and engaged with among those shown.
+    event_tables
+        What `search_events` and `recommendation_events` call for the events themselves.
+    """
+
+    name: str
+    users: pd.DataFrame
+    exposure_covariates: list[str]
+    preference_covariates: list[str]
+    categories: list[str]
+    search: NDArray[np.float32]
+    exposure: NDArray[np.float32]
+    engagement: NDArray[np.float32]
+    event_tables: Mapping[str, Callable[[], pd.DataFrame]]
+
+    @property
+    def search_events(self) -> pd.DataFrame:
+        """In the order of the file, with its extra columns; user_id as in `users`, category as str.
+
+        Events are many, and no model needs more than their counts: those of a Parquet file are read from it each
+        time that they are asked for.
+        """
+        return self.event_tables["search_events"]()
+
+    @property
+    def recommendation_events(self) -> pd.DataFrame:
+        """As `search_events`, with engaged as 0 or 1."""
+        return self.event_tables["recommendation_events"]()
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def user_id(self) -> NDArray[Any]:
+        return self.users["user_id"].to_numpy()
+
+    def covariates(self, channel: Channel) -> NDArray[np.float64]:
+        """Covariates of a channel in their own units, ``(N, D)``."""
+        names = {"platform": self.exposure_covariates, "preference": self.preference_covariates}[channel]
+        return self.users[names].to_numpy(np.float64)
+
+    def subset(self, rows: ArrayLike) -> Dataset:
+        """The dataset of some users: distinct positions, or a boolean mask of length N."""
+        chosen = np.arange(self.n_users)[np.asarray(rows)]
+        users = self.users.iloc[chosen].reset_index(drop=True)
+
+        def theirs(table: str) -> pd.DataFrame:
+            events = self.event_tables[table]()
+            return events[events["user_id"].isin(users["user_id"])].reset_index(drop=True)
+
+        return replace(
+            self,
+            users=users,
+            search=self.search[chosen],
+            exposure=self.exposure[chosen],
+            engagement=self.engagement[chosen],
+            event_tables={table: partial(theirs, table) for table in self.event_tables},
+        )
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """Mean and standard deviation of each covariate of the fitted dataset, kept with the run."""
+
+    exposure_covariates: list[str]
+    preference_covariates: list[str]
+    mean: dict[str, float]
+    sd: dict[str, float]
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset) -> Standardisation:
+        names = [*dataset.exposure_covariates, *dataset.preference_covariates]
+        mean = {name: float(dataset.users[name].mean()) for name in names}
+        sd = {name: float(dataset.users[name].std(ddof=0)) for name in names}
+        return cls(dataset.exposure_covariates, dataset.preference_covariates, mean, sd)
+
+    def apply(self, dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Standardised exposure ``(N, D_P)`` and preference ``(N, D_Q)`` covariates, found by name.
+
+        Raises
+        ------
+        DatasetError
+            If a covariate of the fitted dataset is missing here, or is not a finite number of a like size.
+        """
+        table = Table(f"users of dataset {dataset.name}", dataset.users)
+        validate(table, dataset.users, {name: [FINITE] for name in self.mean})
+        with np.errstate(over="ignore"):
+            blocks = self.standardise(dataset.users)
+        far = ~np.isfinite(np.hstack(blocks)).all(0)
+        if far.any():
+            name = [*self.exposure_covariates, *self.preference_covariates][far.argmax()]
+            raise table.error(
+                name, "too far from the fitted dataset's values; is it in the same unit? Mend it"
+            )
+        return blocks
+
+    def standardise(self, users: pd.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Standardised covariates, as :meth:`apply`, of a table that has them all."""
+
+        def block(names: list[str]) -> NDArray[np.float32]:
+            columns = [(as_numbers(users[name]) - self.mean[name]) / self.sd[name] for name in names]
+            return np.array(columns, np.float32).reshape(len(names), len(users)).T.copy()
+
+        return block(self.exposure_covariates), block(self.preference_covariates)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Standardisation:
+        return cls(**values)

@@ -1,0 +1,165 @@
+"""One table of a dataset, read from Parquet or CSV: whole or in parts, with errors that name file, column and row."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import pandera.pandas as pa
+import pyarrow
+import pyarrow.parquet as pq
+from pyarrow import ArrowException
+
+from pyro_hmvcrl.data.columns import CHECKS, KEYS, MISSING, Checks
+
+TABLES = ("users", "search_events", "recommendation_events")
+PART = 1 << 20  #: rows of a Parquet file at a time, which bounds the memory
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used: the message names file, column, first bad row and the mend."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and how errors name it: a frame, whose rows may be lines of `csv_file`, or else a `parquet` file."""
+
+    label: str
+    held: pd.DataFrame | None = None
+    csv_file: Path | None = None
+    parquet: Path | None = None
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All of it."""
+        if self.held is not None:
+            return self.held
+        with _readable(self.parquet):
+            # Without pandas' metadata an index comes as a column, and row numbers are the file's.
+            return pq.read_table(self.parquet).to_pandas(ignore_metadata=True)
+
+    @property
+    def is_empty(self) -> bool:
+        with _readable(self.parquet):
+            return self.held.empty if self.held is not None else not pq.read_metadata(self.parquet).num_rows
+
+    def parts(self, columns: Iterable[str]) -> Iterator[tuple[int, pd.DataFrame]]:
+        """Its rows in parts that fit the memory, with at least these columns: the number of the first row, the rows."""
+        if self.held is not None:
+            yield 0, self.held
+            return
+        first = 0
+        with _readable(self.parquet), pq.ParquetFile(self.parquet) as file:
+            for part in file.iter_batches(PART, columns=list(columns)):
+                yield first, part.to_pandas(ignore_metadata=True)
+                first += part.num_rows
+
+    def error(self, column: str | None, problem: str, row: int | None = None) -> DatasetError:
+        where = [self.label] + ([] if column is None else [f"column {column!r}"])
+        if row is not None:
+            where.append(f"row {row + 1}" if self.csv_file is None else f"line {_line(self.csv_file, row)}")
+        return DatasetError(f"{', '.join(where)}: {problem}")
+
+
+def _line(path: Path, row: int) -> int:
+    """Line where a data row starts: not row + 2 after blank lines or line breaks inside quotes."""
+    csv.field_size_limit(2**31 - 1)
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        reader, record, start = csv.reader(handle), -2, 0  # the header is record -1
+        while record < row:
+            start = reader.line_num + 1
+            fields = next(reader, None)
+            if fields is None:  # the two parsers count otherwise
+                return row + 2
+            record += len(fields) > 1 or "".join(fields).strip(" \t") != ""
+    return start
+
+
+def read_table(folder: Path, stem: str) -> Table:
+    """The table of this stem in a dataset folder: the one of its two kinds of file that is there."""
+    names = f"{stem}.parquet", f"{stem}.csv"
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if not found:
+        raise DatasetError(f"{folder}: has neither {names[0]} nor {names[1]}; add one of them")
+    if len(found) > 1:
+        raise DatasetError(f"{folder}: has both {names[0]} and {names[1]}; remove one of them")
+    path = found[0]
+    with _readable(path):
+        if path.suffix == ".csv":
+            return Table(str(path), _read_csv(path), path)
+        table = Table(str(path), parquet=path)
+        if stem in CHECKS and _comes_in_parts(pq.read_schema(path), CHECKS[stem]):
+            return table
+        return replace(table, held=table.frame)
+
+
+def _comes_in_parts(schema: pyarrow.Schema, columns: Iterable[str]) -> bool:
+    """Whether a Parquet file's keys mean the same in a part as in the whole: floats do not, as 7.0 is 7 beside 8.0."""
+
+    def whole_or_text(key: str) -> bool:
+        kind = schema.field(key).type
+        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        return (
+            pyarrow.types.is_integer(kind)
+            or pyarrow.types.is_string(kind)
+            or pyarrow.types.is_large_string(kind)
+        )
+
+    once = all(schema.names.count(name) == 1 for name in columns)
+    return once and all(map(whole_or_text, KEYS))
+
+
+@contextmanager
+def _readable(path: Path | None) -> Iterator[None]:
+    """Errors of reading a file, as one of the dataset."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except (OSError, ValueError, ArrowException, MemoryError, pd.errors.ParserWarning) as error:
+        raise DatasetError(f"{path}: could not be read: {_first_line(error)}; write it again") from error
+
+
+def _first_line(said: object) -> str:
+    return next(iter(str(said).splitlines()), type(said).__name__)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    columns = pd.read_csv(path, nrows=0).columns
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+        return pd.read_csv(
+            path,
+            dtype={key: "str" for key in KEYS},
+            keep_default_na=False,
+            na_values={column: [""] if column in KEYS else list(MISSING) for column in columns},
+            index_col=False,
+            low_memory=False,
+        )
+
+
+def validate(table: Table, rows: pd.DataFrame, checks: Checks, first_row: int = 0) -> None:
+    """Raise the first failure of a table's rows: a missing column, else a bad row, else a whole column."""
+    columns = {name: pa.Column(checks=column, nullable=True) for name, column in checks.items()}
+    try:
+        pa.DataFrameSchema(columns).validate(rows, lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        failures = errors.failure_cases
+        missing = failures[failures["check"] == "column_in_dataframe"]
+        if len(missing):
+            has = ", ".join(map(str, rows.columns))
+            raise table.error(missing["failure_case"].iloc[0], f"missing; add it (there are {has})") from None
+        first = failures.sort_values("index", kind="stable").iloc[0]
+        row = None if pd.isna(first["index"]) else int(first["index"])
+        if row is None and isinstance(first["failure_case"], str):  # the check itself could not be made
+            problem = f"holds neither numbers nor text ({_first_line(first['failure_case'])}); convert it"
+            raise table.error(first["column"], problem) from None
+        if row is None:
+            raise table.error(first["column"], first["check"]) from None
+        found = rows[first["column"]].iloc[[row]].tolist()[0]
+        raise table.error(first["column"], f"{first['check']} (found {found!r})", first_row + row) from None

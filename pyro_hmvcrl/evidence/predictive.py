@@ -1,0 +1,338 @@
+"""Posterior predictive checks: do logs that the fitted model makes look like the logs that it was fitted to?
+
+Each replication draws the parameters from their posterior and every user's noise anew, and lets the model make logs
+of the same users: the same covariates, the same numbers of events.  What is observed is set against what the
+replications have (Rubin 1984; Gelman, Meng & Stern 1996).  Noise is drawn anew, not taken from a user's own logs, as
+the model is a story about users, and factors that follow each user's logs could copy what the story does not tell.
+
+The logs were used to fit the model, so what the fit matches directly (shares and rates by category) is reproduced
+more closely than by chance: such checks err towards passing.  The others look at what no single parameter answers
+for: how much users differ, in how many ways, and what goes together on the two surfaces.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro import poutine
+from tqdm.auto import tqdm
+
+from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
+from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.model import HMVCRL
+from pyro_hmvcrl.story.programs import at, observe
+
+Array = NDArray[np.float64]
+REPLICATIONS = 200
+USERS = 4_000  #: at most, drawn at random: a check does not get better for more, only slower
+FAR = 3.0  #: standard deviations of the replications from their mean, from which a check fails
+MATTERS = 0.1  #: relative difference below which a failed check is a small matter
+GROUPS = 5  #: of users, by an exposure covariate
+BINS = 30  #: of a histogram over users
+LEVEL = 0.9  #: of the replications' intervals
+
+
+class Counts(NamedTuple):
+    """Events ``(N, C)`` by user and category: searched, shown, and engaged with among those shown."""
+
+    search: Array
+    exposure: Array
+    engagement: Array
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What is looked at in logs, and how it is called.
+
+    Attributes
+    ----------
+    title
+        In plain words.
+    of
+        A number, or numbers ``(L,)`` of which each has one of `labels`.
+    labels
+        Names, if there are several numbers.
+    weights
+        What each number counts for in the distance between two logs ``(L,)``.
+    excess
+        Only more than the model makes speaks against it.
+    """
+
+    title: str
+    of: Callable[[Counts], Any]
+    labels: Sequence[str] = ()
+    weights: Array | float = 1.0
+    excess: bool = False
+
+
+def predictive_checks(
+    model: HMVCRL,
+    posterior: ParameterPosterior,
+    logs: Logs,
+    categories: Sequence[str],
+    exposure_covariates: Sequence[str],
+    seed: int = 0,
+    replications: int = REPLICATIONS,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Check a fitted model against logs: those of its own fit, or others.
+
+    Parameters
+    ----------
+    logs
+        Users with their events; of more than `USERS` a random part is taken.
+    categories, exposure_covariates
+        Their names.
+
+    Returns
+    -------
+    dict
+        ``checks`` by name, see :func:`compare`; ``densities``, histograms over users; and how they were made.
+    """
+    rng = np.random.default_rng(seed)
+    rows = torch.as_tensor(np.sort(rng.permutation(len(logs.index))[:USERS]))
+    logs = logs.to("cpu").batch(rows)._replace(index=torch.arange(len(rows)), n_users=len(rows))
+    model = copy.deepcopy(model).to("cpu")  # where the posterior is
+    observed = Counts(*(t.double().numpy() for t in (logs.search, logs.exposure, logs.engagement)))
+    asked = statistics(model, logs, categories, exposure_covariates)
+    made: dict[str, list[Any]] = {name: [] for name in (*asked, *DENSITIES)}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for i in tqdm(range(replications), "replicated logs", disable=not progress, leave=False):
+            counts = replicate(model, posterior.draw(i % posterior.n_draws), logs, rng)
+            for name, statistic in asked.items():
+                made[name].append(statistic.of(counts))
+            for name, (_, of_user) in DENSITIES.items():
+                made[name].append(of_user(counts))
+    checks = {name: compare(s, s.of(observed), np.array(made[name])) for name, s in asked.items()}
+    densities = {n: histograms(title, of(observed), made[n]) for n, (title, of) in DENSITIES.items()}
+    return {
+        "replications": replications,
+        "users": len(rows),
+        "level": LEVEL,
+        "checks": {name: check for name, check in checks.items() if check},
+        "densities": {name: density for name, density in densities.items() if density},
+    }
+
+
+@torch.no_grad()
+def replicate(model: HMVCRL, values: Values, logs: Logs, rng: np.random.Generator) -> Counts:
+    """Logs that the model makes at these parameters, of users with these covariates and numbers of events."""
+    sites = poutine.trace(observe(at(model, values), logs)).get_trace(logs).nodes
+    searched, shown, engaged = (
+        sites[name]["fn"].probability.double().numpy() for name in ("search", "exposure", "engagement")
+    )
+    search = rng.multinomial(logs.search.sum(1).int().numpy(), searched / searched.sum(1, keepdims=True))
+    exposure = rng.multinomial(logs.exposure.sum(1).int().numpy(), shown / shown.sum(1, keepdims=True))
+    return Counts(*(a.astype(float) for a in (search, exposure, rng.binomial(exposure, engaged))))
+
+
+def statistics(
+    model: HMVCRL, logs: Logs, categories: Sequence[str], exposure_covariates: Sequence[str]
+) -> dict[str, Statistic]:
+    """What is looked at in logs of these users, by name."""
+    k_platform, k_preference = model.n_platform, model.n_factors - model.n_platform
+    shown = _share(logs.exposure.double().numpy())
+    asked = {
+        "search_shares": Statistic(
+            "Categories searched: their shares", lambda c: _share(c.search), categories
+        ),
+        "exposure_shares": Statistic(
+            "Categories shown: their shares", lambda c: _share(c.exposure), categories
+        ),
+        "engagement_rates": Statistic("Engagement with each category", _rates, categories, shown),
+        "engagement_spread": Statistic(
+            "Engagement: how much users differ (sd)", lambda c: user_rate(c).std()
+        ),
+        "alignment": Statistic("Alignment: shown what the user searches", lambda c: _mean(user_alignment(c))),
+        "search_mix": Statistic("How mixed a user's searches are", lambda c: _mean(entropy(c.search))),
+        "exposure_mix": Statistic("How mixed what a user is shown is", lambda c: _mean(entropy(c.exposure))),
+        "search_rest": Statistic(
+            f"Users' searches: differences past {k_preference} directions",
+            lambda c: _past(_surprise(c.search), k_preference),
+            excess=True,
+        ),
+        "exposure_rest": Statistic(
+            f"What users are shown: differences past {k_platform} directions",
+            lambda c: _past(_surprise(c.exposure), k_platform),
+            excess=True,
+        ),
+        "engagement_rest": Statistic(
+            f"Users' engagement by category: differences past {k_preference + 1} directions",
+            lambda c: _past(_engagement_surprise(c), k_preference + 1),
+            excess=True,
+        ),
+        "search_exposure": Statistic(
+            "Searched and shown: what goes together",
+            lambda c: _together(_surprise(c.search), _surprise(c.exposure)),
+        ),
+        "search_engagement": Statistic(
+            "Searched and engaged with: what goes together",
+            lambda c: _together(_surprise(c.search), _engagement_surprise(c)),
+        ),
+    }
+    groups, labels = _groups(logs, exposure_covariates)
+    if labels:
+        of_groups = Statistic(
+            "Engagement by exposure covariates", lambda c: _group_rates(c, groups), labels, 1 / len(labels)
+        )
+        asked["engagement_by_covariate"] = of_groups
+    return asked
+
+
+def user_rate(counts: Counts) -> Array:
+    """Share of what a user is shown that the user engages with; of users who are shown something."""
+    shown = counts.exposure.sum(1)
+    return np.asarray(counts.engagement.sum(1)[shown > 0] / shown[shown > 0])
+
+
+def user_alignment(counts: Counts) -> Array:
+    """Chance that an item shown and an item searched are of one category; of users with both surfaces."""
+    both = (counts.search.sum(1) > 0) & (counts.exposure.sum(1) > 0)
+    searched, shown = counts.search[both], counts.exposure[both]
+    return np.asarray((searched * shown).sum(1) / (searched.sum(1) * shown.sum(1)))
+
+
+def entropy(events: Array) -> Array:
+    """Entropy in nats of each user's shares of categories; of users with at least two events."""
+    total = events.sum(1, keepdims=True)
+    share = (events / np.maximum(total, 1))[total[:, 0] > 1]
+    return np.asarray(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
+
+
+#: Of which the histogram over users is kept.
+DENSITIES: dict[str, tuple[str, Callable[[Counts], Array]]] = {
+    "engagement": ("share of a user's items engaged with", user_rate),
+    "search": ("entropy of a user's searches, nats", lambda counts: entropy(counts.search)),
+    "exposure": ("entropy of what a user is shown, nats", lambda counts: entropy(counts.exposure)),
+}
+
+
+def _mean(of_users: Array) -> float:
+    """NaN without users."""
+    return float(of_users.mean()) if len(of_users) else np.nan
+
+
+def _share(events: Array) -> Array:
+    return np.asarray(events.sum(0) / events.sum())
+
+
+def _rates(counts: Counts) -> Array:
+    return np.asarray(counts.engagement.sum(0) / np.maximum(counts.exposure.sum(0), 1))
+
+
+def _surprise(events: Array) -> Array:
+    """Pearson residuals ``(N, C)`` of the events against the shares of all users together."""
+    expected = events.sum(1, keepdims=True) * _share(events)
+    return np.asarray((events - expected) / np.sqrt(np.where(expected > 0, expected, 1.0)))
+
+
+def _engagement_surprise(counts: Counts) -> Array:
+    """Pearson residuals ``(N, C)`` of engagement against each category's rate."""
+    rate = _rates(counts)
+    variance = counts.exposure * rate * (1 - rate)
+    return np.asarray(
+        (counts.engagement - counts.exposure * rate) / np.sqrt(np.where(variance > 0, variance, 1.0))
+    )
+
+
+def _past(surprise: Array, directions: int) -> float:
+    """Variance of the residuals that is left past the strongest directions."""
+    return float(np.linalg.eigvalsh(surprise.T @ surprise / len(surprise))[::-1][directions:].sum())
+
+
+def _together(one: Array, other: Array) -> float:
+    """Strongest covariance of a direction in one surface's residuals with a direction in the other's."""
+    return float(np.linalg.norm(one.T @ other / len(one), 2))
+
+
+def _groups(logs: Logs, names: Sequence[str]) -> tuple[Array, list[str]]:
+    """Who belongs to which group ``(N, G)``: values of a covariate that has few, else fifths of the users by it."""
+    groups, labels = [], []
+    for name, values in zip(names, logs.exposure_covariates.T.numpy(), strict=True):
+        levels = np.unique(values)
+        if len(levels) > GROUPS:
+            levels = np.unique(np.quantile(values, np.linspace(0, 1, GROUPS + 1)[1:]))
+        code = np.searchsorted(levels, values)
+        groups += [code == g for g in range(len(levels))]
+        labels += [f"{name}, group {g + 1} of {len(levels)}" for g in range(len(levels))]
+    return np.array(groups, dtype=float).T.reshape(len(logs.index), -1), labels
+
+
+def _group_rates(counts: Counts, groups: Array) -> Array:
+    shown, engaged = (groups.T @ events.sum(1) for events in (counts.exposure, counts.engagement))
+    return np.asarray(engaged / np.maximum(shown, 1))
+
+
+def compare(statistic: Statistic, observed: Any, replicated: Array) -> dict[str, Any]:
+    """What was observed against replications ``(R,)`` or ``(R, L)``; empty where it cannot be computed.
+
+    Of several numbers, the distance is their weighted mean absolute difference from the replications' mean, and how
+    much of it there is in the replications themselves is taken out.
+
+    Returns
+    -------
+    dict
+        ``observed``, and the replications' ``mean``, ``lower`` and ``upper``; ``distance``, in standard deviations of
+        the replications; ``difference``, relative to their mean; ``p``, the posterior predictive p-value (two-sided
+        but for distances and an `excess`); and the ``level``: good, care (far, but by little) or no.
+    """
+    lower, upper = np.quantile(replicated, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    mean = replicated.mean(0)
+    one, all_, expected, size = observed, replicated, mean, mean
+    if statistic.labels:
+        one, all_ = (np.sum(statistic.weights * np.abs(x - mean), -1) for x in (observed, replicated))
+        expected, size = all_.mean(), np.sum(statistic.weights * mean)
+    if not (np.isfinite(replicated).all() and np.isfinite(observed).all() and size > 0):
+        return {}
+    distance = float((one - expected) / max(all_.std(), 1e-9 * size))
+    difference = float((one - expected) / size)
+    above, below = ((1 + np.sum(sign * all_ >= sign * one)) / (1 + len(all_)) for sign in (1, -1))
+    excess = statistic.excess or len(statistic.labels) > 0
+    p = above if excess else min(1.0, 2 * min(above, below))
+    far = (distance if excess else abs(distance)) > FAR
+    found = {"title": statistic.title, "distance": distance, "difference": difference, "p": float(p)}
+    found |= {"labels": list(statistic.labels)} if statistic.labels else {}
+    found |= {"level": "good" if not far else "care" if abs(difference) < MATTERS else "no"}
+    parts = {"observed": observed, "mean": mean, "lower": lower, "upper": upper}
+    return found | {name: np.asarray(part).tolist() for name, part in parts.items()}
+
+
+def histograms(title: str, observed: Array, replicated: Sequence[Array]) -> dict[str, Any]:
+    """Densities over users on common bins: observed, and the replications' interval; empty without users."""
+    if not len(observed):
+        return {}
+    low, high = np.quantile(np.concatenate([observed, *replicated]), [0.001, 0.999])
+    if low == high:
+        return {}
+    edges = np.linspace(low, high, BINS + 1)
+    of = np.array([np.histogram(x, edges, density=True)[0] for x in (observed, *replicated)])
+    lower, upper = np.quantile(of[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    parts = {"at": (edges[1:] + edges[:-1]) / 2, "observed": of[0], "lower": lower, "upper": upper}
+    return {"title": title} | {name: part.tolist() for name, part in parts.items()}
+
+
+def verdict(checks: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """What the checks come to together: the worst level, and sentences, the headline first."""
+    failed = [check for check in checks.values() if check["level"] != "good"]
+    level = "no" if any(c["level"] == "no" for c in failed) else "care" if failed else "good"
+    if not failed:
+        return level, [f"logs that the model makes look like these logs in all {len(checks)} respects."]
+    told = sorted(failed, key=lambda check: -abs(check["distance"]))
+    return level, [
+        f"logs that the model makes differ from these logs in {len(failed)} of {len(checks)} respects.",
+        *(f"{c['title'][0].lower()}{c['title'][1:]}: {_differs(c)}." for c in told),
+    ]
+
+
+def _differs(check: Mapping[str, Any]) -> str:
+    if "labels" in check:
+        return f"off by {check['difference']:.0%} past chance, {check['distance']:.0f} sd"
+    more = "more" if check["difference"] > 0 else "less"
+    return f"{abs(check['difference']):.0%} {more} in the logs than in the model's, {abs(check['distance']):.0f} sd"

@@ -1,0 +1,193 @@
+"""The guide: a posterior over the structural coefficients, and a product of experts over each user's noise.
+
+A user's factors get one Gaussian expert per source, multiplied in factor space z: the model's own prior given the
+covariates, a search expert and a recommendation expert.  With A = I - B' and full-precision experts::
+
+    precision = A' diag(s^-2) A + Lambda_S + Lambda_R
+    precision @ mean = A' diag(s^-2) m + Lambda_S mu_S + Lambda_R mu_R
+
+(Product of experts: Hinton 2002; as a posterior over views: Wu & Goodman 2018.)  Full precision matters: diagonal
+experts prefer rotated factors.  A surface without events contributes no expert: its Lambda is zero.
+
+Two guides differ in where the experts come from:
+
+:class:`TransformerGuide`
+    Two Transformer encoders, one a surface, read the events: the guide of a fitted run.
+:class:`ExpansionGuide`
+    The second-order expansion of the emissions about each user's mode.  It has nothing to learn, so the model itself
+    can be fitted in seconds: the guide of the restarts.
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_hmvcrl.guide.experts import (
+    Expert,
+    PrecisionNormal,
+    Prior,
+    combined,
+    expanded_about,
+    matvec,
+    on_cpu,
+    product_of_experts,
+    widened,
+)
+from pyro_hmvcrl.story.emissions import engagement_logits
+from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.mechanisms import linear
+from pyro_hmvcrl.story.model import HMVCRL
+
+USERS_AT_ONCE = 1_024  #: where no gradient is asked for, which bounds the memory
+STEPS_TO_THE_MODE = 15  #: of Fisher scoring, for a user whose mode is not known
+#: The same for one whose mode is known, of a model that has moved on since.  With 2, restarts of many users get stuck.
+STEPS_FROM_AFAR = 4
+#: Standard deviations of importance sampling's particles, in those of the expansion: tails that cover the posterior's.
+TAILS = 1.15
+
+
+class CoefficientPosterior(nn.Module):
+    """Independent Normals over the structural coefficients."""
+
+    def __init__(self, model: HMVCRL) -> None:
+        super().__init__()
+        start = {"platform_location": 0.3, "preference_location": 0.3, "a": 0.1}
+        start |= {"platform_log_scale": 0.1, "preference_log_scale": 0.1}
+        shapes = {name: shape for name, (_, _, shape) in model.priors.items()}
+        self.loc = nn.ParameterDict({n: start.get(n, 0.0) * torch.randn(s) for n, s in shapes.items()})
+        self.log_sd = nn.ParameterDict({n: torch.full(s, -4.0) for n, s in shapes.items()})
+
+    def forward(self) -> dict[str, Tensor]:
+        return {
+            name: pyro.sample(name, dist.Normal(loc, self.log_sd[name].exp()).to_event(loc.dim()))
+            for name, loc in self.loc.items()
+        }
+
+    def means(self) -> dict[str, Tensor]:
+        return dict(self.loc.items())
+
+
+class Guide(nn.Module):
+    """Coefficients, then the product of experts.  It holds the model, whose prior is one of the experts."""
+
+    def __init__(self, model: HMVCRL) -> None:
+        super().__init__()
+        self.model = model
+        self.coefficients = CoefficientPosterior(model)
+
+    def experts(self, logs: Logs, prior: Prior) -> list[Expert]:
+        """The surfaces' experts."""
+        raise NotImplementedError
+
+    def prior(self, coefficients: dict[str, Tensor], logs: Logs) -> Prior:
+        """The factors given the covariates, with the graph solved."""
+        location, scale = self.model.mechanisms(
+            coefficients, logs.exposure_covariates, logs.preference_covariates
+        )
+        inverse = self.model.graph.inverse(coefficients["edges"])
+        return Prior(linear(location, inverse.mT), inverse * scale.unsqueeze(-2))
+
+    def forward(self, logs: Logs) -> None:
+        """Sites: the structural coefficients and the noise."""
+        noise = self.noise(self.coefficients(), logs)
+        with pyro.plate("users", logs.n_users, subsample=logs.index):
+            pyro.sample("noise", noise)
+
+    def noise(self, coefficients: dict[str, Tensor], logs: Logs) -> PrecisionNormal:
+        """Distribution of the users' noise at these coefficients."""
+        prior = self.prior(coefficients, logs)
+        return product_of_experts(prior, self.experts(logs, prior), check=on_cpu(prior))
+
+    def expansion(self, n_users: int) -> ExpansionGuide:
+        """The expansion guide of this one's model and coefficients, for other users."""
+        return ExpansionGuide.of(self, n_users)
+
+    @torch.no_grad()
+    def posterior(self, logs: Logs) -> tuple[Prior, PrecisionNormal]:
+        """Prior and noise posterior of the users, at the coefficients' means."""
+        prior = self.prior(self.coefficients.means(), logs)
+        return prior, product_of_experts(prior, [self.evidence(logs)])
+
+    @torch.no_grad()
+    def evidence(self, logs: Logs) -> Expert:
+        """What the users' own logs say of their factors, at the coefficients' means: the surfaces' experts as one."""
+        means = self.coefficients.means()
+        batches = logs.batches(USERS_AT_ONCE)
+        experts = [combined(self.experts(users, self.prior(means, users))) for users in batches]
+        return Expert(*map(torch.cat, zip(*experts, strict=True)))
+
+
+class ExpansionGuide(Guide):
+    """Each emission's expansion to second order (with Fisher information) about the user's posterior mode.
+
+    Multiplied, they are the Laplace approximation of the user's posterior.  The mode is found by Fisher scoring,
+    and kept for the users of the training set: two steps do for users who come up in every batch.
+    """
+
+    mode: Tensor  #: (N, K), of the noise
+
+    def __init__(self, model: HMVCRL, n_users: int, scoring_steps: int = 2) -> None:
+        super().__init__(model)
+        self.scoring_steps = scoring_steps
+        self.register_buffer("mode", torch.zeros(n_users, model.n_factors))
+
+    @classmethod
+    def of(cls, guide: Guide, n_users: int) -> ExpansionGuide:
+        """An expansion guide of the same model and coefficients, for users whose modes are not known yet."""
+        expansion = cls(guide.model, n_users, STEPS_TO_THE_MODE).to(guide.model.zero.device)
+        expansion.coefficients = guide.coefficients
+        return expansion
+
+    def expansion(self, n_users: int) -> ExpansionGuide:
+        return self.of(self, n_users)  # of its own class
+
+    @torch.no_grad()
+    def noise(self, coefficients: dict[str, Tensor], logs: Logs) -> PrecisionNormal:
+        """What importance sampling draws from: a little wider than the posterior, and without a gradient.
+
+        So the model's gradient is that of Fisher's identity, a posterior expectation (the wake phase of Bornschein &
+        Bengio 2015).  A gradient through these draws would take the experts for constants, which they are not.
+        """
+        return super().noise(coefficients, logs).wider(TAILS)
+
+    @torch.no_grad()
+    def experts(self, logs: Logs, prior: Prior) -> list[Expert]:
+        coefficients, mode = self.coefficients.means(), self.mode[logs.index]
+        for _ in range(self.scoring_steps):
+            experts = self.expand(logs, coefficients, prior.base + matvec(prior.turn, mode))
+            step = product_of_experts(prior, experts, check=on_cpu(prior)).mean - mode
+            mode = mode + step * (1.5 / step.norm(dim=-1, keepdim=True).clamp_min(1.5))
+        self.mode[logs.index] = mode
+        return experts
+
+    def expand(self, logs: Logs, coefficients: dict[str, Tensor], z: Tensor) -> list[Expert]:
+        """Experts of search, exposure and engagement: their expansions about ``z (N, K)``."""
+        model, c = self.model, coefficients
+        n_platform, n_preference = model.n_platform, model.n_factors - model.n_platform
+        platform, preference = model.channels(z)
+        search = expand_categories(model.f_search, logs.search, preference)
+        exposure = expand_categories(model.f_exposure, logs.exposure, platform)
+        p = engagement_logits(c, platform, preference, logs.exposure_covariates).sigmoid()
+        loadings = torch.cat([c["alpha"].expand(p.shape[-1], -1), c["a"]], -1)  # (C, K)
+        engagement = expand_engagement(logs, p, loadings, z)
+        return [widened(search, n_platform, 0), widened(exposure, 0, n_preference), engagement]
+
+
+def expand_engagement(logs: Logs, probability: Tensor, loadings: Tensor, z: Tensor) -> Expert:
+    """Expansion about ``z (N, K)`` of engagement with this probability ``(N, C)`` and these loadings ``(C, K)``."""
+    outer = (loadings.unsqueeze(-1) * loadings.unsqueeze(-2)).flatten(1)
+    spread = logs.exposure * probability * (1 - probability)
+    fisher = (spread @ outer).unflatten(-1, loadings.shape[1:] * 2)
+    return expanded_about(z, (logs.engagement - logs.exposure * probability) @ loadings, fisher)
+
+
+def expand_categories(decoder: nn.Module, counts: Tensor, z: Tensor) -> Expert:
+    """Expansion about the decoder's factors ``z (N, K)`` of a surface's counts ``(N, C)``."""
+    probability, jacobian = decoder(z).softmax(-1), decoder.jacobian(z)
+    expected = counts.sum(-1, keepdim=True) * probability
+    centred = jacobian - (jacobian * probability.unsqueeze(-2)).sum(-1, keepdim=True)
+    fisher = (centred * expected.unsqueeze(-2)) @ centred.mT
+    return expanded_about(z, matvec(jacobian, counts - expected), fisher)

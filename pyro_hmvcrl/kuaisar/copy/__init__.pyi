@@ -1,0 +1,1 @@
+from .folder import write_kuaisar_copy as write_kuaisar_copy

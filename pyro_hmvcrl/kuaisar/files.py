@@ -1,0 +1,223 @@
+"""KuaiSAR's files in a zip or a folder: found by name, read by the columns' names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+from numpy.typing import NDArray
+from pandas import DataFrame
+from tqdm.auto import tqdm
+
+BLOCK = 1 << 26  #: bytes that the parser takes at a time; captions are long
+#: What reading a damaged zip raises; RuntimeError: it looks encrypted, or compressed in a way unknown here.
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError)
+NUMBER, TEXT = pa.float64(), pa.string()
+#: What is read of each file, by the columns' names: their order differs from the documentation's.
+COLUMNS: dict[str, dict[str, pa.DataType]] = {
+    "user_features.csv": {
+        "user_id": NUMBER,
+        "onehot_feat1": TEXT,
+        "onehot_feat2": TEXT,
+        "search_active_level": NUMBER,
+        "rec_active_level": NUMBER,
+    },
+    "item_features.csv": {"item_id": NUMBER, "upload_time": TEXT, "upload_type": TEXT},
+    "rec_inter.csv": {
+        "user_id": NUMBER,
+        "item_id": NUMBER,
+        "duration_ms": pa.float32(),
+        "timestamp": NUMBER,
+        "click": pa.float32(),
+    },
+    "src_inter.csv": {
+        "keyword": TEXT,
+        "item_id": NUMBER,
+        "click_cnt": pa.float32(),
+        "search_session_id": TEXT,
+        "item_type": TEXT,
+        "user_id": NUMBER,
+        "search_session_timestamp": NUMBER,
+        "search_source": TEXT,
+    },
+    "social_network.csv": {"user_id": NUMBER, "user_follow_id": TEXT},
+}
+ALIASES = {"reco_active_level": "rec_active_level"}  #: seen in copies of the files
+
+
+class KuaisarError(ValueError):
+    """Files that cannot be imported: the message names file, column, row and the mend."""
+
+
+@dataclass
+class Account:
+    """Rows read of each file, and those left out by reason."""
+
+    read: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def keep(self, file: str, frame: DataFrame, good: NDArray[np.bool_], reason: str) -> DataFrame:
+        """The good rows; the others are counted under `reason`."""
+        lost = len(frame) - int(good.sum())
+        if lost:
+            reasons = self.dropped.setdefault(file, {})
+            reasons[reason] = reasons.get(reason, 0) + lost
+        return frame[good] if lost else frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """A file each: rows read, kept, and dropped by reason."""
+        files = {}
+        for file, read in self.read.items():
+            dropped = self.dropped.get(file, {})
+            files[file] = {"read": read, "kept": read - sum(dropped.values()), "dropped": dropped}
+        return files
+
+
+class Files:
+    """The files of a zip or a folder, found by name at any depth."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise KuaisarError(
+                f"{path}: no such file or folder; give KuaiSAR's zip, or the folder of its files"
+            )
+        names = [*COLUMNS, "truth.npz"]
+        if path.is_dir():
+            there = [p for p in sorted(path.rglob("*")) if p.name in names and p.is_file()]
+            self.sizes = {str(p): p.stat().st_size for p in there}
+        else:
+            with self._archive() as archive:
+                self.sizes = {i.filename: i.file_size for i in archive.infolist() if not i.is_dir()}
+        self.found = {name: [p for p in self.sizes if Path(p).name == name] for name in names}
+        for name in COLUMNS:
+            if len(self.found[name]) != 1:
+                problem = "not there" if not self.found[name] else f"there {len(self.found[name])} times"
+                raise KuaisarError(f"{path}: {name} is {problem}; give one release of KuaiSAR, whole")
+
+    @property
+    def truth(self) -> bytes | None:
+        """Of a generated copy."""
+        if not self.found["truth.npz"]:
+            return None
+        with self._open("truth.npz") as handle:
+            return handle.read()
+
+    def label(self, name: str) -> str:
+        """How errors name a file."""
+        return f"{self.path}, {name}"
+
+    def read(
+        self,
+        name: str,
+        columns: dict[str, pa.DataType],
+        account: Account,
+        progress: bool,
+        optional: Sequence[str] = (),
+    ) -> DataFrame:
+        """Some columns of a file; text comes as categories.
+
+        Raises
+        ------
+        KuaisarError
+            If a column is missing, or a row cannot be read.
+        """
+        with self._rows(name) as rows:
+            header = next(rows, [])
+        known = [ALIASES.get(column.strip(), column.strip()) for column in header]
+        wanted = {c: t for c, t in columns.items() if c in known or c not in optional}
+        for column in wanted:
+            if column not in known:
+                there = ", ".join(known) or "nothing"
+                raise KuaisarError(f"{self.label(name)}: no column {column!r}; its first line has {there}")
+        types = {c: pa.dictionary(pa.int32(), t) if t == TEXT else t for c, t in wanted.items()}
+        bar = {"desc": name, "disable": not progress, "leave": False}
+        try:
+            with (
+                self._open(name) as handle,
+                tqdm.wrapattr(handle, "read", self.sizes[self.found[name][0]], **bar) as counted,
+                pa.PythonFile(counted, mode="r") as file,
+            ):
+                table = pacsv.read_csv(
+                    file,
+                    pacsv.ReadOptions(block_size=BLOCK, column_names=known, skip_rows=1),
+                    pacsv.ParseOptions(newlines_in_values=name == "item_features.csv"),
+                    pacsv.ConvertOptions(
+                        include_columns=list(wanted), column_types=types, strings_can_be_null=True
+                    ),
+                )
+        except pa.ArrowException as error:
+            place = self._place(name, known, wanted) or f": {error}; get the file again"
+            raise KuaisarError(f"{self.label(name)}{place}") from None
+        account.read[name] = len(table)
+        return table.unify_dictionaries().to_pandas(strings_to_categorical=True, self_destruct=True)
+
+    def check(self, name: str, rows: DataFrame, column: str, good: NDArray[np.bool_], problem: str) -> None:
+        """Raise for the first row that is not good; the frame's index counts the rows of the file."""
+        bad = np.flatnonzero(~good)
+        if len(bad):
+            row, value = rows.index[bad[0]] + 1, rows[column].iloc[bad[0]]
+            raise KuaisarError(
+                f"{self.label(name)}, column {column!r}, row {row}: {value} is {problem}; correct it"
+            )
+
+    def _place(self, name: str, known: list[str], wanted: dict[str, pa.DataType]) -> str:
+        """Where a file cannot be read: a slow second look, for the message."""
+        numbers = [(known.index(c), c) for c, t in wanted.items() if t != TEXT]
+        with self._rows(name) as rows:
+            next(rows)
+            for n, row in enumerate(rows, 1):
+                if row and len(row) != len(known):
+                    return f", row {n}: {len(row)} values for {len(known)} columns; get the file again"
+                for at, column in numbers:
+                    if row and row[at] and not _is_number(row[at]):
+                        return f", column {column!r}, row {n}: {row[at]!r} is not a number; correct it"
+        return ""
+
+    @contextmanager
+    def _rows(self, name: str) -> Iterator[Iterator[list[str]]]:
+        csv.field_size_limit(2**31 - 1)
+        with self._open(name) as handle, io.TextIOWrapper(handle, "utf-8-sig", "replace", "") as text:
+            try:
+                yield csv.reader(text)
+            except csv.Error as error:
+                raise KuaisarError(f"{self.label(name)}: {error}; get the file again") from None
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[IO[bytes]]:
+        path = self.found[name][0]
+        if self.path.is_dir():
+            with Path(path).open("rb") as handle:
+                yield handle
+            return
+        try:
+            with self._archive() as archive, archive.open(path) as member:
+                yield member
+        except DAMAGE as error:
+            raise KuaisarError(f"{self.label(name)}: damaged ({error}); download the archive again") from None
+
+    def _archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except (*DAMAGE, ValueError):  # the latter: a name that is no text
+            raise KuaisarError(f"{self.path}: not a zip, or cut off; download it again") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""KuaiSAR's logs as a dataset folder, with the users' covariates and the whole account in ``import.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas import DataFrame
+
+from pyro_hmvcrl.data.folder import write_dataset
+from pyro_hmvcrl.kuaisar.clock import beijing
+from pyro_hmvcrl.kuaisar.covariates import EXPOSURE, Covariate, preference_covariates
+from pyro_hmvcrl.kuaisar.files import KuaisarError
+from pyro_hmvcrl.kuaisar.logs import Kuaisar
+
+
+def write_kuaisar(
+    logs: Kuaisar,
+    out: Path,
+    exposure: Sequence[Covariate] | None = None,
+    preference: Sequence[Covariate] | None = None,
+    min_events: int = 10,
+) -> dict[str, Any]:
+    """Write logs as a dataset folder with ``import.json`` in it, whole or not at all; returns that account.
+
+    Parameters
+    ----------
+    out
+        Must not exist yet.
+    exposure, preference
+        Covariates of the two blocks, in place of `EXPOSURE` and :func:`preference_covariates`.
+    min_events
+        Users with fewer events on both surfaces together are left out.
+
+    Raises
+    ------
+    DatasetError
+        If nothing is left, or `out` exists.
+    KuaisarError
+        If a covariate is out of all proportion.
+    """
+    blocks = {
+        "exposure": EXPOSURE if exposure is None else exposure,
+        "preference": preference_covariates(logs) if preference is None else preference,
+    }
+    surfaces = (logs.deliveries, logs.searches)
+    n_events = sum(np.bincount(s["user"], minlength=len(logs.users)) for s in surfaces)
+    kept = np.flatnonzero(n_events >= max(min_events, 1))
+    users, described = _covariates(logs, blocks, kept)
+    place = np.full(len(logs.users), -1)
+    place[kept] = np.arange(len(kept))
+    deliveries, searches = (_events(s, logs.categories, users["user_id"].to_numpy(), place) for s in surfaces)
+    account = logs.about | {
+        "window": [beijing(t) for t in logs.window],
+        "files": logs.account.to_dict(),
+        "users": {"read": len(logs.users), "kept": len(kept), "least_events": min_events},
+        "search_events": len(searches),
+        "recommendation_events": len(deliveries),
+        "covariates": described,
+    }
+    extra = {"import.json": json.dumps(account, indent=2, ensure_ascii=False).encode()}
+    write_dataset(
+        out,
+        name="generated copy of KuaiSAR" if logs.truth else "KuaiSAR",
+        users=users,
+        search_events=searches,
+        recommendation_events=deliveries,
+        exposure_covariates=[c["name"] for c in described if c["block"] == "exposure"],
+        preference_covariates=[c["name"] for c in described if c["block"] == "preference"],
+        extra_files=extra | ({"truth.npz": logs.truth} if logs.truth else {}),
+        categories=logs.categories,
+    )
+    return account
+
+
+def _covariates(
+    logs: Kuaisar, blocks: dict[str, Sequence[Covariate]], kept: NDArray[np.intp]
+) -> tuple[DataFrame, list[dict[str, Any]]]:
+    """The users' table, and what each column is; a covariate that is the same for all users is left out."""
+    users, described = {"user_id": logs.users["user_id"].to_numpy()[kept]}, list[dict[str, Any]]()
+    for block, covariates in blocks.items():
+        for c in covariates:
+            values = c.of(logs)[kept]
+            missing = ~np.isfinite(values)
+            values = np.where(missing, np.median(values[~missing]) if not missing.all() else 0.0, values)
+            with np.errstate(over="ignore"):
+                spread = np.var(values) if len(values) else 0.0
+            if not np.isfinite(spread):
+                far = np.abs(values).argmax()
+                raise KuaisarError(
+                    f"{logs.about['source']}: {c.name} ({c.definition}) is {values[far]:g} for user "
+                    f"{users['user_id'][far]}; mend or leave out that user's rows"
+                )
+            if len(values) and values.min() < values.max():
+                users[c.name] = values
+                described.append({"name": c.name, "block": block, "definition": c.definition, "why": c.why})
+                described[-1]["users_given_the_median"] = int(missing.sum())
+    return DataFrame(users), described
+
+
+def _events(
+    surface: DataFrame, categories: list[str], user_id: NDArray[np.int64], place: NDArray[np.intp]
+) -> DataFrame:
+    """Events of the users who are kept, as a dataset folder has them."""
+    position = place[surface["user"]]
+    of_kept = surface[position >= 0]
+    columns: dict[str, Any] = {
+        "user_id": user_id[position[position >= 0]],
+        "timestamp": of_kept["time"].to_numpy(),
+        "category": pd.Categorical.from_codes(of_kept["category"].to_numpy(), categories=categories),
+    }
+    if "engaged" in surface:
+        columns["engaged"] = of_kept["engaged"].to_numpy()
+    return DataFrame(columns)

@@ -1,0 +1,277 @@
+"""The answer to a causal question: the effects of a change, with the checks that it needs to be believed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_hmvcrl.data.dataset import CHANNELS
+from pyro_hmvcrl.data.files import whole_file
+from pyro_hmvcrl.queries.averages import EffectDraws, average_effects, factors_by_channel
+from pyro_hmvcrl.queries.checks import e_values, negative_controls, noise_checks, placebo, rho_curve
+from pyro_hmvcrl.queries.findings import interval, proportion_mediated, sentences, substitution, suppression
+from pyro_hmvcrl.queries.interventions import (
+    InterventionError,
+    Interventions,
+    Policy,
+    Shift,
+    apply,
+    scaled,
+    together,
+)
+from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome
+from pyro_hmvcrl.queries.overlap import Overlap, overlap
+from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.run.files import RunError
+from pyro_hmvcrl.run.run import LIKELY
+
+Array = NDArray[np.float64]
+LEVEL = 0.9
+DETAIL_DRAWS = 60  #: of the questions beside TE, NDE and NIE
+CURVE_DRAWS = 40
+SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  #: of the dose-response, in units of the asked shift
+
+
+def effects(
+    folder: Path,
+    change: Policy | Sequence[Shift],
+    *,
+    counterfactual: bool = False,
+    outcomes: Mapping[str, Outcome] = OUTCOMES,
+    level: float = LEVEL,
+    extrapolate: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Effects of a change on engagement, alignment and the factors, with their checks.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    change
+        A policy, that is a function of the exposure covariates; or shifts of covariates, of factors, or of whole
+        channels (``platform``: the same shift of each of its factors).
+    counterfactual
+        Effects on these very users, with the noise that their own logs speak of, instead of on a population with
+        their covariates.
+    outcomes
+        Functions of a world, of which engagement and alignment must be two.
+    level
+        Of the intervals.
+    extrapolate
+        Answer even where no data support the change.
+
+    Returns
+    -------
+    dict
+        What the command ``effects`` writes as JSON: `shift`, `kind`, `level` and `users`; `outcomes`, for each the
+        mean and interval of TE, NDE, NIE and its parts, by factor and path too; the probabilities of `suppression`
+        and `substitution`; `displacement` of each factor in standard deviations; and the checks (`overlap`,
+        `negative_controls`, `noise`, `e_values`; for a policy `placebo`, `sensitivity` and `dose_response`).
+
+    Raises
+    ------
+    InterventionError
+        If a column or a factor is unknown, or the change is not supported and `extrapolate` is off.
+    RunError
+        If the folder is not a run folder, or no fit makes numbers like those in it.
+    ValueError
+        If `level` does not lie between 0 and 1, or an outcome of one's own is not finite.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: it must lie between 0 and 1")
+    population = Population.of(folder)
+    question = _question(population, change, seed)
+    if not question.support.supported and not extrapolate:
+        raise InterventionError(
+            f"the change is {question.support.verdict}. Make it smaller, or ask for the extrapolation by name "
+            "(extrapolate=True; on the command line --extrapolate)"
+        )
+    try:
+        answer = _answer(population, question, counterfactual, outcomes, level, seed, progress)
+        for name in outcomes.keys() - OUTCOMES.keys():
+            if not _all_finite(answer["outcomes"][name]):
+                raise ValueError(
+                    f"outcome {name!r} is not finite for every user; let it give a finite number"
+                )
+        finite = _all_finite(answer)
+    except FloatingPointError:
+        finite = False
+    if not finite:
+        raise RunError(f"{folder}: its numbers give no finite effects; fit again")
+    return answer
+
+
+def _all_finite(answer: Any) -> bool:
+    """Whether every number in it is."""
+    if isinstance(answer, dict):
+        return all(map(_all_finite, answer.values()))
+    if isinstance(answer, list):
+        return all(map(_all_finite, answer))
+    return not isinstance(answer, float) or math.isfinite(answer)
+
+
+def _answer(
+    population: Population,
+    question: Question,
+    counterfactual: bool,
+    outcomes: Mapping[str, Outcome],
+    level: float,
+    seed: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """What :func:`effects` returns."""
+    run, users = population.run, population.users
+
+    def ask(
+        interventions: Interventions, draws: int | None, mediators: Mediators | None = None, title: str = ""
+    ) -> EffectDraws:
+        return average_effects(
+            run.guide,
+            run.posterior,
+            users,
+            interventions,
+            mediators,
+            outcomes,
+            counterfactual,
+            draws,
+            seed,
+            progress=title if progress else "",
+        )
+
+    main = ask(question.interventions, None, title="effects")
+    detail = ask(question.interventions, DETAIL_DRAWS, _in_detail(population), "factors and paths")
+    answer = {
+        "shift": question.words,
+        "kind": "counterfactual" if counterfactual else "interventional",
+        "level": level,
+        "users": users.logs.n_users,
+        "outcomes": {name: _outcome(name, main, detail, level) for name in outcomes},
+        "suppression": suppression(main.contrasts["engagement"]),
+        "substitution": substitution(main.contrasts),
+        "sentences": sentences(main.contrasts),
+        "displacement": {factor: interval(draws, level) for factor, draws in main.displacement.items()},
+        "densities": {factor: _density(values) for factor, values in main.densities.items()},
+        "overlap": question.support.to_dict(),
+        "negative_controls": negative_controls(run.guide, run.posterior, users, seed),
+        "noise": noise_checks(run.guide, run.posterior, users, seed),
+        "e_values": e_values(main.levels["engagement"], level),
+    }
+    if question.policy is None:
+        return answer
+    shifted = question.interventions["exposure_covariates"]
+    assert isinstance(shifted, Tensor)
+    of_run = (run.guide, run.posterior, users)
+    answer["placebo"] = placebo(*of_run, shifted, level, seed, progress="placebo" if progress else "")
+    answer["sensitivity"] = rho_curve(
+        *of_run,
+        question.interventions,
+        level,
+        seed=seed,
+        draws=CURVE_DRAWS,
+        progress="sensitivity" if progress else "",
+    )
+    doses = [population.under(scaled(question.policy, size), seed) for size in SIZES]
+    found = [
+        ask(interventions, CURVE_DRAWS)
+        for interventions, _ in tqdm(doses, "dose-response", disable=not progress, leave=False)
+    ]
+    answer["dose_response"] = {
+        "size": list(SIZES),
+        "outside": [support.outside for _, support in doses],
+        **{o: [interval(draws.contrasts[o]["TE"], level) for draws in found] for o in outcomes},
+    }
+    return answer
+
+
+def write_effects(answer: dict[str, Any], out: Path) -> None:
+    """Write an answer as JSON, whole or not at all."""
+    with whole_file(out) as file:
+        file.write_text(json.dumps(answer, indent=2, allow_nan=False))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A change as the model takes it: what was asked in words, and whether the data support it."""
+
+    words: list[str]
+    interventions: Interventions
+    support: Overlap
+    policy: Policy | None  #: none: the change is one of factors
+
+
+def _question(population: Population, change: Policy | Sequence[Shift], seed: int) -> Question:
+    if not isinstance(change, Sequence):
+        return Question([getattr(change, "__name__", "policy")], *population.under(change, seed), change)
+    names = population.run.factor_names
+    shifts = [shift for of_one in change for shift in _each_factor(of_one, names)]
+    words = [str(shift) for shift in shifts]
+    if any(shift.column in names for shift in shifts):
+        return Question(words, *_force_factors(population, shifts), None)
+    policy = together(*shifts)
+    return Question(words, *population.under(policy, seed), policy)
+
+
+def _each_factor(shift: Shift, names: Sequence[str]) -> list[Shift]:
+    """A shift of a channel as shifts of its factors; any other as it is."""
+    if shift.column not in CHANNELS:
+        return [shift]
+    return [replace(shift, column=name) for name in names if name.startswith(f"{shift.column}_")]
+
+
+def _force_factors(population: Population, shifts: Sequence[Shift]) -> tuple[Interventions, Overlap]:
+    """Interventions on factors, and whether the users' own factors support them."""
+    names = population.run.factor_names
+    for shift in shifts:
+        if shift.column not in names:
+            raise InterventionError(
+                f"{shift.column} is no factor: shift covariates or factors ({', '.join(names)}), not both at once"
+            )
+    forced = apply(together(*shifts), population.factor_means)
+    interventions = {s.column: s.force(population.sd_of(s.column)) for s in shifts}
+    return interventions, overlap(population.factor_means, forced)
+
+
+def _in_detail(population: Population) -> Mediators:
+    """Each factor alone, each likely path from platform to preference, and the controlled direct effect."""
+    run = population.run
+    edges = run.edges(population.factors)
+    likely = edges[(edges["probability"] >= LIKELY) & edges["source"].str.startswith(CHANNELS[0])]
+    paths = list(zip(likely["source"], likely["target"], strict=True))
+    levels = population.factor_means.mean().to_dict()
+    return Mediators(factors_by_channel(run.guide.model), paths, each=True, levels=levels)
+
+
+def _outcome(name: str, main: EffectDraws, detail: EffectDraws, level: float) -> dict[str, Any]:
+    """Everything that is said of one outcome."""
+    contrasts, more = main.contrasts[name], detail.contrasts[name]
+    estimands: dict[str, Any] = {estimand: interval(draws, level) for estimand, draws in contrasts.items()}
+    paths = {key: interval(draws, level) for key, draws in more.items() if "->" in key}
+    factors = {key: interval(draws, level) for key, draws in more.items() if key in main.displacement}
+    mediated = proportion_mediated(contrasts)
+    return estimands | {
+        "CDE": interval(more["CDE"], level),
+        "factors": factors,
+        "paths": paths,
+        "suppression": suppression(contrasts),
+        "proportion_mediated": None if mediated is None else interval(mediated, level),
+        "levels": {world: interval(draws, level) for world, draws in main.levels[name].items()},
+    }
+
+
+def _density(values: Array, bins: int = 40) -> dict[str, list[float]]:
+    """Histograms of a factor before and after, on common bins."""
+    low, high = np.quantile(values, [0.002, 0.998])
+    edges = np.linspace(low, high, bins + 1)
+    before, after = (np.histogram(row, edges, density=True)[0] for row in values)
+    return {"at": ((edges[1:] + edges[:-1]) / 2).tolist(), "before": before.tolist(), "after": after.tolist()}

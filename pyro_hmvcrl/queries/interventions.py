@@ -1,0 +1,282 @@
+"""Interventions, on ``pyro.do`` and ``pyro.condition`` themselves.
+
+A **policy** is a function of the exposure covariates (:func:`add`, :func:`set_to`, or one of your own, which may
+draw at random).  An **intervention** maps sites of the model to values, or to functions of their natural values; a
+policy shift is ``{"exposure_covariates": shifted}``, an intervention on a factor ``{"platform_1": 2.0}``, on a whole
+channel ``{"platform": lambda factor: factor + 1}``.
+
+:func:`run` gives the **world** that results, by one call of ``pyro.do``, after the traps of ``pyro.do`` have been
+ruled out: it ignores a misspelt site, refuses functions, lets a value of other users' shape into a batch, and
+recurses on a site that is forced twice.  Contrasts compare worlds of the same users with the same noise, which
+:func:`hold` makes so by ``pyro.condition``: noise drawn anew gives **interventional** (population) effects, noise
+that a guide has abducted from the users' own logs **counterfactual** (unit-level) ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_hmvcrl.data.dataset import CHANNELS
+
+Policy = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]  #: covariates in their own units
+Force: TypeAlias = Tensor | float | Callable[[Tensor], Tensor]
+Interventions: TypeAlias = Mapping[str, Force]
+
+
+class InterventionError(ValueError):
+    """An intervention that cannot be carried out: the message names the site or column and the mend."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The policy that changes one covariate: adds an amount, in its own units or standard deviations, or sets it.
+
+    On a factor the same change is an intervention, see :meth:`force`.
+    """
+
+    column: str
+    amount: float
+    in_sd: bool = False
+    fixed: bool = False
+
+    def __call__(self, covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+        if self.column not in covariates:
+            known = ", ".join(covariates.columns)
+            raise InterventionError(f"no exposure covariate or factor {self.column}: choose of {known}")
+        values = covariates[self.column]
+        sd = float(values.std(ddof=0))
+        return covariates.assign(**{self.column: self._changed(values, sd)})
+
+    def force(self, sd: float) -> Callable[[Tensor], Tensor]:
+        """The change as a function of a factor's natural value; `sd` is the factor's."""
+        return lambda now: self._changed(now, sd)
+
+    def _changed(self, now: Any, sd: float) -> Any:
+        return 0 * now + self.amount if self.fixed else now + self.amount * (sd if self.in_sd else 1)
+
+    def __str__(self) -> str:
+        if self.fixed:
+            return f"{self.column}:={self.amount:.15g}"
+        return f"{self.column}={self.amount:+.15g}{'sd' if self.in_sd else ''}"
+
+
+def add(column: str, amount: float, in_sd: bool = False) -> Shift:
+    """Add an amount to a covariate, in its own units or in standard deviations."""
+    return Shift(column, amount, in_sd)
+
+
+def set_to(column: str, value: float) -> Shift:
+    """Give all users the same value of a covariate, in its own units."""
+    return Shift(column, value, fixed=True)
+
+
+def together(*policies: Policy) -> Policy:
+    """One policy after the other."""
+
+    def policy(covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+        for part in policies:
+            covariates = part(covariates, rng)
+        return covariates
+
+    return policy
+
+
+def scaled(policy: Policy, size: float) -> Policy:
+    """The policy's change of the covariates, `size` times as large."""
+
+    def sized(covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+        changed: pd.DataFrame = covariates + size * (policy(covariates, rng) - covariates)
+        return changed
+
+    return sized
+
+
+def parse_shift(text: str) -> Shift:
+    """A change as the command line has it: ``COLUMN=+1.0``, ``COLUMN=-0.5sd``, or ``COLUMN:=3`` to set a value.
+
+    Raises
+    ------
+    InterventionError
+        If the text is none of these.
+
+    Examples
+    --------
+    >>> parse_shift("popularity=-0.5sd")
+    Shift(column='popularity', amount=-0.5, in_sd=True, fixed=False)
+    >>> parse_shift("popularity:=3") == set_to("popularity", 3.0)
+    True
+    """
+    column, _, amount = text.partition("=")
+    fixed, in_sd = column.endswith(":"), amount.endswith("sd")
+    try:
+        number = float(amount.removesuffix("sd"))
+    except ValueError:
+        number = np.nan
+    if not column.removesuffix(":") or not np.isfinite(number) or (fixed and in_sd):
+        raise InterventionError(
+            f"shift {text!r}: write COLUMN=+1.0, COLUMN=-0.5sd, or COLUMN:=3 to set a value"
+        )
+    return Shift(column.removesuffix(":"), number, in_sd, fixed)
+
+
+def apply(policy: Policy, covariates: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The exposure covariates under a policy; `covariates` themselves are not changed.
+
+    Raises
+    ------
+    InterventionError
+        If the policy gives other rows or columns, or a value that is not a finite number.
+    """
+    shifted = policy(covariates.copy(), np.random.default_rng(seed))
+    if not isinstance(shifted, pd.DataFrame) or list(shifted.columns) != list(covariates.columns):
+        raise InterventionError(
+            f"the policy must give a data frame of the columns {list(covariates.columns)}"
+        )
+    if len(shifted) != len(covariates):
+        raise InterventionError(f"the policy gave {len(shifted)} rows for {len(covariates)} users")
+    if not shifted.index.equals(covariates.index):
+        raise InterventionError("the policy must keep every user, in the same order (the same index)")
+    numbers = shifted.apply(pd.to_numeric, errors="coerce")
+    finite = np.isfinite(numbers.to_numpy(float))
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise InterventionError(
+            f"the policy gave {shifted.iat[row, column]} for {shifted.columns[column]} in row {row + 1}"
+        )
+    return numbers
+
+
+class World:
+    """What a Pyro program computes under interventions: values of sites, and distributions of sampled ones.
+
+    Attributes
+    ----------
+    trace
+        Of the program.  Under the name of an intervened site it has the natural value.
+    forced
+        The values of the intervened sites.
+    """
+
+    def __init__(self, trace: poutine.Trace, forced: dict[str, Tensor]) -> None:
+        self.trace, self.forced = trace, forced
+
+    def __getitem__(self, site: str) -> Tensor:
+        """The value that the rest of the program saw."""
+        if site in self.forced:
+            return self.forced[site]
+        if site not in self.trace.nodes:
+            raise InterventionError(f"no site {site}: choose of {', '.join(self.sites)}")
+        if _is_forced(self.trace.nodes[site]):
+            raise InterventionError(f"site {site} was forced outside: the trace has only its natural value")
+        value: Tensor = self.trace.nodes[site]["value"]
+        return value
+
+    def distribution(self, site: str) -> Any:
+        """The distribution of a sampled site in this world.
+
+        Raises
+        ------
+        InterventionError
+            If the site is forced: it has a value, and no distribution.
+        """
+        if site in self.forced:
+            raise InterventionError(f"site {site} is forced: it has a value here, and no distribution")
+        return self.trace.nodes[site]["fn"]
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of what can be intervened on."""
+        nodes = self.trace.nodes.items()
+        return [n for n, site in nodes if site["type"] == "sample" and not site_is_subsample(site)]
+
+
+def hold(program: Callable[..., Any], **values: Tensor) -> Callable[..., Any]:
+    """The program with these sites (its noise, above all) held at values, by ``pyro.condition``."""
+    held: Callable[..., Any] = pyro.condition(program, data=values)
+    return held
+
+
+def run(
+    program: Callable[..., Any],
+    args: tuple[Any, ...],
+    interventions: Interventions | None = None,
+    natural: World | None = None,
+) -> World:
+    """The world under interventions: one call of ``pyro.do``.
+
+    Parameters
+    ----------
+    program
+        The model, or any Pyro program whose randomness is held (see :func:`hold`).
+    args
+        The program's arguments.
+    interventions
+        Values of sites, or functions of their natural values.
+    natural
+        The world without interventions, when it is at hand already.
+
+    Raises
+    ------
+    InterventionError
+        If a site is unknown or forced already, or a value does not fit the site's users.
+
+    Examples
+    --------
+    >>> def program():
+    ...     x = pyro.deterministic("x", torch.tensor([1.0, 2.0]))
+    ...     return pyro.deterministic("y", 2 * x)
+    >>> run(program, (), {"x": lambda now: now + 1})["y"]
+    tensor([4., 6.])
+    """
+    if not interventions:
+        return World(poutine.trace(program).get_trace(*args), {})
+    natural = natural or run(program, args)
+    forced: dict[str, Tensor] = {}
+    for name, force in interventions.items():
+        for site in _sites(name, natural):
+            if site in forced:
+                raise InterventionError(f"site {site} is forced twice in one mapping")
+            forced[site] = _value(site, force, natural)
+    return World(poutine.trace(pyro.do(program, data=forced)).get_trace(*args), forced)
+
+
+def _sites(name: str, natural: World) -> list[str]:
+    """A site, or the factors of a channel."""
+    if name in CHANNELS and name not in natural.sites:
+        factor = re.compile(rf"{name}_\d+")
+        return [site for site in natural.sites if factor.fullmatch(site)] or [name]
+    return [name]
+
+
+def _is_forced(site: dict[str, Any]) -> bool:
+    return site.get("_intervener_id") is not None
+
+
+def _value(site: str, force: Force, natural: World) -> Tensor:
+    if site not in natural.sites:
+        raise InterventionError(f"no site {site}: choose of {', '.join(natural.sites)}")
+    if _is_forced(natural.trace.nodes[site]):
+        raise InterventionError(f"site {site} is forced already: give all interventions in one mapping")
+    now: Tensor = natural.trace.nodes[site]["value"]
+    value = torch.as_tensor(force(now) if callable(force) else force, dtype=now.dtype, device=now.device)
+    fits = value.dim() <= now.dim() or value.shape[value.dim() - now.dim() :] == now.shape
+    fits &= all(v in (1, n) for v, n in zip(value.shape[::-1], now.shape[::-1], strict=False))
+    if not fits:
+        raise InterventionError(
+            f"the value for {site} has shape {tuple(value.shape)}, the site {tuple(now.shape)}: "
+            "give a number, or a value for each of the users at hand"
+        )
+    if not value.isfinite().all():
+        raise InterventionError(f"the value for {site} is not finite everywhere")
+    return value.expand(torch.broadcast_shapes(value.shape, now.shape))

@@ -1,0 +1,86 @@
+"""The users of a run as a causal question meets them: covariates in their own units, factors, and both as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pyro_hmvcrl.guide.experts import Expert
+from pyro_hmvcrl.queries.averages import Users
+from pyro_hmvcrl.queries.interventions import Interventions, Policy, apply
+from pyro_hmvcrl.queries.overlap import Overlap, overlap
+from pyro_hmvcrl.run.files import finite_tensors, of_file
+from pyro_hmvcrl.run.load import load_run
+from pyro_hmvcrl.run.run import Run
+
+
+@dataclass(frozen=True)
+class Population:
+    """The users of a run: covariates in their own units, factors, and both as the model reads them."""
+
+    run: Run
+    covariates: pd.DataFrame
+    factors: pd.DataFrame  #: posterior means and standard deviations (_sd)
+    users: Users
+
+    @classmethod
+    def of(cls, folder: Path) -> Population:
+        """The users whom a run folder was fitted on.
+
+        Raises
+        ------
+        RunError
+            If the folder is not a run folder, or lacks a file.
+        """
+        run = load_run(folder)
+        names = [*run.config["exposure_covariates"], *run.config["preference_covariates"]]
+        with of_file(folder / "covariates.parquet"):
+            covariates = _finite(pd.read_parquet(folder / "covariates.parquet"), names)
+            exposure, preference = map(torch.as_tensor, run.standardisation.standardise(covariates))
+        names = [column for f in run.factor_names for column in (f, f"{f}_sd")]
+        with of_file(folder / "factors.parquet"):
+            factors = _finite(pd.read_parquet(folder / "factors.parquet"), names)
+            _same_users(factors, covariates)
+        with of_file(folder / "experts.safetensors"):
+            experts = Expert(**finite_tensors(folder / "experts.safetensors"))
+            k = len(run.factor_names)
+            if [t.shape for t in experts] != [(len(covariates), k, k), (len(covariates), k)]:
+                raise ValueError("of other users or factors than the run's")
+            experts = Expert(*(t.to(exposure.dtype) for t in experts))
+        users = Users.with_covariates(exposure, preference, experts)
+        return cls(run, covariates, factors, users)
+
+    @property
+    def factor_means(self) -> pd.DataFrame:
+        """Posterior means of the factors."""
+        return self.factors[self.run.factor_names]
+
+    def sd_of(self, factor: str) -> float:
+        """A factor's standard deviation over users, with what is not known of each of them."""
+        within = (self.factors[f"{factor}_sd"] ** 2).mean()
+        return float((self.factors[factor].var(ddof=0) + within) ** 0.5)
+
+    def under(self, policy: Policy, seed: int) -> tuple[Interventions, Overlap]:
+        """A policy as the model takes it, and whether the users' covariates support it."""
+        shifted = apply(policy, self.covariates[self.run.config["exposure_covariates"]], seed)
+        exposure, _ = self.run.standardisation.standardise(self.covariates.assign(**shifted))
+        support = overlap(self.covariates.drop(columns="user_id"), shifted)
+        return {"exposure_covariates": torch.as_tensor(exposure)}, support
+
+
+def _finite(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """A table of users, if these columns hold finite numbers."""
+    numbers = table[list(columns)].to_numpy(np.float32)  # the model's
+    if not len(table) or not np.isfinite(numbers).all():
+        raise ValueError("users are missing, or a number is not finite")
+    return table
+
+
+def _same_users(factors: pd.DataFrame, covariates: pd.DataFrame) -> None:
+    if not factors["user_id"].equals(covariates["user_id"]):
+        raise ValueError("of other users than covariates.parquet")

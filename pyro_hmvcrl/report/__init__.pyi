@@ -1,0 +1,2 @@
+from .page import write_report as write_report
+from .reading import ReportError as ReportError

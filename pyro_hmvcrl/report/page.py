@@ -1,0 +1,96 @@
+"""The report of a fitted run: report.html, self-contained, and its figures, from the files of the run folder alone.
+
+``report.html.jinja`` holds the page's words and tables.  Another figure is a function in `PICTURES` and a call of
+``picture`` in the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import jinja2
+from matplotlib.figure import Figure
+
+from pyro_hmvcrl.data.files import whole_file
+from pyro_hmvcrl.evidence.predictive import FAR, MATTERS, verdict
+from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
+from pyro_hmvcrl.report.answer_figures import SHOWN_PATHS
+from pyro_hmvcrl.report.pictures import MENDS, PICTURES, Picture
+from pyro_hmvcrl.report.reading import of_run_file, read_run
+from pyro_hmvcrl.report.run_figures import overview
+from pyro_hmvcrl.report.style import ESTIMANDS, PROBABILITIES, VERDICTS, label, to_bytes
+from pyro_hmvcrl.report.verdicts import (
+    effect_text,
+    interval_text,
+    judge,
+    level_text,
+    number_text,
+    overall,
+    scored,
+    trust,
+)
+from pyro_hmvcrl.run.files import MEND
+from pyro_hmvcrl.run.run import LIKELY
+
+ANSWERS = ("effects", "kuaisar")  #: of questions that were put to a run
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``report.html``, ``figures/*.png`` and ``figures/*.svg`` into a run folder; returns the page's path.
+
+    ``report.json`` gets the answers that the page tells of (``effects``, ``kuaisar``), so that it has every number in
+    it; curves and densities are drawn from the tables beside it.  Everything is made before anything is written, and
+    each file appears whole or not at all.
+
+    Raises
+    ------
+    ReportError
+        If a file of the run folder is missing or malformed.
+    """
+    run = read_run(run_folder)
+    pictures: list[Picture] = []
+    files: dict[str, bytes] = {}
+    for make, source in PICTURES.items():
+        with of_run_file(run_folder / source, MENDS.get(source, MEND)):
+            if picture := make(run):
+                pictures.append(picture)
+                files |= _image_files(picture.name, picture.figure)
+    with of_run_file(run_folder / "report.json"):
+        files |= _image_files("overview", overview(run))
+        sources = {p.name: base64.b64encode(files[f"figures/{p.name}.svg"]).decode() for p in pictures}
+        alts = {p.name: p.alt for p in pictures}
+        page = _template().render(run, alts=alts, sources=sources, **WORDS)
+    answers = {name: run[name] for name in ANSWERS if run[name] is not None}
+    numbers = {key: value for key, value in run["report"].items() if key not in ANSWERS} | answers
+    files |= {"report.html": page.encode(), "report.json": json.dumps(numbers, indent=2).encode()}
+    (run_folder / "figures").mkdir(exist_ok=True)
+    for name, content in files.items():
+        with whole_file(run_folder / name) as file:
+            file.write_bytes(content)
+    return run_folder / "report.html"
+
+
+def _image_files(name: str, figure: Figure) -> dict[str, bytes]:
+    return {f"figures/{name}.{kind}": to_bytes(figure, kind) for kind in ("png", "svg")}
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"label": lambda name: label(name, width=60), "number": number_text}
+    environment.filters |= {"effect": effect_text, "level": level_text, "interval": interval_text}
+    environment.tests["probability"] = PROBABILITIES.__contains__
+    return environment.get_template("report.html.jinja")
+
+
+WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
+WORDS |= {"predictive_verdict": verdict, "far": FAR, "matters": MATTERS}
+WORDS |= {"verdicts": VERDICTS, "scored": scored}
+WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": SHOWN_PATHS}

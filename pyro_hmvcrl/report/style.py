@@ -1,0 +1,150 @@
+"""How figures look, and the names that figures and tables share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mechanisms = Mapping[str, Mapping[str, Any]]
+Effects = Mapping[str, Any]  #: what effects.json holds
+P = ParamSpec("P")
+HUES = {"platform": "#0072B2", "preference": "#D55E00"}
+INK, QUIET, RULE = "#24292f", "#818b96", "#d5dae0"
+STYLE = {
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    **{
+        f"{axis}tick.{part}": value for axis in "xy" for part, value in (("color", QUIET), ("labelsize", 7.5))
+    },
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.parse_math": False,  # a name may have dollars in it
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "pyro_hmvcrl",  # the same run gives the same file
+}
+Z90 = 1.645  #: half-width, in standard deviations, of a 90% interval
+SHOWN_COVARIATES = 15  #: a channel's strongest; more would not be readable
+SHOWN_USERS = 2000  #: dots in a panel; lines, bands and correlations use all users
+INTERVAL = ("mean", "lower", "upper")  #: parts of an estimate
+ESTIMANDS = {"TE": "total (TE)", "NDE": "direct (NDE)", "NIE": "through the factors (NIE)"}
+ESTIMANDS |= {"NIE_platform": "NIE by platform", "NIE_preference": "NIE by preference"}
+PARTS = {"TE": INK, "NDE": "#009E73", "NIE": "#AA4499"}
+LEVELS = {"good": ("o", INK), "care": ("D", "white"), "no": ("X", "#D55E00")}  #: marker and fill of a check
+VERDICTS = {"good": "passes", "care": "fails, by little", "no": "fails"}  #: of a check
+PROBABILITIES = {"engagement": "P(engaged)", "alignment": "P(searched for)"}  #: shown in percentage points
+
+
+def to_bytes(figure: Figure, kind: str) -> bytes:
+    """The figure as a ``png`` or ``svg`` file."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def label(name: str, width: int = 24) -> str:
+    """A factor's or covariate's name as shown: no underscores, cut at `width` characters."""
+    text = str(name).replace("_", " ")
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def strongest(mechanisms: Mechanisms, factor: str, *parts: str) -> str:
+    """The covariate that moves `parts` (location, log_scale) of a factor most; empty if there is none."""
+    mechanism, k = mechanisms[channel_of(factor)], int(factor.rpartition("_")[2]) - 1
+    strength = {c: sum(mechanism[p][i][k] ** 2 for p in parts) for i, c in enumerate(mechanism["covariates"])}
+    return max(strength, key=lambda name: strength[name], default="")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in this package's style."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def outcome_scale(outcome: str) -> float:
+    """By what an outcome is multiplied to be shown: probabilities in percentage points, others as they are."""
+    return 100.0 if outcome in PROBABILITIES else 1.0
+
+
+def curve_of(intervals: Sequence[Mapping[str, float]], scale: float) -> Array:
+    """Mean, lower and upper end, ``(3, n)``."""
+    return scale * np.array([[e[part] for e in intervals] for part in ("mean", "lower", "upper")])
+
+
+def hue_of(key: str) -> str:
+    """Of an estimand, a factor or a path: its channel's; a path's is its source's."""
+    first = key.removeprefix("NIE_").partition(" -> ")[0]
+    return HUES.get(first) or HUES.get(channel_of(first)) or PARTS[key]
+
+
+def signed(value: float) -> str:
+    """A number with its sign and two decimals."""
+    return f"{value:+z.2f}".replace("-", "−")
+
+
+def plain(value: float) -> str:
+    """A number as short as it goes."""
+    return f"{value:g}".replace("-", "−")
+
+
+def channel_of(factor: str) -> str:
+    """A factor's channel."""
+    return factor.rpartition("_")[0]
+
+
+def by_channel(factors: Sequence[str]) -> list[list[str]]:
+    """The factors of each channel."""
+    return [[f for f in factors if channel_of(f) == channel] for channel in HUES]
+
+
+def factor_columns(factors: Iterable[str]) -> list[str]:
+    """The factors among these names (of a table's columns), platform first."""
+    named = [c for c in factors if c.rpartition("_")[2].isdigit()]
+    return [name for own in by_channel(named) for name in own]
+
+
+def panel_rows(factors: Sequence[str], longest: int = 5) -> list[list[str]]:
+    """Factors in rows of panels, each row of one channel."""
+    return [own[i : i + longest] for own in by_channel(factors) for i in range(0, len(own), longest)]
+
+
+def panel_grid(parent: FigureBase, rows: Sequence[Sequence[Any]]) -> dict[Any, Axes]:
+    """An axes for every key, rows centred; None leaves its place empty."""
+    widest = max(map(len, rows))
+    grid = parent.add_gridspec(len(rows), 2 * widest)
+    axes = {}
+    for r, row in enumerate(rows):
+        for i, key in enumerate(row):
+            start = widest - len(row) + 2 * i
+            if key is not None:
+                axes[key] = parent.add_subplot(grid[r, start : start + 2])
+    return axes
+
+
+def some_of(values: Any, seed: int = 0) -> Any:
+    """At most `SHOWN_USERS` of these, drawn at random."""
+    return np.random.default_rng(seed).permutation(values)[:SHOWN_USERS]

@@ -1,0 +1,124 @@
+"""What checks and verdicts come to, in a level and a few words, and numbers as they are printed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro_hmvcrl.evidence import predictive
+from pyro_hmvcrl.queries.checks import RARE
+from pyro_hmvcrl.report.style import INTERVAL, PROBABILITIES, Effects, outcome_scale
+
+WEAK = 0.1  #: a correlation that easily goes unnoticed
+FAR_FROM_MODE = 0.5  #: standard deviations of the posterior
+#: Words of a verdict (identifiability.verdict) that speak against the fit.
+AGAINST = (
+    "could be",
+    "disagree",
+    "nothing confirms",
+    "collapsed",
+    "not above",
+    "not recovered",
+    "axes are not",
+)
+
+
+def trust(verdict: list[str]) -> tuple[str, str]:
+    """What a channel's verdict comes to: a level (good, care or no), and whether to believe its factors."""
+    if "only up to" in verdict[0]:
+        return "no", "Read this channel as a whole; do not interpret its single factors."
+    if any(words in sentence for words in AGAINST for sentence in verdict):
+        return "no", "Do not rely on its factors: the evidence speaks against this fit."
+    if "short of the full condition" in verdict[0]:
+        return "care", "Interpret its factors with care: the full condition is not met."
+    return "good", "Its factors can be believed."
+
+
+def judge(
+    effects: Effects, verdict: dict[str, list[str]], predictive_checks: dict[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """What the checks of an answer come to: for each a level (good, care, no; empty: neither) and, shortly, why."""
+    levels = {channel: trust(sentences)[0] for channel, sentences in verdict.items()}
+    doubted = [channel for channel, level in levels.items() if level != "good"]
+    supported = effects["overlap"]["verdict"].partition(":")[0]
+    leaks, unlike = (
+        [name for name, found in effects[check].items() if found["verdict"] != "passes"]
+        for check in ("negative_controls", "noise")
+    )
+    checks = {
+        "factors": ("care", f"doubt on {' and '.join(doubted)}") if doubted else ("good", "can be believed"),
+        "predictive": (predictive.verdict(predictive_checks)[0], _alike(predictive_checks)),
+        "overlap": ({"supported": "good", "in part": "care"}.get(supported, "no"), supported),
+        "negative_controls": ("no", "failed") if leaks else ("good", "passed"),
+        "noise": ("care", f"failed: {' and '.join(unlike)}") if unlike else ("good", "passed"),
+    }
+    if "placebo" in effects:
+        p, covers, of = (effects["placebo"][part] for part in ("p", "covers_zero", "of"))
+        level = "good" if p >= RARE else "care" if covers >= of / 2 else "no"
+        checks["placebo"] = level, f"covers zero {covers} of {of}, p {p:.2f}"
+    if "sensitivity" in effects:
+        checks["rho"] = _judge_rho(effects["sensitivity"])
+    return checks
+
+
+def _alike(checks: dict[str, Any]) -> str:
+    failed = sum(check["level"] != "good" for check in checks.values())
+    return f"{len(checks) - failed} of {len(checks)} pass"
+
+
+def _judge_rho(curve: dict[str, Any]) -> tuple[str, str]:
+    first = curve["first_rho_with_zero_in_NIE"]
+    if first is None:
+        return "good", f"NIE stands up to {max(map(abs, curve['rho'])):g}"
+    if first == 0:
+        return "", "NIE includes zero at 0"
+    return "care" if first <= WEAK else "", f"{first:g} may undo NIE"
+
+
+def overall(checks: dict[str, tuple[str, str]]) -> tuple[str, str]:
+    """What the checks come to together: the worst level, and whether to believe the answer."""
+    levels = {level for level, _ in checks.values()}
+    if "no" in levels:
+        return "no", "Do not rely on this answer: a check below speaks against it."
+    if "care" in levels:
+        return "care", "Use this answer with care: see the checks below."
+    return "good", "No check below speaks against this answer."
+
+
+def scored(distances: list[float]) -> str:
+    """What `score_to_the_mode` saw, in a sentence."""
+    if not distances:
+        return (
+            "Users are too few for so many parameters to bring the fit to the mode of their posterior: effects may be "
+            "off by what the bound leaves open."
+        )
+    before, after = (max(d, 0) ** 0.5 for d in (distances[0], min(distances)))
+    far = (
+        f" More than {FAR_FROM_MODE} is far: take more users or more steps." if after > FAR_FROM_MODE else ""
+    )
+    return (
+        f"Fisher scoring with all users found the parameters {number_text(before, 2)} standard deviations from the "
+        f"mode of their posterior (root mean square), and left them within {number_text(after, 2)}.{far}"
+    )
+
+
+def effect_text(e: dict[str, float], outcome: str) -> str:
+    """Mean and interval of an effect, in percentage points if the outcome is a probability."""
+    return f"{'+' if e['mean'] > 0 else ''}{level_text(e, outcome)}"
+
+
+def level_text(e: dict[str, float], outcome: str) -> str:
+    """Mean and interval of a level, in percentage points if the outcome is a probability."""
+    return interval_text(e, 2 if outcome in PROBABILITIES else 4, outcome_scale(outcome))
+
+
+def interval_text(e: dict[str, float], digits: int, scale: float = 1.0) -> str:
+    """Mean and interval, times `scale`, with this many decimals."""
+    mean, lower, upper = (number_text(scale * e[part], digits) for part in INTERVAL)
+    return f"{mean} ({lower} to {upper})"
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """A number with this many decimals; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{float(value):z,.{digits}f}".replace("-", "−")  # float: a value that is missing says its name

@@ -1,0 +1,114 @@
+"""A run from its folder, after its files have been checked against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_hmvcrl.data.dataset import Standardisation
+from pyro_hmvcrl.data.files import read_json
+from pyro_hmvcrl.guide.transformers import TransformerGuide
+from pyro_hmvcrl.inference.laplace import OF_EXPOSURE_COVARIATES, ParameterPosterior, Values, fitted_values
+from pyro_hmvcrl.run.files import finite_tensors, of_file
+from pyro_hmvcrl.run.run import Run
+from pyro_hmvcrl.story.model import HMVCRL
+
+MOST_FACTORS = 1_000  #: of a channel
+
+
+def load_run(folder: Path) -> Run:
+    """A run from its folder, on the CPU.
+
+    Raises
+    ------
+    RunError
+        If the folder is not a run folder, or its files are damaged or of different runs.
+    """
+    path = folder / "config.json"
+    with of_file(path):
+        config = check_config(read_json(path))
+        standardisation = Standardisation.from_dict(config["standardisation"])
+        _check_standardisation(standardisation, config)
+    with of_file(folder / "posterior.safetensors"):
+        posterior = ParameterPosterior.from_tensors(finite_tensors(folder / "posterior.safetensors"))
+        _check_sizes(config, posterior.mean)  # before a model of any size is made
+    model = HMVCRL(
+        config["platform_factors"],
+        config["preference_factors"],
+        len(config["exposure_covariates"]),
+        len(config["preference_covariates"]),
+        len(config["categories"]),
+    )
+    guide = TransformerGuide(model)
+    with of_file(folder / "model.safetensors"):
+        guide.load_state_dict(finite_tensors(folder / "model.safetensors"))
+    with of_file(folder / "posterior.safetensors"):
+        _check_posterior(posterior, fitted_values(guide))
+    return Run(guide, posterior, standardisation, config["categories"], config)
+
+
+def check_config(config: Any) -> dict[str, Any]:
+    """The content of a config.json, if it has what a model is made of.
+
+    Raises
+    ------
+    ValueError
+        If it has not.
+    """
+    if not isinstance(config, dict):
+        raise ValueError("not an object")
+    for key in ("platform_factors", "preference_factors"):
+        if type(config[key]) is not int or not 1 <= config[key] <= MOST_FACTORS:
+            raise ValueError(f"{key} must be a number from 1 to {MOST_FACTORS}")
+    for key in ("exposure_covariates", "preference_covariates", "categories"):
+        names = config[key]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{key} must be a list of names")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{key} has a name twice")
+    return config
+
+
+def _check_standardisation(standardisation: Standardisation, config: dict[str, Any]) -> None:
+    """Covariates as in the rest of config.json, each with a finite mean and a standard deviation above 0."""
+    for key in ("exposure_covariates", "preference_covariates"):
+        if getattr(standardisation, key) != config[key]:
+            raise ValueError(f"its standardisation has other {key}")
+    names = [*config["exposure_covariates"], *config["preference_covariates"]]
+    mean, sd = (np.array([of[n] for n in names], float) for of in (standardisation.mean, standardisation.sd))
+    if not np.isfinite([mean, sd]).all() or not (sd > 0).all():
+        raise ValueError("a mean or a standard deviation cannot be")
+
+
+def _check_sizes(config: dict[str, Any], mean: Values) -> None:
+    """The sizes that config.json claims are those of the coefficients."""
+    sizes = {
+        "platform_factors": (config["platform_factors"], len(mean["alpha"])),
+        "preference_factors": (config["preference_factors"], mean["a"].shape[-1]),
+        "exposure_covariates": (len(config["exposure_covariates"]), len(mean["platform_location"])),
+        "preference_covariates": (len(config["preference_covariates"]), len(mean["preference_location"])),
+        "categories": (len(config["categories"]), len(mean["b"])),
+    }
+    for key, (claimed, held) in sizes.items():
+        if claimed != held:
+            raise ValueError(f"{held} {key}, and {claimed} in config.json")
+
+
+def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
+    """Means, standard deviations and draws of everything that was fitted, in its size."""
+    drawn, placebo = (posterior.n_draws,), OF_EXPOSURE_COVARIATES if len(fitted["delta"]) else ()
+    for part, values, draws, expected in (
+        ("mean", posterior.mean, (), fitted),
+        ("sd", posterior.sd, (), fitted),
+        ("draws", posterior.draws, drawn, fitted),
+        ("placebo", posterior.placebo, drawn, placebo),
+    ):
+        for name in sorted({*expected, *values}):
+            shape = (*draws, *fitted[name].shape)
+            of_a_kind = values[name].dtype == fitted[name].dtype  # integers or half precision are not a fit's
+            if values[name].shape != shape or not of_a_kind or 0 in drawn:
+                raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
+            if part == "sd" and (values[name] < 0).any():
+                raise ValueError(f"{part}/{name} is below 0")

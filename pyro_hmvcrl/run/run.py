@@ -1,0 +1,149 @@
+"""A fitted run in memory: guide, posterior, and what is needed to read new logs with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.stats import laplace, norm
+
+from pyro_hmvcrl.data.dataset import CHANNELS, Dataset, Standardisation
+from pyro_hmvcrl.evidence.predictive import predictive_checks
+from pyro_hmvcrl.evidence.to_arviz import inference_data
+from pyro_hmvcrl.guide.experts import Expert, product_of_experts
+from pyro_hmvcrl.guide.guide import USERS_AT_ONCE
+from pyro_hmvcrl.guide.transformers import TransformerGuide
+from pyro_hmvcrl.inference.laplace import ParameterPosterior
+from pyro_hmvcrl.inference.svi import factor_posterior, tensors_of
+from pyro_hmvcrl.run.files import RunError
+from pyro_hmvcrl.story.logs import Logs
+
+#: An edge less probable than this is taken for absent: drawn dashed and faint, no path asked for.
+LIKELY = 0.5
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A fitted guide (with its model) and what is needed to use it on new logs."""
+
+    guide: TransformerGuide
+    posterior: ParameterPosterior
+    standardisation: Standardisation
+    categories: list[str]
+    config: dict[str, Any]
+
+    @property
+    def factor_names(self) -> list[str]:
+        """Platform factors first."""
+        return self.guide.model.graph.names
+
+    def logs(self, dataset: Dataset) -> Logs:
+        """A dataset as this run's model reads it, with this run's standardisation."""
+        return tensors_of(dataset, self.standardisation)
+
+    def encode(self, dataset: Dataset, evidence: Expert | None = None) -> pd.DataFrame:
+        """Posterior mean and standard deviation (``_sd``) of each user's factors, a row a user.
+
+        Parameters
+        ----------
+        evidence
+            The users' own, where it is known already (:meth:`evidence`).
+
+        Raises
+        ------
+        DatasetError
+            If a covariate that the run was fitted with is missing, or is not a finite number.
+        RunError
+            If the run's weights give no posterior of these users.
+        """
+        try:
+            mean, sd = self._encode(dataset, evidence)
+        except FloatingPointError as error:
+            raise RunError(f"model.safetensors: {error}, or fit again") from error
+        if not np.isfinite([mean, sd]).all():
+            raise RunError(
+                "model.safetensors: a factor is not finite; look for extreme covariates, or fit again"
+            )
+        frame = pd.DataFrame({"user_id": dataset.user_id})
+        for k, name in enumerate(self.factor_names):
+            frame[name], frame[f"{name}_sd"] = mean[:, k], sd[:, k]
+        return frame
+
+    @torch.no_grad()
+    def _encode(self, dataset: Dataset, evidence: Expert | None) -> tuple[Array, Array]:
+        """Means and standard deviations ``(N, K)``."""
+        experts = Expert(*(part.split(USERS_AT_ONCE) for part in evidence or self.evidence(dataset)))
+        found = []
+        for users, *own in zip(self._logs(dataset).batches(USERS_AT_ONCE), *experts, strict=True):
+            prior = self.guide.prior(self.guide.coefficients.means(), users)
+            expert = Expert(*(part.to(prior.base.device) for part in own))
+            found.append(factor_posterior(prior, product_of_experts(prior, [expert])))
+        mean, sd = map(np.concatenate, zip(*found, strict=True))
+        return mean, sd
+
+    def evidence(self, dataset: Dataset) -> Expert:
+        """What the users' own logs say of their factors."""
+        return Expert(*(part.cpu() for part in self.guide.evidence(self._logs(dataset))))
+
+    def predictive(self, dataset: Dataset, progress: bool = False) -> dict[str, Any]:
+        """Do logs that this run's model makes look like these? See :func:`predictive.predictive_checks`."""
+        names = self.categories, self.config["exposure_covariates"]
+        model, logs, seed = self.guide.model, self.logs(dataset), self.config["settings"]["seed"]
+        return predictive_checks(model, self.posterior, logs, *names, seed=seed, progress=progress)
+
+    def _logs(self, dataset: Dataset) -> Logs:
+        """Where the guide is."""
+        return self.logs(dataset).to(self.guide.model.zero.device)
+
+    def edges(self, factors: pd.DataFrame) -> pd.DataFrame:
+        """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.
+
+        `weight` is ``B[source, target] sd(source) / sd(target)``.  `probability` is the posterior probability that
+        the edge is there at all, by the Savage-Dickey density ratio at zero with even prior odds (Dickey 1971).
+        """
+        names = self.factor_names
+        spread = factors[names].std(ddof=0).to_numpy()
+        rows = []
+        for j, k in self.guide.model.graph.allowed.nonzero().tolist():
+            weight, sd = (part["edges"][j, k].item() for part in (self.posterior.mean, self.posterior.sd))
+            against = norm.pdf(0, weight, sd) / laplace.pdf(0, scale=self.guide.model.priors["edges"][1])
+            to_standard = spread[j] / spread[k]
+            rows.append((names[j], names[k], weight * to_standard, sd * to_standard, 1 / (1 + against)))
+        return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])
+
+    def to_arviz(self) -> Any:
+        """Draws from the posterior over the structural coefficients, for ArviZ.
+
+        One chain: effective sample sizes and R-hat mean nothing for independent draws.
+
+        Returns
+        -------
+        arviz.InferenceData or xarray.DataTree
+            The former on ArviZ 0.23, the latter on 1.x.
+        """
+        draws = self.posterior.draws
+        posterior = {name: draws[name].numpy() for name in self.guide.model.priors}
+        posterior["edges"] = posterior["edges"] * self.guide.model.graph.allowed.cpu().numpy()
+        axes = {"factor": self.factor_names, "target": self.factor_names, "category": self.categories}
+        axes |= {channel: [n for n in self.factor_names if n.startswith(channel)] for channel in CHANNELS}
+        axes |= {
+            f"{block}_covariate": self.config[f"{block}_covariates"] for block in ("exposure", "preference")
+        }
+        dims = {
+            "platform_location": ["exposure_covariate", "platform"],
+            "platform_log_scale": ["exposure_covariate", "platform"],
+            "preference_location": ["preference_covariate", "preference"],
+            "preference_log_scale": ["preference_covariate", "preference"],
+            "edges": ["factor", "target"],
+            "a": ["category", "preference"],
+            "b": ["category"],
+            "alpha": ["platform"],
+            "delta": ["exposure_covariate"],
+        }
+        posterior = {name: values for name, values in posterior.items() if values.size}
+        return inference_data(posterior, coords=axes, dims={name: dims[name] for name in posterior})

@@ -1,0 +1,148 @@
+"""What a run folder is filled with: weights, posterior, factors, graph, and all figures about the fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.func import functional_call
+
+from pyro_hmvcrl import __version__
+from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
+from pyro_hmvcrl.evidence.identifiability import IdentifiabilityReport
+from pyro_hmvcrl.inference.checkpoints import save_tensors
+from pyro_hmvcrl.inference.laplace import Values
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import Fit
+from pyro_hmvcrl.run.judge import Truth, as_numpy, evaluate
+from pyro_hmvcrl.run.run import Array, Run
+from pyro_hmvcrl.story.model import HMVCRL
+
+
+def write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folder: Path) -> None:
+    """Fill a run folder."""
+    identified = evaluate(found, dataset, truth)
+    evidence = run.evidence(dataset)
+    factors = run.encode(dataset, evidence)
+    edges = run.edges(factors)
+    factors["held_out"] = found.held_out
+    if truth is not None:
+        factors = factors.join(_matched_truth(factors, truth, identified))
+    names = [*dataset.exposure_covariates, *dataset.preference_covariates]
+    (folder / "config.json").write_text(json.dumps(run.config, indent=2))
+    save_tensors(folder / "model.safetensors", run.guide.state_dict(), {"version": __version__})
+    save_tensors(folder / "posterior.safetensors", run.posterior.to_tensors(), {"version": __version__})
+    save_tensors(folder / "experts.safetensors", evidence._asdict(), {"version": __version__})
+    found.history.to_csv(folder / "training.csv", index=False)
+    factors.to_parquet(folder / "factors.parquet", index=False)
+    dataset.users[["user_id", *names]].to_parquet(folder / "covariates.parquet", index=False)
+    edges.to_csv(folder / "graph.csv", index=False)
+    report = {
+        "identifiability": identified.to_dict(),
+        "restarts": [
+            {"restart": r, "selected": r == found.selected}
+            | {"bound": start.bound, "held_out_bound": start.held_out_bound}
+            for r, start in enumerate(found.restarts)
+        ],
+        "scoring": found.scoring,
+        "held_out_bound": {"mean": found.bound[0], "standard_error": found.bound[1]},
+        "graph": edges.to_dict("records"),
+        "mechanisms": {channel: _mechanism(run, channel) for channel in CHANNELS},
+        "factor_categories": _factor_categories(run, factors),
+        "predictive": run.predictive(dataset),
+    }
+    (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False))
+
+
+def run_config(dataset: Dataset, settings: Settings, found: Fit, seconds: float) -> dict[str, Any]:
+    """What config.json holds: sizes, names, settings, and what was fitted on."""
+    return {
+        "version": __version__,
+        "name": dataset.name,
+        "platform_factors": settings.platform_factors,
+        "preference_factors": settings.preference_factors,
+        "exposure_covariates": dataset.exposure_covariates,
+        "preference_covariates": dataset.preference_covariates,
+        "categories": dataset.categories,
+        "standardisation": found.standardisation.to_dict(),
+        "settings": asdict(settings),
+        "users": dataset.n_users,
+        "held_out_users": int(found.held_out.sum()),
+        "search_events": int(dataset.search.sum(dtype=float)),
+        "recommendation_events": int(dataset.exposure.sum(dtype=float)),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _matched_truth(factors: pd.DataFrame, truth: Truth, identified: IdentifiabilityReport) -> pd.DataFrame:
+    """Each factor's true counterpart, with the factor's sign, mean and standard deviation."""
+    matched = {}
+    for channel, report in identified.channels.items():
+        assert report.mcc is not None
+        for true, (fitted, sign) in enumerate(zip(report.mcc.assignment, report.mcc.signs, strict=True)):
+            if fitted >= 0:
+                estimate, values = factors[f"{channel}_{fitted + 1}"], truth.factors[channel][:, true]
+                standard = (values - values.mean()) / values.std()
+                matched[f"{estimate.name}_true"] = sign * standard * estimate.std(ddof=0) + estimate.mean()
+    return pd.DataFrame(matched, index=factors.index)
+
+
+def _mechanism(run: Run, channel: str) -> dict[str, Any]:
+    """Location and log-scale coefficients of a channel, with their posterior sds, a row per covariate."""
+    block = {"platform": "exposure", "preference": "preference"}[channel]
+    values: dict[str, Any] = {"covariates": run.config[f"{block}_covariates"]}
+    for part in ("location", "log_scale"):
+        name = f"{channel}_{part}"
+        values |= {part: run.posterior.mean[name].tolist(), f"{part}_sd": run.posterior.sd[name].tolist()}
+    return values
+
+
+@torch.no_grad()
+def _factor_categories(run: Run, factors: pd.DataFrame, most: int = 5) -> dict[str, dict[str, Any]]:
+    """The categories that each factor raises and lowers most on its own surface, and by how much.
+
+    ``change`` is that of the log share, for one standard deviation more of the factor (half of the change from -1 to
+    +1), the channel's other factors at their means: at the posterior mean, with an interval over draws of the decoder.
+    """
+    model, described = run.guide.model, {}
+    for channel, decoder in (("platform", "f_exposure"), ("preference", "f_search")):
+        names = [name for name in run.factor_names if name.startswith(channel)]
+        middle, sd = factors[names].mean().to_numpy(), factors[names].std(ddof=0).to_numpy()
+        for k, name in enumerate(names):
+            step = sd * np.eye(len(names))[k]
+            ends = torch.as_tensor(np.stack([middle - step, middle + step]), dtype=torch.float32)
+            change = _half_change(model, decoder, run.posterior.mean, ends)
+            drawn = [
+                _half_change(model, decoder, run.posterior.draw(i), ends)
+                for i in range(run.posterior.n_draws)
+            ]
+            lower, upper = np.quantile(drawn, [0.05, 0.95], axis=0)
+            order = np.argsort(change)
+            chosen = {"raised": order[::-1][:most], "lowered": order[:most]}
+            described[name] = {key: [run.categories[i] for i in rows] for key, rows in chosen.items()} | {
+                "change": {
+                    run.categories[i]: {
+                        "mean": float(change[i]),
+                        "lower": float(lower[i]),
+                        "upper": float(upper[i]),
+                    }
+                    for i in order[::-1]
+                }
+            }
+    return described
+
+
+def _half_change(model: HMVCRL, decoder: str, values: Values, ends: torch.Tensor) -> Array:
+    """Half of what the log shares ``(C,)`` of a decoder with these weights change between two points ``(2, K)``."""
+    own = {n.removeprefix(f"{decoder}."): t for n, t in values.items() if n.startswith(f"{decoder}.")}
+    device = model.zero.device
+    logits = functional_call(
+        getattr(model, decoder), {n: t.to(device) for n, t in own.items()}, ends.to(device)
+    )
+    low, high = logits.log_softmax(-1)
+    return as_numpy(high - low) / 2

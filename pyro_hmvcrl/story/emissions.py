@@ -1,0 +1,127 @@
+"""Emissions: the likelihood of each surface's events given the factors.
+
+Given the factors a user's events are exchangeable, so a surface's events enter as counts by category: the log
+likelihood of the events in any order is a function of their counts.  The two distributions below are those of
+the *sequence* of events, evaluated on counts; they carry no multinomial or binomial coefficient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pyro_hmvcrl.story.mechanisms import linear
+
+#: Standard deviations of weak priors on a decoder's weights, of which the fit finds the mode.  With this `outer` the
+#: nonlinear part of a logit is about a third of the linear one.  Its hidden features (`inner`, `shift`) have none.
+DECODER_PRIOR = {"intercept": 2.0, "linear": 1.0, "outer": 0.15}
+
+
+class CategoryDecoder(nn.Module):
+    """Category logits given a channel's factors: ``f_S`` of a search event, ``f_E`` of an exposure.
+
+    ``intercept + z linear + tanh(z inner + shift) outer``: linear, with a small nonlinear part that starts near
+    zero and grows only as far as the data ask.
+    """
+
+    def __init__(self, n_factors: int, n_categories: int, width: int = 16) -> None:
+        super().__init__()
+        self.intercept = nn.Parameter(torch.zeros(n_categories))
+        self.linear = nn.Parameter(0.3 * torch.randn(n_factors, n_categories))
+        self.inner = nn.Parameter(torch.randn(n_factors, width) / n_factors**0.5)
+        self.shift = nn.Parameter(torch.zeros(width))
+        self.outer = nn.Parameter(0.02 * torch.randn(width, n_categories))
+
+    def forward(self, factors: Tensor) -> Tensor:
+        """``(..., K) -> (..., C)``."""
+        linear = self.intercept + factors @ self.linear
+        return linear + torch.tanh(factors @ self.inner + self.shift) @ self.outer
+
+    def log_prior(self) -> Tensor:
+        """Log density of the weights under `DECODER_PRIOR`, up to a constant."""
+        return (
+            -0.5
+            * torch.stack([(getattr(self, n) / sd).square().sum() for n, sd in DECODER_PRIOR.items()]).sum()
+        )
+
+    def jacobian(self, factors: Tensor) -> Tensor:
+        """Derivative of the logits by the factors, ``(..., K) -> (..., K, C)``."""
+        slope = 1 - torch.tanh(factors @ self.inner + self.shift) ** 2
+        return self.linear + (self.inner * slope.unsqueeze(-2)) @ self.outer
+
+
+def engagement_logits(
+    coefficients: dict[str, Tensor], platform: Tensor, preference: Tensor, exposure_covariates: Tensor
+) -> Tensor:
+    """Log odds ``b[cat] + a[cat].preference + alpha.platform + delta.c^P`` by category, ``(..., N, C)``.
+
+    Shapes: platform ``(..., N, K_P)``, preference ``(..., N, K_Q)``, covariates ``(..., N, D_P)``, standardised.
+    """
+    a, b, alpha, delta = (coefficients[name] for name in ("a", "b", "alpha", "delta"))
+    user = linear(platform, alpha.unsqueeze(-1)) + linear(exposure_covariates, delta.unsqueeze(-1))
+    return b + linear(preference, a.mT) + user
+
+
+class EventCounts(TorchDistribution):
+    """Counts by category of a user's events on one surface: what both emissions share."""
+
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 (torch's own convention)
+    support = constraints.independent(constraints.nonnegative, 1)
+
+    total_dims = 0  #: of the total, after the users: 0 for events a user, 1 for exposures a category
+
+    def __init__(self, logits: Tensor, total: Tensor) -> None:
+        self.logits, self.total = logits, total
+        batch = torch.broadcast_shapes(logits.shape[:-1], total.shape[: total.dim() - self.total_dims])
+        super().__init__(batch, logits.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> EventCounts:
+        tail = self.total.shape[self.total.dim() - self.total_dims :]
+        return type(self)(self.logits.expand(*batch_shape, -1), self.total.expand(*batch_shape, *tail))
+
+
+class CategoryEvents(EventCounts):
+    """Counts ``(..., C)`` of `total` exchangeable events, ``category ~ Categorical(softmax logits)`` each."""
+
+    @property
+    def probability(self) -> Tensor:
+        """Of each category, ``(..., C)``."""
+        return self.logits.softmax(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return (value * self.logits).sum(-1) - value.sum(-1) * self.logits.logsumexp(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """Invert one uniform an event, so that a user's draw never depends on another user's logits."""
+        shape = self.shape(sample_shape)
+        uniform = torch.rand(*shape[:-1], int(self.total.max()), device=self.logits.device)
+        cumulative = self.probability.cumsum(-1).expand(shape).contiguous()
+        category = torch.searchsorted(cumulative, uniform).clamp_max(shape[-1] - 1)
+        happened = torch.arange(uniform.shape[-1], device=uniform.device) < self.total.unsqueeze(-1)
+        happened = happened.expand_as(uniform).to(cumulative)
+        return torch.zeros_like(cumulative).scatter_add_(-1, category, happened)
+
+
+class EngagementEvents(EventCounts):
+    """Engaged events by category among the `total` shown, ``engaged ~ Bernoulli(sigmoid logits[category])`` each."""
+
+    total_dims = 1
+
+    @property
+    def probability(self) -> Tensor:
+        """Of engagement with each category, ``(..., C)``."""
+        return self.logits.sigmoid()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return (value * self.logits - self.total * softplus(self.logits)).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        shape = self.shape(sample_shape)
+        probability = self.probability.expand(shape).contiguous()
+        return torch.binomial(self.total.expand(shape).contiguous(), probability)

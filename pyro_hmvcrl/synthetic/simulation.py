@@ -1,0 +1,91 @@
+"""Users of a world, and their logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pyro_hmvcrl.synthetic.design import Array, Design, shift_vector
+from pyro_hmvcrl.synthetic.world import World, draw_world, sigmoid, softmax
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Users and logs of one world: arrays with a row per user."""
+
+    world: World
+    exposure_covariates: Array
+    preference_covariates: Array
+    noise: Array
+    factors: Array  #: (N, K), platform first
+    search: Array  #: (N, C) counts
+    exposure: Array
+    engagement: Array
+
+    @property
+    def observed(self) -> tuple[Array, ...]:
+        """What a model reads: both blocks of covariates, and counts of searches, exposures and engagements."""
+        covariates = self.exposure_covariates, self.preference_covariates
+        return (*covariates, self.search, self.exposure, self.engagement)
+
+    @property
+    def platform(self) -> Array:
+        return self.factors[:, self.world.platform]
+
+    @property
+    def preference(self) -> Array:
+        return self.factors[:, self.world.preference]
+
+
+def simulate(
+    design: Design, seed: int, world: World | None = None, shift: Mapping[str, float] | None = None
+) -> Simulation:
+    """Draw users and their logs.
+
+    The same `seed` gives the same users (covariates and noise); a `shift` of exposure covariates, by name, in
+    their own units, shows those users under another policy.
+
+    Raises
+    ------
+    ValueError
+        If a name is not an exposure covariate.
+
+    Examples
+    --------
+    >>> before, after = (simulate(Design(users=100), 0, shift={"exposure_1": by}) for by in (0.0, 1.0))
+    >>> before.search.shape, bool((before.noise == after.noise).all())
+    ((100, 24), True)
+    >>> (after.exposure_covariates - before.exposure_covariates).mean(0).round(6)
+    array([1., 0., 0., 0., 0.])
+    """
+    d, world, rng = design, world or draw_world(design, seed), np.random.default_rng([seed, 2])
+    c_exposure = _covariates(rng, d, d.exposure_covariates)
+    c_preference = _covariates(rng, d, d.preference_covariates)
+    c_exposure = c_exposure + shift_vector(d, shift or {})
+    location, scale = world.mechanisms(c_exposure, c_preference)
+    noise = rng.normal(size=location.shape)
+    z = world.through_graph(location + scale * noise)
+    n_search = rng.integers(d.search_events[0], d.search_events[1], size=d.users, endpoint=True)
+    n_shown = rng.integers(
+        d.recommendation_events[0], d.recommendation_events[1], size=d.users, endpoint=True
+    )
+    lacks = rng.random(d.users)
+    n_search[lacks < d.missing_surface / 2] = 0
+    n_shown[lacks > 1 - d.missing_surface / 2] = 0
+    search = rng.multinomial(n_search, softmax(world.search.logits(z[:, world.preference])))
+    exposure = rng.multinomial(n_shown, softmax(world.exposure.logits(z[:, world.platform])))
+    engagement = rng.binomial(exposure, sigmoid(world.engagement_logits(z, c_exposure)))
+    counts = (a.astype(float) for a in (search, exposure, engagement))
+    return Simulation(world, c_exposure, c_preference, noise, z, *counts)
+
+
+def _covariates(rng: np.random.Generator, design: Design, columns: int) -> Array:
+    """Covariates ``(N, D)`` of mean 0 and variance 1, at least in expectation."""
+    rows = design.settings or design.users
+    c = rng.normal(size=(rows, columns))
+    if design.covariate_kind == "mixed" and columns > 1:
+        c[:, 0] = rng.exponential(size=rows) - 1
+        c[:, 1] = ((rng.random(rows) < 0.4) - 0.4) / np.sqrt(0.24)
+    return c[rng.integers(rows, size=design.users)] if design.settings else c

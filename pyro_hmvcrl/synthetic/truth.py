@@ -1,0 +1,86 @@
+"""What is true of a world: the effects of a policy shift, and its edges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pyro_hmvcrl.synthetic.design import Array, shift_vector
+from pyro_hmvcrl.synthetic.simulation import Simulation
+from pyro_hmvcrl.synthetic.world import World, sigmoid, softmax
+
+EFFECT_DRAWS = 20  #: noise draws a user in the Monte Carlo of the true effects
+
+
+def true_effects(
+    sim: Simulation,
+    shift: Mapping[str, float],
+    draws: int = EFFECT_DRAWS,
+    seed: int = 0,
+    counterfactual: bool = False,
+) -> dict[str, Any]:
+    """True effects of a policy shift, averaged over the users' covariates and `draws` of their noise.
+
+    Interventional (population) effects: TE, NDE, NIE and the split of NIE by channel, for engagement and
+    alignment, and each factor's displacement in standard deviations of the factor before the shift.  Or, with
+    the users' own noise, the counterfactual ones of these very users.
+
+    Raises
+    ------
+    ValueError
+        If a name is not an exposure covariate.
+    """
+    w, rng = sim.world, np.random.default_rng([seed, 3])
+    before = sim.exposure_covariates
+    after = before + shift_vector(w.design, shift)
+    worlds: list[Array] = []
+    displacement = []
+    for _ in range(1 if counterfactual else draws):
+        noise = sim.noise if counterfactual else rng.normal(size=sim.noise.shape)
+        z0, z1 = (_factors(w, c, sim.preference_covariates, noise) for c in (before, after))
+        p1_q0 = np.hstack([z1[:, w.platform], z0[:, w.preference]])
+        states = ((before, z0), (after, z0), (after, p1_q0), (after, z1))
+        worlds.append(np.array([outcomes(w, c, z) for c, z in states]))
+        displacement.append((z1 - z0).mean(0) / z0.std(0))
+    y = np.mean(worlds, 0)  # (4 worlds, 2 outcomes)
+    contrasts = {
+        "TE": y[3] - y[0],
+        "NDE": y[1] - y[0],
+        "NIE": y[3] - y[1],
+        "NIE_platform": y[2] - y[1],
+        "NIE_preference": y[3] - y[2],
+    }
+    return {
+        "shift": dict(shift),
+        "outcomes": {
+            outcome: {name: float(value[i]) for name, value in contrasts.items()}
+            for i, outcome in enumerate(("engagement", "alignment"))
+        },
+        "displacement": dict(zip(w.design.factor_names, np.mean(displacement, 0).tolist(), strict=True)),
+    }
+
+
+def outcomes(world: World, exposure_covariates: Array, z: Array) -> tuple[float, float]:
+    """Mean engagement, and mean alignment of what is shown with what the user would search for."""
+    shown = softmax(world.exposure.logits(z[:, world.platform]))
+    searched = softmax(world.search.logits(z[:, world.preference]))
+    engaged = sigmoid(world.engagement_logits(z, exposure_covariates))
+    return float((shown * engaged).sum(1).mean()), float((shown * searched).sum(1).mean())
+
+
+def true_edges(sim: Simulation) -> list[dict[str, Any]]:
+    """Every cross-channel edge's true weight, standardised as in a run's ``graph.csv`` (0: absent)."""
+    names, sd = sim.world.design.factor_names, sim.factors.std(0)
+    standardised = sim.world.edges * sd[:, None] / sd
+    return [
+        {"source": names[j], "target": names[k], "weight": float(standardised[j, k])}
+        for j, k in np.ndindex(*standardised.shape)
+        if names[j].split("_")[0] != names[k].split("_")[0]
+    ]
+
+
+def _factors(world: World, exposure_covariates: Array, preference_covariates: Array, noise: Array) -> Array:
+    location, scale = world.mechanisms(exposure_covariates, preference_covariates)
+    return world.through_graph(location + scale * noise)

@@ -1,0 +1,412 @@
+"""Claims about the posterior over the parameters: its scores are the likelihood's, its spread is the scores'."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_hmvcrl.inference import laplace
+from pyro_hmvcrl.inference.laplace import (
+    OF_EXPOSURE_COVARIATES,
+    Information,
+    ParameterPosterior,
+    fitted_values,
+    laplace_posterior,
+    score_to_the_mode,
+    user_scores,
+)
+from pyro_hmvcrl.synthetic import oracle
+from pyro_hmvcrl.synthetic.simulation import simulate
+from pyro_hmvcrl.synthetic.world import World
+
+from worlds import TWO_AND_TWO, everyone, logs_of, true_expansion
+
+DESIGN = replace(TWO_AND_TWO, users=2_000, categories=4, missing_surface=0.2)
+
+
+def truth(design, seed=0):
+    """A true world, a guide at its parameters, and its logs."""
+    sim = simulate(design, seed)
+    return sim, true_expansion(sim), logs_of(sim)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return truth(DESIGN)
+
+
+@pytest.fixture(scope="module")
+def posterior(world):
+    _, guide, logs = world
+    return laplace_posterior(guide, everyone(logs), seed=0, draws=1_000)
+
+
+@pytest.fixture(scope="module")
+def scores(world):
+    """At the truth, ``(N, parameters)``."""
+    return scores_of(world)
+
+
+@torch.no_grad()
+def scores_of(world):
+    _, guide, logs = world
+    found = user_scores(guide, fitted_values(guide), logs, logs.exposure_covariates)
+    return found.double().numpy()
+
+
+def at_values(world: World, values) -> World:
+    """The simulator's world at the model's parameters."""
+    v = {name: value.double().numpy() for name, value in values.items()}
+
+    def emission(old, name):
+        return replace(old, **{part: v[f"{name}.{part}"] for part in ("intercept", "linear", "outer")})
+
+    return replace(
+        world,
+        location_weights=(v["platform_location"], v["preference_location"]),
+        log_scale_weights=(v["platform_log_scale"], v["preference_log_scale"]),
+        edges=v["edges"],
+        search=emission(world.search, "f_search"),
+        exposure=emission(world.exposure, "f_exposure"),
+        engagement_intercept=v["b"],
+        engagement_preference=v["a"],
+        engagement_platform=v["alpha"],
+        engagement_direct=v["delta"],
+    )
+
+
+def log_likelihood(sim, values, noise):
+    """Each user's log likelihood up to a constant, by plain Monte Carlo over the prior, in numpy."""
+    w = at_values(sim.world, values)
+    location, scale = w.mechanisms(sim.exposure_covariates, sim.preference_covariates)
+    z = w.through_graph(location + scale * noise)
+    given = oracle.log_likelihood(replace(sim, world=w), np.arange(len(location)), z)
+    return np.logaddexp.reduce(given, axis=0)
+
+
+def columns(values):
+    """Where each parameter is among the scores."""
+    sizes = [value.numel() for value in values.values()]
+    ends = np.cumsum(sizes).tolist()
+    return {name: slice(end - n, end) for name, end, n in zip(values, ends, sizes, strict=True)}
+
+
+# --- Scores --------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_the_derivatives_of_the_likelihood(monkeypatch):
+    """Against finite differences of the simulator's likelihood: no line of code in common.
+
+    Along a random direction of each block of parameters in turn, then of all at once.
+    """
+    monkeypatch.setattr(laplace, "PARTICLES", 8_192)
+    few = replace(
+        DESIGN, users=6, search_events=(2, 4), recommendation_events=(2, 4)
+    )  # the prior covers them
+    sim, guide, logs = truth(few, 1)
+    values, scores = fitted_values(guide), scores_of((sim, guide, logs))
+    rng, at = np.random.default_rng(0), columns(values)
+    half = rng.normal(size=(6_000, *sim.noise.shape))
+    noise = np.concatenate([half, -half])
+    for names in [*([name] for name in values), list(values)]:
+        direction = {n: torch.as_tensor(rng.normal(size=values[n].shape)) for n in names}
+        if "edges" in direction:
+            direction["edges"] *= guide.model.graph.allowed
+        length = sum((d**2).sum() for d in direction.values()) ** 0.5
+        direction = {n: d / length for n, d in direction.items()}
+        there, back = (
+            log_likelihood(sim, values | {n: values[n] + h * d for n, d in direction.items()}, noise)
+            for h in (0.01, -0.01)
+        )
+        found = sum(scores[:, at[n]] @ d.flatten().numpy() for n, d in direction.items())
+        expected = (there - back) / 0.02
+        assert np.abs(expected).max() > 0.2, names
+        assert found == pytest.approx(expected, abs=0.12), names
+
+
+def test_scores_average_to_zero_at_the_true_parameters(world, scores):
+    reached = scores.std(0) > 0
+    z = scores[:, reached].mean(0) / scores[:, reached].std(0) * len(scores) ** 0.5
+    assert np.abs(z).max() < 4
+    assert 0.6 < (z**2).mean() < 1.5
+    _, guide, _ = world
+    values = fitted_values(guide)
+    never = np.flatnonzero(~reached)  # only edges that the graph's orientation forbids
+    forbidden = columns(values)["edges"].start + np.flatnonzero(guide.model.graph.allowed.numpy() == 0)
+    assert never.tolist() == forbidden.tolist()
+
+
+def test_scores_are_not_zero_elsewhere(world):
+    """Logs of another delta: its scores say so."""
+    sim, guide, _ = world
+    delta = sim.world.engagement_direct + np.array([0.3, 0, 0])
+    moved = simulate(DESIGN, 0, replace(sim.world, engagement_direct=delta))
+    scores = scores_of((moved, guide, logs_of(moved)))
+    at = columns(fitted_values(guide))
+    z = scores.mean(0) / scores.std(0).clip(1e-9) * len(scores) ** 0.5
+    assert z[at["delta"]][0] > 6
+
+
+@torch.no_grad()
+def test_a_copy_of_the_covariates_has_the_scores_of_a_covariate(world):
+    """The same copy, the same scores; a copy of zeros, none; whatever copy, the real ones' own."""
+    _, guide, logs = world
+    logs = logs.batch(torch.arange(20))
+    fitted = fitted_values(guide)
+    wider = fitted | {n: torch.cat([fitted[n], 0 * fitted[n]]) for n in OF_EXPOSURE_COVARIATES}
+    real = logs.exposure_covariates
+
+    def scores(values, covariates):
+        torch.manual_seed(0)
+        found = user_scores(guide, values, logs, covariates)
+        return {n: found[:, at].unflatten(1, values[n].shape) for n, at in columns(values).items()}
+
+    alone = scores(fitted, real)
+    same, none = (scores(wider, torch.cat([real, copy], 1)) for copy in (real, 0 * real))
+    for name, expected in alone.items():
+        rows = expected.shape[1]
+        assert torch.allclose(same[name][:, :rows], expected, atol=1e-4), name
+        assert torch.allclose(none[name][:, :rows], expected, atol=1e-4), name
+        if name in OF_EXPOSURE_COVARIATES:
+            assert torch.allclose(same[name][:, rows:], expected, atol=1e-4), name
+            assert (none[name][:, rows:] == 0).all()
+
+
+# --- The mode ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_scoring_finds_one_mode_from_two_sides(world, posterior):
+    """It comes to the same place, at the true parameters' side, whether loadings start too small or too large."""
+    sim, _, logs = world
+    ends = []
+    for factor in (0.9, 1.1):
+        guide = true_expansion(sim)
+        for name in ("platform_location", "a", "delta"):
+            guide.coefficients.loc[name].mul_(factor)
+        users = everyone(logs)
+        distances = score_to_the_mode(guide, users, seed=0)
+        ends.append(fitted_values(guide))
+        k = laplace.information(guide, ends[-1], users, users.exposure_covariates, 0).determined
+        assert k * distances[0] > 100 > 3 > k * distances[-1]
+    sd = flat(posterior.sd)
+    one, two = map(flat, ends)
+    assert np.abs((one - two) / sd).max() < 1
+    assert ((one - flat(posterior.mean)) / sd).std() < 1.3  # the truth, as far from the mode as it may be
+
+
+@torch.no_grad()
+def test_a_scoring_step_is_shortened_by_the_share_of_the_users_that_the_parameters_take(world, monkeypatch):
+    sim, _, logs = world
+    monkeypatch.setattr(laplace, "SCORING_STEPS", 1)
+    guide, users = true_expansion(sim), everyone(logs)
+    before = fitted_values(guide)
+    known = laplace.information(guide, before, users, users.exposure_covariates, 0)
+    before = flat(before)  # which the step changes in place
+    assert 0.9 < known.shortened(users.n_users) < 0.99
+    assert 20 < known.determined < known.outer.shape[0]
+    score_to_the_mode(guide, users, 0)
+    moved = flat(fitted_values(guide)) - before
+    share = (1 - known.determined / 2_000) * known.step.numpy()
+    assert np.abs(moved - share).max() < 1e-4 * np.abs(share).max()
+
+
+@torch.no_grad()
+def test_a_step_that_led_away_from_the_mode_is_taken_back(world, monkeypatch):
+    sim, _, logs = world
+    guide, seen = true_expansion(sim), []
+
+    def misled(guide, values, *_):
+        seen.append(flat(values))
+        n = len(seen[-1])
+        gradient = torch.full((n,), 0.2 * len(seen), dtype=torch.double)  # larger with every step
+        return Information(torch.eye(n).double(), 2**0.5 * torch.eye(n).double(), gradient)
+
+    monkeypatch.setattr(laplace, "information", misled)
+    distances = score_to_the_mode(guide, everyone(logs), 0)
+    assert len(distances) == len(seen) == 2
+    assert distances[1] > distances[0]
+    assert np.abs(seen[1] - seen[0]).min() > 1e-3
+    np.testing.assert_allclose(flat(fitted_values(guide)), seen[0], atol=1e-7)
+
+
+def test_scores_that_are_not_finite_are_refused(world, monkeypatch):
+    _, guide, logs = world
+    monkeypatch.setattr(laplace, "user_scores", lambda *_: torch.full((1, 1), torch.nan))
+    with pytest.raises(FloatingPointError, match="scores are not finite; look for extreme covariates"):
+        score_to_the_mode(guide, everyone(logs), 0)
+
+
+def test_scoring_moves_nothing_where_users_are_few(world):
+    _, guide, logs = world
+    before = {name: value.clone() for name, value in fitted_values(guide).items()}
+    assert score_to_the_mode(guide, logs.only(torch.arange(100)), seed=0) == []
+    assert all(torch.equal(value, before[name]) for name, value in fitted_values(guide).items())
+
+
+# --- The posterior -------------------------------------------------------------------------------------------
+
+PRIOR_SD = {
+    "platform_location": 1.0,
+    "platform_log_scale": 0.5,
+    "preference_location": 1.0,
+    "preference_log_scale": 0.5,
+    "edges": 0.3 * 2**0.5,  # of the Laplace distribution of scale 0.3
+    "a": 1.0,
+    "b": 2.0,
+    "alpha": 1.0,
+    "delta": 1.0,
+    "f_search.intercept": 2.0,
+    "f_search.linear": 1.0,
+    "f_search.outer": 0.15,
+    "f_exposure.intercept": 2.0,
+    "f_exposure.linear": 1.0,
+    "f_exposure.outer": 0.15,
+}
+
+
+def flat(values):
+    return np.concatenate([values[name].flatten(-values[name].dim()).double().numpy() for name in values])
+
+
+def test_the_decoders_hidden_features_have_no_posterior(posterior):
+    """And everything else has one."""
+    assert posterior.mean.keys() == posterior.sd.keys() == posterior.draws.keys() == PRIOR_SD.keys()
+    for name, mean in posterior.mean.items():
+        assert posterior.sd[name].shape == mean.shape
+        assert posterior.draws[name].shape == (1_000, *mean.shape)
+
+
+def test_it_lies_at_the_fitted_values(world, posterior):
+    for name, value in fitted_values(world[1]).items():
+        assert torch.equal(posterior.mean[name], value)
+
+
+def test_without_events_the_posterior_is_the_prior(world):
+    _, guide, logs = world
+    nothing = [0 * events for events in (logs.search, logs.exposure, logs.engagement)]
+    mute = logs._replace(**dict(zip(("search", "exposure", "engagement"), nothing, strict=True)))
+    found = laplace_posterior(guide, mute.only(torch.arange(10)), seed=0, draws=2_000)
+    for name, sd in PRIOR_SD.items():
+        assert torch.allclose(found.sd[name], torch.tensor(sd), rtol=1e-3), name
+    for name in OF_EXPOSURE_COVARIATES:
+        assert found.placebo[name].std(0).numpy() == pytest.approx(PRIOR_SD[name], rel=0.1)
+
+
+def test_the_precision_is_the_prior_s_and_that_of_the_scores(posterior, scores):
+    prior = np.concatenate([np.full(sd.numel(), PRIOR_SD[name] ** -2.0) for name, sd in posterior.sd.items()])
+    covariance = np.linalg.inv(np.diag(prior) + scores.T @ scores)
+    sd = np.sqrt(covariance.diagonal())
+    assert flat(posterior.sd) == pytest.approx(sd, rel=0.1)  # other particles, and a placebo beside
+    draws = np.concatenate([d.flatten(1).double().numpy() for d in posterior.draws.values()], 1)
+    expected = covariance / sd / sd[:, None]
+    strong = (np.abs(expected) > 0.3) & ~np.eye(len(sd), dtype=bool)
+    assert strong.sum() > 20
+    assert np.corrcoef(draws.T) == pytest.approx(expected, abs=0.2)
+
+
+def test_half_of_the_users_tell_less_by_the_root_of_two(world, posterior):
+    _, guide, logs = world
+    half = laplace_posterior(guide, logs.only(torch.arange(0, 2_000, 2)), seed=0)
+    prior = np.concatenate([np.full(sd.numel(), PRIOR_SD[name]) for name, sd in posterior.sd.items()])
+    told = flat(posterior.sd) < 0.15 * prior  # by the users, hardly by the prior
+    assert told.sum() > 20
+    ratio = (flat(half.sd) / flat(posterior.sd))[told]
+    assert np.median(ratio) == pytest.approx(2**0.5, rel=0.05)
+    assert ratio == pytest.approx(2**0.5, rel=0.2)
+
+
+def test_draws_have_the_stated_mean_and_sd(posterior):
+    for name, draws in posterior.draws.items():
+        mean, sd = posterior.mean[name], posterior.sd[name]
+        assert (((draws.mean(0) - mean) / sd).abs() < 4.5 / 1_000**0.5).all(), name
+        assert torch.allclose(draws.std(0) / sd, torch.tensor(1.0), atol=0.1), name
+    assert posterior.n_draws == 1_000
+    assert all(torch.equal(value, posterior.draws[name][7]) for name, value in posterior.draw(7).items())
+
+
+def test_the_same_seed_gives_the_same_numbers(world):
+    _, guide, logs = world
+    few = logs.only(torch.arange(20))
+    once, other = (laplace_posterior(guide, few, seed, draws=3).to_tensors() for seed in (5, 6))
+    torch.manual_seed(99)  # whatever was drawn before
+    again = laplace_posterior(guide, few, 5, draws=3).to_tensors()
+    assert all(torch.equal(value, again[name]) for name, value in once.items())
+    for part in ("sd/delta", "draws/delta", "placebo/delta"):
+        assert not torch.equal(once[part], other[part])
+
+
+def test_it_survives_a_file(posterior):
+    flat_ = posterior.to_tensors()
+    assert all(isinstance(value, torch.Tensor) for value in flat_.values())
+    back = ParameterPosterior.from_tensors(flat_)
+    for part in ("mean", "sd", "draws", "placebo"):
+        before, after = getattr(posterior, part), getattr(back, part)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+# --- The placebo ---------------------------------------------------------------------------------------------
+
+
+def test_the_placebo_is_zero_within_its_own_sd(posterior):
+    z = np.concatenate([(d.mean(0) / d.std(0)).flatten().numpy() for d in posterior.placebo.values()])
+    assert len(z) == 2 * 3 * 2 + 3
+    assert np.abs(z).max() < 4
+    assert (z**2).mean() < 2.5
+
+
+def test_the_placebo_s_step_and_spread_are_shortened_together(world, monkeypatch):
+    """As the parameters beside it were fitted to the same users; what a step is shortened by, its variance is."""
+    _, guide, logs = world
+    seen, information = [], laplace.information
+    monkeypatch.setattr(laplace, "information", lambda *args: seen.append(information(*args)) or seen[0])
+    found = laplace_posterior(guide, logs.only(torch.arange(300)), seed=0, draws=4_000).placebo
+    [known], values = seen, fitted_values(guide)
+    wider = values | {n: torch.cat([values[n], values[n]]) for n in OF_EXPOSURE_COVARIATES}
+    short = 1 - known.determined / 300
+    assert 0.6 < short < 0.9
+    sd = torch.cholesky_inverse(known.cholesky).diagonal().sqrt()
+    for name, at in columns(wider).items():
+        if name in OF_EXPOSURE_COVARIATES:
+            step, spread = (t[at].unflatten(0, wider[name].shape)[3:] for t in (known.step, sd))
+            assert torch.allclose(found[name].std(0).double(), short**0.5 * spread, rtol=0.06), name
+            off = (found[name].mean(0) - short * step) / spread
+            assert off.abs().max() < 4.5 / 4_000**0.5, name
+
+
+def test_the_placebo_is_not_the_covariate_s_own_effect(posterior):
+    """As sure, about another thing: of a copy that is not dealt out anew nothing would be known."""
+    assert posterior.placebo.keys() == set(OF_EXPOSURE_COVARIATES)
+    for name, draws in posterior.placebo.items():
+        own, sd = posterior.mean[name], posterior.sd[name]
+        assert draws.shape == posterior.draws[name].shape
+        assert (0.5 * sd < draws.std(0)).all()
+        assert (draws.std(0) < 2 * sd).all()
+        strong = own.abs() > 10 * sd
+        assert ((draws.mean(0) - own).abs() > 5 * sd)[strong].all()
+    assert (posterior.mean["platform_location"].abs() > 10 * posterior.sd["platform_location"]).any()
+
+
+def test_with_the_placebo_there_are_twice_the_covariates(posterior):
+    both = posterior.with_placebo()
+    for name in OF_EXPOSURE_COVARIATES:
+        assert torch.equal(both.draws[name][:, :3], posterior.draws[name])
+        assert torch.equal(both.draws[name][:, 3:], posterior.placebo[name])
+        assert both.draws[name].shape[1] == 6
+        assert torch.equal(both.mean[name][:3], posterior.mean[name])
+        assert torch.equal(both.mean[name][3:], posterior.placebo[name].mean(0))
+    for name in posterior.draws.keys() - set(OF_EXPOSURE_COVARIATES):
+        assert torch.equal(both.draws[name], posterior.draws[name])
+        assert torch.equal(both.mean[name], posterior.mean[name])
+
+
+def test_without_exposure_covariates_there_is_no_placebo():
+    _, guide, logs = truth(replace(DESIGN, users=10, exposure_covariates=0))
+    found = laplace_posterior(guide, everyone(logs), 0, draws=3)
+    assert found.placebo == {}
+    assert found.with_placebo().draws.keys() == found.draws.keys()
+    assert found.draws["delta"].shape == (3, 0)

@@ -1,0 +1,120 @@
+"""Claims about the study of KuaiSAR: its references see no more than they say, and its table is whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.evidence.measures import mcc
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.kuaisar import published
+from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
+from pyro_hmvcrl.kuaisar.published import PUBLISHED, StudyError, study, target_factors
+from pyro_hmvcrl.report.page import write_report
+
+QUICK = Settings(2, 3, restarts=1, steps=30, encoder_steps=10, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A study of a small generated copy, of which nothing but its form can be expected."""
+    base = tmp_path_factory.mktemp("kuaisar")
+    write_kuaisar_copy(base / "copy", users=320, seed=0, events=0.3)
+    return base, study(base / "copy", base / "study", QUICK)
+
+
+def test_the_table_has_every_figure(studied):
+    _, found = studied
+    rows = {row["figure"]: row for row in found["agreement"] + found["figures"]}
+    for channel in ("platform", "preference"):
+        for reference in ("target factors", "a second fit", "the same fit", "the true factors"):
+            [row] = [
+                row for name, row in rows.items() if name.startswith(f"{channel} MCC against {reference}")
+            ]
+            assert 0 <= row["obtained"]["lower"] <= row["obtained"]["mean"] <= row["obtained"]["upper"] <= 1
+            assert 0 < row["rotation_null"] < 1
+            assert 0 <= row["covariates_alone"] <= 1
+        assert rows[f"{channel} MCC against target factors"]["published"] == PUBLISHED[channel]
+    assert rows["R² of the exposure covariates on preference"]["published"] == 0.046
+    assert "R² of the exposure covariates on preference, true factors" in rows
+    for name in ("engagement: NIE", "alignment: TE", "probability of suppression"):
+        assert np.isfinite(rows[name]["obtained"]["mean"])
+
+
+def test_the_periods_share_no_event_and_no_user_is_judged_who_was_fitted(studied):
+    base, found = studied
+    earlier, later = (read_dataset(base / "study" / name) for name in ("earlier", "later"))
+    for surface in ("search_events", "recommendation_events"):
+        assert getattr(earlier, surface)["timestamp"].max() < getattr(later, surface)["timestamp"].min()
+    assert max(row["users"] for row in found["agreement"]) <= round(0.1 * earlier.n_users)
+
+
+def test_a_study_goes_on_where_it_was(studied, monkeypatch):
+    base, found = studied
+    for done in ("fit_folder", "read_kuaisar", "effects"):
+        monkeypatch.setattr(published, done, lambda *args, **kwargs: pytest.fail("done already"))
+    assert study(base / "copy", base / "study", QUICK) == found
+    assert json.loads((base / "study" / "run" / "kuaisar.json").read_text()) == found
+
+
+def test_another_study_in_its_folder_is_refused(studied):
+    base, _ = studied
+    with pytest.raises(StudyError, match="another source or other settings"):
+        study(base / "copy", base / "study", replace(QUICK, seed=1))
+    with pytest.raises(StudyError, match="is no study"):
+        study(base / "study", base / "copy", QUICK)
+
+
+def test_too_few_users_are_refused_before_anything_is_fitted(tmp_path, monkeypatch):
+    write_kuaisar_copy(tmp_path / "copy", users=100, seed=0, events=0.3)
+    monkeypatch.setattr(published, "fit_folder", lambda *args: pytest.fail("fitted"))
+    with pytest.raises(StudyError, match="users would be held out and in both periods; 20 are needed"):
+        study(tmp_path / "copy", tmp_path / "study", QUICK)
+
+
+def test_the_report_shows_the_table(studied):
+    base, found = studied
+    page = write_report(base / "study" / "run").read_text()
+    assert "Against the published figures" in page
+    for row in found["figures"]:
+        assert row["figure"][1:] in page
+    for row in found["agreement"]:
+        assert f"<td>{row['weak_mcc']:.3f}</td>" in page
+    assert (base / "study" / "run" / "figures" / "published.svg").exists()
+
+
+def test_target_factors_are_the_independent_axes(studied):
+    """Two factors with tails move all categories at random: the axes are found all the same."""
+    base, _ = studied
+    later = read_dataset(base / "study" / "later")
+    rng = np.random.default_rng(0)
+    z = rng.laplace(size=(later.n_users, 2))
+    rate = np.exp(z @ rng.normal(scale=0.3, size=(2, len(later.categories))))
+    counts = rng.multinomial(2_000, rate / rate.sum(1, keepdims=True)).astype(np.float32)
+    planted = replace(later, search=counts)
+    found, told = target_factors(planted, "preference", 2, later.user_id)
+    assert told.all()
+    assert mcc(z, found).value > 0.9
+
+
+def test_target_factors_of_a_channel_read_its_own_surface_alone(studied):
+    base, _ = studied
+    later = read_dataset(base / "study" / "later")
+    for channel, own in (("preference", "search"), ("platform", "exposure")):
+        others = {s: 0 * getattr(later, s) for s in ("search", "exposure", "engagement") if s != own}
+        same, _ = target_factors(replace(later, **others), channel, 2, later.user_id)
+        assert same == pytest.approx(target_factors(later, channel, 2, later.user_id)[0])
+
+
+def test_a_user_without_events_is_not_compared_with_targets(studied):
+    base, _ = studied
+    later = read_dataset(base / "study" / "later")
+    search = later.search.copy()
+    search[3] = 0
+    _, told = target_factors(replace(later, search=search), "preference", 2, later.user_id)
+    assert told.sum() == (search.sum(1) > 0).sum()
+    assert not told[3]

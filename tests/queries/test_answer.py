@@ -1,0 +1,160 @@
+"""Claims about the answer to a causal question: the contract, the refusals, the command."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from pyro_hmvcrl.cli import app
+from pyro_hmvcrl.inference.checkpoints import load_tensors, save_tensors
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.queries.answer import effects
+from pyro_hmvcrl.queries.interventions import InterventionError, add, set_to
+from pyro_hmvcrl.queries.mediation import OUTCOMES
+from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.run.files import RunError
+from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.synthetic.design import Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
+
+QUICK = Settings(2, 3, restarts=1, steps=40, encoder_steps=10, batch_size=64)
+ESTIMANDS = ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    base = tmp_path_factory.mktemp("effects")
+    write_simulation(simulate(Design(users=150, categories=6), 0), base / "data", 0)
+    fit_folder(base / "data", base / "run", QUICK)
+    file = base / "run" / "posterior.safetensors"
+    posterior, about = load_tensors(file)  # a few draws do for what is claimed here
+    few = {n: t[:6] if n.startswith(("draws/", "placebo/")) else t for n, t in posterior.items()}
+    save_tensors(file, few, about)
+    return base / "run"
+
+
+def command(*words):
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def test_the_command_writes_what_the_design_promises(run, tmp_path):
+    out = tmp_path / "effects.json"
+    said = command("effects", run, "--shift", "exposure_1=+0.5", "--shift", "exposure_2=-0.2sd", "--out", out)
+    assert said.exit_code == 0, said.output
+    answer = json.loads(out.read_text())
+    assert answer["shift"] == ["exposure_1=+0.5", "exposure_2=-0.2sd"]
+    intervals = [answer["outcomes"][o][name] for o in ("engagement", "alignment") for name in ESTIMANDS]
+    intervals += list(answer["displacement"].values())
+    assert set(answer["displacement"]) == {f"platform_{k}" for k in (1, 2)} | {
+        f"preference_{k}" for k in (1, 2, 3)
+    }
+    assert all(i["lower"] <= i["mean"] <= i["upper"] for i in intervals)
+    assert answer["level"] == 0.9
+    assert 0 <= answer["suppression"] <= 1
+    assert 0 <= answer["substitution"] <= 1
+    assert 0 <= answer["overlap"]["outside"] <= 1
+    assert "supported" in answer["overlap"]["verdict"]
+    assert {"placebo", "negative_controls", "noise", "sensitivity", "e_values", "dose_response"} <= set(
+        answer
+    )
+    assert "engagement TE" in said.output
+    assert json.loads((run / "effects.json").read_text()) == answer
+
+
+def test_units_are_the_column_s_own(run):
+    covariates = pd.read_parquet(run / "covariates.parquet")
+    sd = float(covariates["exposure_3"].std(ddof=0))
+    own, in_sd = (
+        effects(run, [shift]) for shift in (add("exposure_3", sd), add("exposure_3", 1.0, in_sd=True))
+    )
+    assert own["outcomes"]["engagement"]["TE"] == pytest.approx(
+        in_sd["outcomes"]["engagement"]["TE"], abs=1e-6
+    )
+
+
+def test_a_policy_may_be_any_function_and_an_outcome_too(run):
+    def feed_of_the_night(covariates, rng):
+        return covariates.assign(exposure_1=rng.permutation(covariates["exposure_1"]))
+
+    outcomes = OUTCOMES | {"reach": lambda world: world["platform_1"].tanh()}
+    answer = effects(run, feed_of_the_night, outcomes=outcomes)
+    assert answer["shift"] == ["feed_of_the_night"]
+    assert set(answer["outcomes"]) == {"engagement", "alignment", "reach"}
+    assert "reach" in answer["dose_response"]
+
+
+def test_an_outcome_that_is_not_finite_is_named(run):
+    outcomes = OUTCOMES | {"log share": lambda world: -(world["platform_1"].abs() / 0)}
+    with pytest.raises(ValueError, match="outcome 'log share' is not finite for every user"):
+        effects(run, [add("exposure_1", 0.5)], outcomes=outcomes)
+
+
+def test_a_factor_can_be_intervened_on(run):
+    answer = effects(run, [add("platform_1", 1.0, in_sd=True)])
+    assert answer["displacement"]["platform_1"]["lower"] > 0.1  # 1 where the model is well fitted
+    assert "placebo" not in answer
+
+
+def test_a_whole_channel_can_be_intervened_on(run):
+    answer = effects(run, [add("preference", -0.5, in_sd=True)])
+    assert answer["shift"] == [f"preference_{k}=-0.5sd" for k in (1, 2, 3)]
+    assert all(answer["displacement"][f"preference_{k}"]["upper"] < 0 for k in (1, 2, 3))
+
+
+def test_counterfactual_effects_say_so(run):
+    answer = effects(run, [add("exposure_1", 0.5)], counterfactual=True)
+    assert answer["kind"] == "counterfactual"
+    other = effects(run, [add("exposure_1", 0.5)])
+    assert other["kind"] == "interventional"
+    assert answer["outcomes"]["engagement"]["TE"] != other["outcomes"]["engagement"]["TE"]
+
+
+def test_a_shift_to_where_no_data_are_is_refused_by_default(run):
+    with pytest.raises(InterventionError, match=r"not supported: 100% of the users.*--extrapolate"):
+        effects(run, [add("exposure_1", 20.0)])
+    answer = effects(run, [add("exposure_1", 20.0)], extrapolate=True)
+    assert answer["overlap"]["outside"] == 1
+
+
+def test_bad_questions_are_one_line_and_write_nothing(run, tmp_path):
+    before = sorted(run.rglob("*")), (run / "effects.json").exists() and (run / "effects.json").read_text()
+    for words, message in (
+        (["--shift", "colour=+1"], "no exposure covariate or factor colour: choose of exposure_1"),
+        (["--shift", "taste_1=+1"], "no exposure covariate or factor taste_1"),
+        (["--shift", "exposure_1"], "write COLUMN=+1.0"),
+        (["--shift", "exposure_1=+9"], "not supported"),
+        (["--shift", "exposure_1=+1", "--level", "90"], "level is 90"),
+        (["--shift", "exposure_1=+1", "--shift", "platform_1=+1"], "not both at once"),
+    ):
+        said = command("effects", run, *words, "--out", tmp_path / "x.json")
+        assert said.exit_code == 1, words
+        assert said.stderr.startswith("error: ")
+        assert message in said.stderr
+    assert not list(tmp_path.iterdir())
+    assert before == (
+        sorted(run.rglob("*")),
+        (run / "effects.json").exists() and (run / "effects.json").read_text(),
+    )
+
+
+def test_a_run_without_its_experts_is_named(run, tmp_path):
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for file in run.glob("*.*"):
+        if file.name != "experts.safetensors":
+            (copy / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(RunError, match=r"experts\.safetensors"):
+        effects(copy, [add("exposure_1", 0.5)])
+
+
+def test_setting_a_column_gives_all_users_one_value(run):
+    answer = effects(run, [set_to("exposure_1", 0.0)])
+    population = Population.of(run)
+    assert answer["overlap"]["outside"] < 0.1
+    shifted = population.under(set_to("exposure_1", 0.0), 0)[0]["exposure_covariates"][:, 0]
+    assert np.ptp(shifted.numpy()) < 1e-6

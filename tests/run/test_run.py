@@ -1,0 +1,202 @@
+"""Claims about the run folder and what is read back from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from pyro_hmvcrl.data.files import LOCK
+from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import fit
+from pyro_hmvcrl.run import fitting
+from pyro_hmvcrl.run.files import RunError
+from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.run.judge import STUCK, Truth, evaluate
+from pyro_hmvcrl.run.load import load_run
+from pyro_hmvcrl.synthetic.design import Design
+from pyro_hmvcrl.synthetic.folder import write_simulation
+from pyro_hmvcrl.synthetic.simulation import simulate
+
+QUICK = Settings(2, 3, restarts=2, steps=40, encoder_steps=30, batch_size=64, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    base = tmp_path_factory.mktemp("fit")
+    write_simulation(simulate(Design(users=200, categories=8, missing_surface=0.1), 0), base / "data", seed=0)
+    fit_folder(base / "data", base / "run", QUICK)
+    return base / "data", base / "run"
+
+
+def test_the_run_folder_is_as_contracted(folders):
+    data, run = folders
+    dataset, config = read_dataset(data), json.loads((run / "config.json").read_text())
+    assert config["users"] == 200
+    assert config["categories"] == dataset.categories
+    factors = pd.read_parquet(run / "factors.parquet")
+    assert factors["user_id"].tolist() == dataset.user_id.tolist()
+    for name in ("platform_1", "platform_2", "preference_1", "preference_2", "preference_3"):
+        assert {name, f"{name}_sd", f"{name}_true"} <= set(factors)
+        assert (factors[f"{name}_sd"] > 0).all()
+    assert factors["held_out"].sum() == config["held_out_users"] == 20
+    graph = pd.read_csv(run / "graph.csv")
+    assert graph.columns.tolist() == ["source", "target", "weight", "sd", "probability"]
+    assert len(graph) == 6
+    assert graph["probability"].between(0, 1).all()
+    training = pd.read_csv(run / "training.csv")
+    assert training.groupby(["stage", "restart"]).size().to_dict() == {
+        ("amortisation", -1): 30,
+        ("screening", 0): 40,
+        ("screening", 1): 40,
+    }
+    report = json.loads((run / "report.json").read_text())
+    assert [x["selected"] for x in report["restarts"]].count(True) == 1
+    chosen = max(report["restarts"], key=lambda x: x["bound"])
+    assert chosen["selected"]
+    assert not list(run.parent.glob(".*"))  # no checkpoints, nothing partial
+
+
+def test_a_restart_in_a_worse_optimum_is_no_rival(folders):
+    dataset = read_dataset(folders[0])
+    found = fit(dataset, replace(QUICK, steps=5, encoder_steps=1))
+    best = found.restarts[found.selected]
+    for below, stuck in ((0.9 * STUCK, 0), (1.1 * STUCK, 1)):
+        two = replace(found, restarts=[best, replace(best, bound=best.bound - below)], selected=0)
+        for channel in evaluate(two, dataset).channels.values():
+            assert channel.restarts.stuck == stuck
+            assert channel.restarts.matrix.shape == (2 - stuck, 2 - stuck)
+
+
+def test_a_loaded_run_gives_the_same_factors_and_edges(folders):
+    data, run = folders
+    loaded = load_run(run)
+    kept = pd.read_parquet(run / "factors.parquet")
+    again = loaded.encode(read_dataset(data, categories=loaded.categories))
+    for name in again.columns[1:]:
+        assert again[name].to_numpy() == pytest.approx(kept[name].to_numpy(), abs=1e-5)
+    edges = pd.read_csv(run / "graph.csv")
+    assert loaded.edges(again)["weight"].to_numpy() == pytest.approx(edges["weight"].to_numpy(), abs=1e-5)
+
+
+def test_the_order_of_rows_and_events_changes_no_posterior(folders, tmp_path):
+    data, run = folders
+    shuffled = tmp_path / "shuffled"
+    shuffled.mkdir()
+    (shuffled / "dataset.json").write_text((data / "dataset.json").read_text())
+    for table in ("users", "search_events", "recommendation_events"):
+        frame = pd.read_parquet(data / f"{table}.parquet").sample(frac=1, random_state=1)
+        frame.to_parquet(shuffled / f"{table}.parquet", index=False)
+    loaded = load_run(run)
+    before, after = (
+        loaded.encode(read_dataset(folder, categories=loaded.categories)).set_index("user_id")
+        for folder in (data, shuffled)
+    )
+    assert after.loc[before.index].to_numpy() == pytest.approx(before.to_numpy(), abs=1e-5)
+
+
+def test_standardised_weights_do_not_depend_on_a_factor_s_unit(folders):
+    _, run = folders
+    loaded, factors = load_run(run), pd.read_parquet(run / "factors.parquet")
+    weights = loaded.edges(factors).set_index(["source", "target"])["weight"]
+    sd = factors[loaded.factor_names].std(ddof=0)
+    raw = loaded.guide.coefficients.loc["edges"].detach().numpy()
+    for (source, target), weight in weights.items():
+        j, k = (loaded.factor_names.index(n) for n in (source, target))
+        assert weight == pytest.approx(raw[j, k] * sd[source] / sd[target], rel=1e-4)
+
+
+def test_the_truth_columns_are_the_matched_true_factors(folders):
+    data, run = folders
+    factors = pd.read_parquet(run / "factors.parquet")
+    with np.load(data / "truth.npz", allow_pickle=False) as truth:
+        true = np.hstack([truth["platform"], truth["preference"]])
+    for name in ("platform_1", "preference_2"):
+        column = factors[f"{name}_true"]
+        correlations = np.abs([np.corrcoef(column, t)[0, 1] for t in true.T])
+        assert correlations.max() == pytest.approx(1)
+        assert np.corrcoef(column, factors[name])[0, 1] > 0
+
+
+def test_an_existing_run_is_not_overwritten(folders):
+    data, run = folders
+    before = (run / "config.json").read_text()
+    with pytest.raises(RunError, match="exists already"):
+        fit_folder(data, run, QUICK)
+    assert (run / "config.json").read_text() == before
+
+
+def test_an_unfinished_fit_of_something_else_is_refused(folders, tmp_path):
+    data, _ = folders
+    (tmp_path / ".run.unfinished").mkdir()
+    (tmp_path / ".run.unfinished" / "fit.json").write_text("{}")
+    with pytest.raises(RunError, match="unfinished fit of another dataset, version or settings"):
+        fit_folder(data, tmp_path / "run", QUICK)
+
+
+def test_a_second_fit_into_the_same_folder_is_refused_while_the_first_is_at_work(
+    folders, tmp_path, monkeypatch
+):
+    data, _ = folders
+    first = fitting.fit
+
+    def meanwhile(*args):
+        with pytest.raises(RunError, match="another fit is at work there"):
+            fit_folder(data, tmp_path / "run", QUICK)
+        return first(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "fit", meanwhile)
+        fit_folder(data, tmp_path / "run", QUICK)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_a_fit_left_that_was_killed_at_its_very_end_is_cleared_away(folders, tmp_path):
+    data, _ = folders
+    left, run = tmp_path / ".run.unfinished", tmp_path / "run"
+    for folder in (left, run):
+        folder.mkdir()
+    with FileLock(left / LOCK), pytest.raises(RunError, match="exists already"):
+        fit_folder(data, run, QUICK)
+    assert left.exists()  # another fit is at work there
+    with pytest.raises(RunError, match="exists already"):
+        fit_folder(data, run, QUICK)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"config\.json.*not found; give a folder that fit has written"):
+        load_run(tmp_path)
+
+
+def test_a_truth_of_other_users_is_refused(folders, tmp_path):
+    data, _ = folders
+    np.savez(tmp_path / "truth.npz", user_id=np.array(["nobody"]))
+    with pytest.raises(RunError, match="no user u000000"):
+        Truth.beside(tmp_path, read_dataset(data))
+
+
+def test_the_posterior_over_coefficients_goes_to_arviz(folders):
+    _, run = folders
+    posterior = load_run(run).to_arviz()["posterior"]
+    assert posterior["edges"].dims == ("chain", "draw", "factor", "target")
+    assert posterior["platform_location"].shape == (1, 200, 5, 2)
+    assert posterior["a"].sizes["category"] == 8
+    assert float(posterior["edges"].sel(factor="platform_1", target="platform_2").std()) == 0
+
+
+def test_channels_without_covariates_can_be_fitted(tmp_path):
+    design = Design(users=100, categories=5, preference_covariates=0, exposure_covariates=0)
+    write_simulation(simulate(design, 0), tmp_path / "data", seed=0)
+    fit_folder(tmp_path / "data", tmp_path / "run", QUICK)
+    said = json.loads((tmp_path / "run" / "report.json").read_text())["identifiability"]["verdict"]
+    assert (
+        said["preference"][0]
+        == "preference is identified only up to an invertible map: it has no covariates."
+    )
+    assert "platform_location" not in load_run(tmp_path / "run").to_arviz()["posterior"]
