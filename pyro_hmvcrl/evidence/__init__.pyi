@@ -1,4 +1,11 @@
-from .identifiability import ChannelEvidence as ChannelEvidence, IdentifiabilityReport as IdentifiabilityReport
-from .measures import cross_r2 as cross_r2, mcc as mcc, rotation_null as rotation_null, weak_mcc as weak_mcc, within_covariate_mcc as within_covariate_mcc
+from .identifiability import ChannelEvidence as ChannelEvidence
+from .identifiability import IdentifiabilityReport as IdentifiabilityReport
+from .measures import cross_r2 as cross_r2
+from .measures import mcc as mcc
+from .measures import rotation_null as rotation_null
+from .measures import weak_mcc as weak_mcc
+from .measures import within_covariate_mcc as within_covariate_mcc
 from .predictive import predictive_checks as predictive_checks
-from .to_arviz import inference_data as inference_data, save_netcdf as save_netcdf, summary as summary
+from .to_arviz import inference_data as inference_data
+from .to_arviz import save_netcdf as save_netcdf
+from .to_arviz import summary as summary

@@ -1,3 +1,9 @@
-from .experts import Expert as Expert, PrecisionNormal as PrecisionNormal, Prior as Prior, product_of_experts as product_of_experts
-from .guide import CoefficientPosterior as CoefficientPosterior, ExpansionGuide as ExpansionGuide, Guide as Guide
-from .transformers import EventEncoder as EventEncoder, TransformerGuide as TransformerGuide
+from .experts import Expert as Expert
+from .experts import PrecisionNormal as PrecisionNormal
+from .experts import Prior as Prior
+from .experts import product_of_experts as product_of_experts
+from .guide import CoefficientPosterior as CoefficientPosterior
+from .guide import ExpansionGuide as ExpansionGuide
+from .guide import Guide as Guide
+from .transformers import EventEncoder as EventEncoder
+from .transformers import TransformerGuide as TransformerGuide

@@ -1,5 +1,14 @@
-from .answer import effects as effects, write_effects as write_effects
-from .averages import Users as Users, average_effects as average_effects
-from .interventions import InterventionError as InterventionError, Shift as Shift, add as add, hold as hold, parse_shift as parse_shift, set_to as set_to
-from .mediation import Mediators as Mediators, OUTCOMES as OUTCOMES, natural_effects as natural_effects
+from .answer import effects as effects
+from .answer import write_effects as write_effects
+from .averages import Users as Users
+from .averages import average_effects as average_effects
+from .interventions import InterventionError as InterventionError
+from .interventions import Shift as Shift
+from .interventions import add as add
+from .interventions import hold as hold
+from .interventions import parse_shift as parse_shift
+from .interventions import set_to as set_to
+from .mediation import OUTCOMES as OUTCOMES
+from .mediation import Mediators as Mediators
+from .mediation import natural_effects as natural_effects
 from .population import Population as Population

@@ -1,5 +1,7 @@
 from .files import RunError as RunError
-from .fitting import fit_folder as fit_folder, parameter_posterior as parameter_posterior
-from .judge import Truth as Truth, evaluate as evaluate
+from .fitting import fit_folder as fit_folder
+from .fitting import parameter_posterior as parameter_posterior
+from .judge import Truth as Truth
+from .judge import evaluate as evaluate
 from .load import load_run as load_run
 from .run import Run as Run

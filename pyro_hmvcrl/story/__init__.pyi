@@ -1,6 +1,11 @@
-from .emissions import CategoryDecoder as CategoryDecoder, CategoryEvents as CategoryEvents, EngagementEvents as EngagementEvents, engagement_logits as engagement_logits
+from .emissions import CategoryDecoder as CategoryDecoder
+from .emissions import CategoryEvents as CategoryEvents
+from .emissions import EngagementEvents as EngagementEvents
+from .emissions import engagement_logits as engagement_logits
 from .graph import StructuralGraph as StructuralGraph
-from .logs import Cohort as Cohort, Logs as Logs
+from .logs import Cohort as Cohort
+from .logs import Logs as Logs
 from .mechanisms import location_scale as location_scale
 from .model import HMVCRL as HMVCRL
-from .programs import at as at, observe as observe
+from .programs import at as at
+from .programs import observe as observe
