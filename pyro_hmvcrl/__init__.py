@@ -9,7 +9,7 @@ needs torch brings it in.
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 ROOMS = [
     "story",

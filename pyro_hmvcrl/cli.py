@@ -29,6 +29,7 @@ from pyro_hmvcrl.queries.interventions import add, parse_shift
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.reading import read_run
 from pyro_hmvcrl.report.style import ESTIMANDS
+from pyro_hmvcrl.report.verdicts import regression_sentences
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.fitting import fit_folder
 from pyro_hmvcrl.run.load import load_run
@@ -51,6 +52,12 @@ CategoryLevel = Annotated[str, typer.Option(help="Of the categories: first, seco
 Restarts = Annotated[int, typer.Option(help="Random starts, of which the one with the best bound is kept.")]
 Steps = Annotated[int, typer.Option(help="Steps of a restart.")]
 EncoderSteps = Annotated[int, typer.Option(help="Steps of the encoders.")]
+PeriodNumber = Annotated[
+    int | None,
+    typer.Option(
+        help="Equal parts of the window, 1 for none; by default as its length has it, days if they are few."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 DEFAULTS = Settings(platform_factors=1, preference_factors=1)
@@ -113,6 +120,7 @@ def fit(
     steps: Steps = DEFAULTS.steps,
     batch_size: Annotated[int, typer.Option(help="Users a step of a restart.")] = DEFAULTS.batch_size,
     encoder_steps: EncoderSteps = DEFAULTS.encoder_steps,
+    periods: PeriodNumber = DEFAULTS.periods,
     device: Device = DEFAULTS.device,
     seed: Seed = DEFAULTS.seed,
 ) -> None:
@@ -128,6 +136,7 @@ def fit(
             steps=steps,
             batch_size=batch_size,
             encoder_steps=encoder_steps,
+            periods=periods,
             device=device,
             seed=seed,
         )
@@ -152,7 +161,7 @@ def encode(
             raise RunError(f"{out}: the name must end in .parquet or .csv")
         _check_out(out)
         fitted = load_run(run)
-        factors = fitted.encode(read_dataset(dataset, categories=fitted.categories))
+        factors = fitted.encode(read_dataset(dataset, fitted.categories, fitted.periods))
         with whole_file(out) as file:
             if out.suffix == ".parquet":
                 factors.to_parquet(file, index=False)
@@ -370,7 +379,12 @@ def _print_effects(answer: dict[str, Any]) -> None:
         f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in ("mean", "lower", "upper")]
         for outcome, of in answer["outcomes"].items()
         for name in ESTIMANDS
+        if name != "NIE_loop" or len(answer["course"]["period"]) > 1
     }
     typer.echo(pd.DataFrame.from_dict(rows, "index", columns=["mean", "lower", "upper"]).to_string())
-    for sentence in [*answer["sentences"], f"Overlap: {answer['overlap']['verdict']}."]:
+    for sentence in [
+        *regression_sentences(answer),
+        *answer["sentences"],
+        f"Overlap: {answer['overlap']['verdict']}.",
+    ]:
         typer.echo(f"- {sentence}")

@@ -1,28 +1,42 @@
-"""From events to counts by user and category, part by part."""
+"""From events to counts by user, period and category, part by part; only what is not 0 is kept."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix, csr_matrix
 
-from pyro_hmvcrl.data.columns import Checks, as_codes, as_integers
+from pyro_hmvcrl.data.columns import CHECKS, OPTIONAL, Checks, as_codes, as_integers
+from pyro_hmvcrl.data.periods import Periods
 from pyro_hmvcrl.data.tables import DatasetError, Table, validate
 
 HELD = 1 << 26  #: bytes of counts that are held in memory; more are kept in a file
 
 
-def labels_of(table: Table, checks: Checks) -> set[str]:
-    """Check every row of an event table; the categories that it has."""
+MARKS = ("engaged", "suggested")  #: columns that mark some of the events
+
+
+def checks_of(table: Table, stem: str) -> Checks:
+    """The checks of an event table's columns, with those that it may have and has."""
+    return CHECKS[stem] | {name: of for name, of in OPTIONAL[stem].items() if name in table.columns}
+
+
+def survey(table: Table, checks: Checks) -> tuple[set[str], int, int]:
+    """Check every row of an event table: the categories that it has, and its first and last moment."""
     labels: set[str] = set()
+    first_time, last_time = np.iinfo(np.int64).max, np.iinfo(np.int64).min
     for first, rows in table.parts(checks):
         validate(table, rows, checks, first)
         labels.update(as_codes(rows["category"])[1])
-    return labels
+        times = as_integers(rows["timestamp"])
+        first_time, last_time = min(first_time, int(times.min())), max(last_time, int(times.max()))
+    return labels, first_time, last_time
 
 
 @dataclass(frozen=True)
@@ -51,33 +65,52 @@ class Keys:
         user = among(self.users, "user_id", unknown_user)
         return user, among(self.categories, "category", unknown_category)
 
-    def count(self, table: Table, columns: Iterable[str]) -> list[NDArray[np.float32]]:
-        """Events of each user in each category, ``(N, C)``; where they are engaged or not, the engaged ones second."""
-        shape = len(self.users), len(self.categories)
-        counts = [_zeros(shape) for _ in range(2 if "engaged" in columns else 1)]
+    def count(self, table: Table, columns: Iterable[str], periods: Periods) -> list[csr_matrix]:
+        """Events of each user in each period and category, ``(N, T C)``; where some are marked, those apart.
+
+        Of recommendations the second matrix has those that were engaged with, of searches those that were suggested;
+        the first has all recommendations, and the searches of the users' own.
+        """
+        mark = next((name for name in MARKS if name in columns), None)
+        parts: list[tuple[NDArray[Any], ...]] = []
         for first, rows in table.parts(columns):
             user, category = self.positions(table, rows, first)
-            cells = user * shape[1] + category
-            np.add.at(counts[0].reshape(-1), cells, np.float32(1))
-            if "engaged" in columns:
-                np.add.at(counts[1].reshape(-1), cells, as_integers(rows["engaged"]).astype(np.float32))
-        return counts
+            cell = periods.at(as_integers(rows["timestamp"])) * len(self.categories) + category
+            marked = as_integers(rows[mark]).astype(bool) if mark else np.zeros(len(rows), bool)
+            parts.append((user.astype(np.int32), cell.astype(np.int32), marked))
+        user, cell, marked = map(np.concatenate, zip(*parts, strict=True))
+        parts.clear()
+        shape = len(self.users), periods.number * len(self.categories)
+
+        def counted(some: NDArray[np.bool_] | slice) -> csr_matrix:
+            places = user[some], cell[some]
+            return _kept(coo_matrix((np.ones(len(places[0]), np.float32), places), shape).tocsr())
+
+        every = slice(None) if mark != "suggested" else ~marked
+        return [counted(every)] + ([counted(marked)] if mark else [])
 
 
-def _zeros(shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Zeros, in memory; many of them in a nameless file, whose pages, on a disk, the system takes back at need."""
-    size = np.dtype(np.float32).itemsize * shape[0] * shape[1]
-    if size <= HELD:
-        return np.zeros(shape, np.float32)
+def _kept(counts: csr_matrix) -> csr_matrix:
+    """Counts as they are, or, if they are many, with their arrays in a nameless file.
+
+    Its pages are on a disk, and the system takes them back at need.
+    """
+    if counts.data.nbytes + counts.indices.nbytes > HELD:
+        counts.data, counts.indices = _in_file(counts.data), _in_file(counts.indices)
+    return counts
+
+
+def _in_file(values: NDArray[Any]) -> NDArray[Any]:
     try:
         with tempfile.TemporaryFile() as file:
-            # now, so that a full disk is an error here and not a crash later
-            for start in range(0, size, HELD):
-                file.write(bytes(min(HELD, size - start)))
+            for start in range(
+                0, len(values), HELD
+            ):  # now, so that a full disk is an error here and no crash later
+                file.write(values[start : start + HELD].tobytes())
             file.flush()
-            return np.asarray(np.memmap(file, np.float32, "r+", shape=shape))
+            return np.asarray(np.memmap(file, values.dtype, "r+", shape=values.shape))
     except OSError as error:
         raise DatasetError(
-            f"{tempfile.gettempdir()}: no counts of {size:,} bytes can be kept there ({error.strerror}); let TMPDIR "
-            "be a folder on a disk with more room"
+            f"{tempfile.gettempdir()}: no counts of {values.nbytes:,} bytes can be kept there ({error.strerror}); let "
+            "TMPDIR be a folder on a disk with more room"
         ) from error

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix, identity, vstack
 
 from pyro_hmvcrl.data.columns import FINITE, as_numbers
+from pyro_hmvcrl.data.periods import Periods
 from pyro_hmvcrl.data.tables import Table, validate
 
 Channel = Literal["platform", "preference"]
@@ -32,8 +34,11 @@ class Dataset:
         Covariate columns of each channel; either may be empty.
     categories
         The C categories as str, sorted (as numbers when all are integers) unless given.
-    search, exposure, engagement
-        Events of each user in each category, ``(N, C)``: searched, shown, and engaged with among those shown.
+    periods
+        Into which the window of the events is cut.
+    counts
+        Events of each user in each period and category, ``(N, T C)``, where there are any: `search`, `exposure`,
+        `engagement` (among those shown), and `suggested` where searches that the platform suggested are marked.
     event_tables
         What `search_events` and `recommendation_events` call for the events themselves.
     """
@@ -43,10 +48,29 @@ class Dataset:
     exposure_covariates: list[str]
     preference_covariates: list[str]
     categories: list[str]
-    search: NDArray[np.float32]
-    exposure: NDArray[np.float32]
-    engagement: NDArray[np.float32]
+    periods: Periods
+    counts: Mapping[str, csr_matrix]
     event_tables: Mapping[str, Callable[[], pd.DataFrame]]
+
+    @cached_property
+    def search(self) -> NDArray[np.float32]:
+        """Events of each user in each category, ``(N, C)``: searched, of the user's own accord."""
+        return self._by_category("search")
+
+    @cached_property
+    def exposure(self) -> NDArray[np.float32]:
+        """As `search`: shown."""
+        return self._by_category("exposure")
+
+    @cached_property
+    def engagement(self) -> NDArray[np.float32]:
+        """As `search`: engaged with among those shown."""
+        return self._by_category("engagement")
+
+    def _by_category(self, surface: str) -> NDArray[np.float32]:
+        categories = identity(len(self.categories), np.float32, "csr")
+        all_periods = vstack([categories] * self.periods.number)
+        return np.asarray((self.counts[surface] @ all_periods).toarray())
 
     @property
     def search_events(self) -> pd.DataFrame:
@@ -87,9 +111,7 @@ class Dataset:
         return replace(
             self,
             users=users,
-            search=self.search[chosen],
-            exposure=self.exposure[chosen],
-            engagement=self.engagement[chosen],
+            counts={name: counts[chosen] for name, counts in self.counts.items()},
             event_tables={table: partial(theirs, table) for table in self.event_tables},
         )
 

@@ -3,7 +3,7 @@
     dataset.json                    {"name", "exposure_covariates": [...], "preference_covariates": [...]}
                                     and, if wanted, "categories": [...]
     users.parquet                   user_id, one number per covariate (in its own unit)
-    search_events.parquet           user_id, timestamp (ms since epoch), category
+    search_events.parquet           user_id, timestamp (ms since epoch), category; if wanted, suggested (0/1)
     recommendation_events.parquet   user_id, timestamp, category, engaged (0/1)
 
 Each table may be ``.csv`` instead.  :func:`read_dataset` refuses bad input with one error that names file,
@@ -23,7 +23,6 @@ from typing import Any
 import pandas as pd
 
 from pyro_hmvcrl.data.columns import (
-    CHECKS,
     FINITE,
     KEYS,
     ONCE,
@@ -33,13 +32,18 @@ from pyro_hmvcrl.data.columns import (
     as_integers,
     as_numbers,
 )
-from pyro_hmvcrl.data.counts import Keys, labels_of
+from pyro_hmvcrl.data.counts import Keys, checks_of, survey
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.files import check_text, read_json, whole_folder
+from pyro_hmvcrl.data.periods import Periods
 from pyro_hmvcrl.data.tables import TABLES, DatasetError, Table, read_table, validate
 
 
-def read_dataset(folder: str | Path, categories: Sequence[str] | None = None) -> Dataset:
+def read_dataset(
+    folder: str | Path,
+    categories: Sequence[str] | None = None,
+    periods: int | Periods | None = None,
+) -> Dataset:
     """Read and check a dataset folder.
 
     Parameters
@@ -49,6 +53,9 @@ def read_dataset(folder: str | Path, categories: Sequence[str] | None = None) ->
     categories
         Those of a fitted run, to encode new logs under it.  Covariates need not vary then: the fitted run's
         mean and standard deviation serve.
+    periods
+        Into how many equal parts the window is cut; by default as :mod:`~pyro_hmvcrl.data.periods` says.  Or the
+        periods of a fitted run, whose length serves.
 
     Raises
     ------
@@ -58,7 +65,7 @@ def read_dataset(folder: str | Path, categories: Sequence[str] | None = None) ->
     """
     folder = Path(folder)
     description = _read_description(folder / "dataset.json")
-    return _assemble(description, [read_table(folder, stem) for stem in TABLES], categories)
+    return _assemble(description, [read_table(folder, stem) for stem in TABLES], categories, periods)
 
 
 def write_dataset(
@@ -156,7 +163,10 @@ def _check_description(path: Path, description: Any) -> None:
 
 
 def _assemble(
-    description: dict[str, Any], tables: Sequence[Table], categories: Sequence[str] | None = None
+    description: dict[str, Any],
+    tables: Sequence[Table],
+    categories: Sequence[str] | None = None,
+    periods: int | Periods | None = None,
 ) -> Dataset:
     """Check the tables, alone and against each other, and count."""
     for table in tables:
@@ -168,7 +178,10 @@ def _assemble(
     covariates = [name for names in blocks.values() for name in names]
     of_covariate = [FINITE] if categories is not None else [FINITE, VARIES]
     validate(users, people, {"user_id": [USER, ONCE], **{name: of_covariate for name in covariates}})
-    seen = {label for stem, table in events.items() for label in labels_of(table, CHECKS[stem])}
+    checks = {stem: checks_of(table, stem) for stem, table in events.items()}
+    labels, first, last = zip(*(survey(table, checks[stem]) for stem, table in events.items()), strict=True)
+    seen, window = set().union(*labels), (min(first), max(last))
+    cut = periods.like(*window) if isinstance(periods, Periods) else Periods.cut(*window, periods)
 
     given = description.get("categories") if categories is None else categories
     known = _sorted(seen) if given is None else [str(category) for category in given]
@@ -177,12 +190,15 @@ def _assemble(
     held = people.assign(
         user_id=_native(ids, users), **{name: as_numbers(people[name]) for name in covariates}
     )
-    counts = {stem: keys.count(table, CHECKS[stem]) for stem, table in events.items()}
+    counts = {stem: keys.count(table, checks[stem], cut) for stem, table in events.items()}
+    if not counts["search_events"][0].nnz:
+        problem = "1 throughout; without searches of the users' own nothing tells of preference"
+        raise events["search_events"].error("suggested", problem)
 
     def as_held(stem: str) -> pd.DataFrame:
         frame = events[stem].frame
         user, category = keys.positions(events[stem], frame)
-        whole = {name: as_integers(frame[name]) for name in CHECKS[stem] if name not in KEYS}
+        whole = {name: as_integers(frame[name]) for name in checks[stem] if name not in KEYS}
         categories = pd.array(known, dtype="str").take(category)
         return frame.assign(user_id=held["user_id"].array.take(user), category=categories, **whole)
 
@@ -191,9 +207,9 @@ def _assemble(
         users=held,
         **blocks,
         categories=known,
-        search=counts["search_events"][0],
-        exposure=counts["recommendation_events"][0],
-        engagement=counts["recommendation_events"][1],
+        periods=cut,
+        counts=dict(zip(("search", "suggested"), counts["search_events"], strict=False))
+        | dict(zip(("exposure", "engagement"), counts["recommendation_events"], strict=True)),
         event_tables={stem: partial(as_held, stem) for stem in events},
     )
 

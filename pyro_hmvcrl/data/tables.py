@@ -48,6 +48,12 @@ class Table:
         with _readable(self.parquet):
             return self.held.empty if self.held is not None else not pq.read_metadata(self.parquet).num_rows
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of its columns."""
+        with _readable(self.parquet):
+            return list(self.held.columns if self.held is not None else pq.read_schema(self.parquet).names)
+
     def parts(self, columns: Iterable[str]) -> Iterator[tuple[int, pd.DataFrame]]:
         """Its rows in parts that fit the memory, with at least these columns: the number of the first row, the rows."""
         if self.held is not None:

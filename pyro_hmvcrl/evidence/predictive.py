@@ -24,7 +24,7 @@ from pyro import poutine
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
-from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.logs import Logs, SparseLogs
 from pyro_hmvcrl.story.model import HMVCRL
 from pyro_hmvcrl.story.programs import at, observe
 
@@ -39,11 +39,22 @@ LEVEL = 0.9  #: of the replications' intervals
 
 
 class Counts(NamedTuple):
-    """Events ``(N, C)`` by user and category: searched, shown, and engaged with among those shown."""
+    """Events ``(N, C)`` by user and category: searched, shown, and engaged with among those shown.
+
+    `in_periods` has the same by period, ``(N, T, C)``; nothing where there is but one.
+    """
 
     search: Array
     exposure: Array
     engagement: Array
+    in_periods: tuple[Array, ...] = ()
+
+    @classmethod
+    def of(cls, search: Array, exposure: Array, engagement: Array) -> Counts:
+        """Of events by category, or by period and category."""
+        if search.ndim == 2:
+            return cls(search, exposure, engagement)
+        return cls(search.sum(1), exposure.sum(1), engagement.sum(1), (search, exposure, engagement))
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Statistic:
 def predictive_checks(
     model: HMVCRL,
     posterior: ParameterPosterior,
-    logs: Logs,
+    logs: Logs | SparseLogs,
     categories: Sequence[str],
     exposure_covariates: Sequence[str],
     seed: int = 0,
@@ -97,9 +108,10 @@ def predictive_checks(
     """
     rng = np.random.default_rng(seed)
     rows = torch.as_tensor(np.sort(rng.permutation(len(logs.index))[:USERS]))
-    logs = logs.to("cpu").batch(rows)._replace(index=torch.arange(len(rows)), n_users=len(rows))
+    logs = logs.batch(rows.to(logs.index.device)).to("cpu")
+    logs = logs._replace(index=torch.arange(len(rows)), n_users=len(rows))
     model = copy.deepcopy(model).to("cpu")  # where the posterior is
-    observed = Counts(*(t.double().numpy() for t in (logs.search, logs.exposure, logs.engagement)))
+    observed = Counts.of(*(t.double().numpy() for t in (logs.search, logs.exposure, logs.engagement)))
     asked = statistics(model, logs, categories, exposure_covariates)
     made: dict[str, list[Any]] = {name: [] for name in (*asked, *DENSITIES)}
     with torch.random.fork_rng():
@@ -124,13 +136,20 @@ def predictive_checks(
 @torch.no_grad()
 def replicate(model: HMVCRL, values: Values, logs: Logs, rng: np.random.Generator) -> Counts:
     """Logs that the model makes at these parameters, of users with these covariates and numbers of events."""
+    if logs.n_periods > 1:  # a period's past is what the model makes, too
+        sites = poutine.trace(at(model, values)).get_trace(logs._replace(shown_cells=None)).nodes
+        every = range(1, logs.n_periods + 1)
+        surfaces = ("search", "exposure", "engagement")
+        made = ([sites[f"{name}_{t}"]["value"].double().numpy() for t in every] for name in surfaces)
+        return Counts.of(*(np.stack(periods, 1) for periods in made))
     sites = poutine.trace(observe(at(model, values), logs)).get_trace(logs).nodes
     searched, shown, engaged = (
         sites[name]["fn"].probability.double().numpy() for name in ("search", "exposure", "engagement")
     )
     search = rng.multinomial(logs.search.sum(1).int().numpy(), searched / searched.sum(1, keepdims=True))
     exposure = rng.multinomial(logs.exposure.sum(1).int().numpy(), shown / shown.sum(1, keepdims=True))
-    return Counts(*(a.astype(float) for a in (search, exposure, rng.binomial(exposure, engaged))))
+    engagement = rng.binomial(exposure, engaged)
+    return Counts(search.astype(float), exposure.astype(float), engagement.astype(float))
 
 
 def statistics(
@@ -138,7 +157,7 @@ def statistics(
 ) -> dict[str, Statistic]:
     """What is looked at in logs of these users, by name."""
     k_platform, k_preference = model.n_platform, model.n_factors - model.n_platform
-    shown = _share(logs.exposure.double().numpy())
+    shown = _share(logs.by_category.exposure.double().numpy())
     asked = {
         "search_shares": Statistic(
             "Categories searched: their shares", lambda c: _share(c.search), categories
@@ -177,6 +196,21 @@ def statistics(
             lambda c: _together(_surprise(c.search), _engagement_surprise(c)),
         ),
     }
+    if logs.n_periods > 1:
+        asked |= {
+            "following_engagement": Statistic(
+                "What is shown follows what was engaged with, a period before",
+                lambda c: following(c.in_periods[1], c.in_periods[2]),
+            ),
+            "following_exposure": Statistic(
+                "What is searched follows what was shown, a period before",
+                lambda c: following(c.in_periods[0], c.in_periods[1]),
+            ),
+            "drift": Statistic("What is shown: drift over the window", lambda c: drift(c.in_periods[1])),
+            "bursts": Statistic(
+                "What is shown comes in bursts of one category", lambda c: bursts(c.in_periods[1])
+            ),
+        }
     groups, labels = _groups(logs, exposure_covariates)
     if labels:
         of_groups = Statistic(
@@ -204,6 +238,38 @@ def entropy(events: Array) -> Array:
     total = events.sum(1, keepdims=True)
     share = (events / np.maximum(total, 1))[total[:, 0] > 1]
     return np.asarray(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
+
+
+def following(later: Array, earlier: Array) -> float:
+    """Cosine over categories between a user's events and the others of the period before, against the user's usual.
+
+    Both are events ``(N, T, C)``.  From 0 (nothing follows) to 1.
+    """
+    now, before = (events - _usual(events) for events in (later[:, 1:], earlier[:, :-1]))
+    return float((now * before).sum() / np.sqrt((now**2).sum() * (before**2).sum()).clip(1e-9))
+
+
+def _usual(events: Array) -> Array:
+    """What each period's events would be with the user's shares in all periods together, ``(N, T, C)``."""
+    total = events.sum((1, 2), keepdims=True)
+    return np.asarray(events.sum(1, keepdims=True) * events.sum(2, keepdims=True) / np.maximum(total, 1))
+
+
+def drift(events: Array) -> float:
+    """Total variation between all users' shares of categories in the first and in the second half of the window."""
+    half = (events.shape[1] + 1) // 2
+    return float(np.abs(_share(events[:, :half].sum(1)) - _share(events[:, half:].sum(1))).sum() / 2)
+
+
+def bursts(events: Array) -> float:
+    """How much likelier two events of a user's are of one category within a period than across periods, as a ratio."""
+    n, total = events.sum(2), events.sum((1, 2))
+    within = (events * (events - 1)).sum()
+    of_within = (n * (n - 1)).sum()
+    of_all = (total * (total - 1)).sum()
+    every = events.sum(1)
+    across = (every * (every - 1)).sum() - within
+    return float(within / max(of_within, 1) / max(across / max(of_all - of_within, 1), 1e-9))
 
 
 #: Of which the histogram over users is kept.

@@ -50,9 +50,14 @@ class PrecisionNormal(TorchDistribution):
         return PrecisionNormal(self._mean.detach(), self.precision_cholesky.detach())
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        standard = torch.randn(self.shape(sample_shape), device=self._mean.device).unsqueeze(-1)
-        root = self.precision_cholesky.mT.expand(*standard.shape[:-1], -1)
-        return self._mean + torch.linalg.solve_triangular(root, standard, upper=True).squeeze(-1)
+        return self.at(torch.randn(self.shape(sample_shape), device=self._mean.device))
+
+    def at(self, standard: Tensor) -> Tensor:
+        """What standard normal values ``(..., K)`` become here."""
+        root = self.precision_cholesky.mT.expand(*standard.shape, -1)
+        return self._mean + torch.linalg.solve_triangular(root, standard.unsqueeze(-1), upper=True).squeeze(
+            -1
+        )
 
     def antithetic(self, n: int) -> Tensor:
         """`n` draws in pairs that mirror each other at the mean."""

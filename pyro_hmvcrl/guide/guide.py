@@ -36,10 +36,9 @@ from pyro_hmvcrl.guide.experts import (
     product_of_experts,
     widened,
 )
-from pyro_hmvcrl.story.emissions import engagement_logits
 from pyro_hmvcrl.story.logs import Logs
 from pyro_hmvcrl.story.mechanisms import linear
-from pyro_hmvcrl.story.model import HMVCRL
+from pyro_hmvcrl.story.model import HMVCRL, OfPast
 
 USERS_AT_ONCE = 1_024  #: where no gradient is asked for, which bounds the memory
 STEPS_TO_THE_MODE = 15  #: of Fisher scoring, for a user whose mode is not known
@@ -105,6 +104,12 @@ class Guide(nn.Module):
         """The expansion guide of this one's model and coefficients, for other users."""
         return ExpansionGuide.of(self, n_users)
 
+    def added(self, logs: Logs) -> OfPast | None:
+        """What the past adds to the logits of each period, at the coefficients' means; none with one period."""
+        if logs.n_periods == 1:
+            return None
+        return self.model.given_past(self.coefficients.means(), logs.exposure_covariates, logs)
+
     @torch.no_grad()
     def posterior(self, logs: Logs) -> tuple[Prior, PrecisionNormal]:
         """Prior and noise posterior of the users, at the coefficients' means."""
@@ -156,38 +161,68 @@ class ExpansionGuide(Guide):
     @torch.no_grad()
     def experts(self, logs: Logs, prior: Prior) -> list[Expert]:
         coefficients, mode = self.coefficients.means(), self.mode[logs.index]
+        added = self.added(logs)
         for _ in range(self.scoring_steps):
-            experts = self.expand(logs, coefficients, prior.base + matvec(prior.turn, mode))
+            experts = self.expand(logs, coefficients, prior.base + matvec(prior.turn, mode), added)
             step = product_of_experts(prior, experts, check=on_cpu(prior)).mean - mode
             mode = mode + step * (1.5 / step.norm(dim=-1, keepdim=True).clamp_min(1.5))
         self.mode[logs.index] = mode
         return experts
 
-    def expand(self, logs: Logs, coefficients: dict[str, Tensor], z: Tensor) -> list[Expert]:
-        """Experts of search, exposure and engagement: their expansions about ``z (N, K)``."""
+    def expand(
+        self, logs: Logs, coefficients: dict[str, Tensor], z: Tensor, added: OfPast | None = None
+    ) -> list[Expert]:
+        """Experts of search, exposure, engagement and suggested searches: their expansions about ``z (N, K)``.
+
+        `added` is what the past adds to the logits of each period.
+        """
         model, c = self.model, coefficients
         n_platform, n_preference = model.n_platform, model.n_factors - model.n_platform
         platform, preference = model.channels(z)
-        search = expand_categories(model.f_search, logs.search, preference)
-        exposure = expand_categories(model.f_exposure, logs.exposure, platform)
-        p = engagement_logits(c, platform, preference, logs.exposure_covariates).sigmoid()
-        loadings = torch.cat([c["alpha"].expand(p.shape[-1], -1), c["a"]], -1)  # (C, K)
-        engagement = expand_engagement(logs, p, loadings, z)
-        return [widened(search, n_platform, 0), widened(exposure, 0, n_preference), engagement]
+        user = model.of_user(c, z, logs.exposure_covariates)
+        past = added or OfPast(None, None, None)
+        of_search, of_exposure = model.f_search.jacobian(preference), model.f_exposure.jacobian(platform)
+        search = expand_categories(user.search, of_search, logs.search, preference, past.search)
+        exposure = expand_categories(user.exposure, of_exposure, logs.exposure, platform, past.exposure)
+        loadings = torch.cat([c["alpha"].expand(user.engagement.shape[-1], -1), c["a"]], -1)  # (C, K)
+        engagement = expand_engagement(logs, user.engagement, loadings, z, past.engagement)
+        experts = [widened(search, n_platform, 0), widened(exposure, 0, n_preference), engagement]
+        if user.suggested is not None:
+            jacobian = torch.cat([model.f_suggested.jacobian(platform), c["echo"] * of_search], -2)
+            experts.append(expand_categories(user.suggested, jacobian, logs.by_category.suggested, z))
+        return experts
 
 
-def expand_engagement(logs: Logs, probability: Tensor, loadings: Tensor, z: Tensor) -> Expert:
-    """Expansion about ``z (N, K)`` of engagement with this probability ``(N, C)`` and these loadings ``(C, K)``."""
+def expand_engagement(
+    logs: Logs, logits: Tensor, loadings: Tensor, z: Tensor, past: Tensor | None = None
+) -> Expert:
+    """Expansion about ``z (N, K)`` of engagement with these logits ``(N, C)`` and loadings ``(C, K)``."""
+    probability = (logits if past is None else logits.unsqueeze(-2) + past).sigmoid()
+    expected = logs.exposure * probability
+    spread, surplus = expected * (1 - probability), logs.engagement - expected
+    if past is not None:
+        spread, surplus = spread.sum(1), surplus.sum(1)
     outer = (loadings.unsqueeze(-1) * loadings.unsqueeze(-2)).flatten(1)
-    spread = logs.exposure * probability * (1 - probability)
     fisher = (spread @ outer).unflatten(-1, loadings.shape[1:] * 2)
-    return expanded_about(z, (logs.engagement - logs.exposure * probability) @ loadings, fisher)
+    return expanded_about(z, surplus @ loadings, fisher)
 
 
-def expand_categories(decoder: nn.Module, counts: Tensor, z: Tensor) -> Expert:
-    """Expansion about the decoder's factors ``z (N, K)`` of a surface's counts ``(N, C)``."""
-    probability, jacobian = decoder(z).softmax(-1), decoder.jacobian(z)
-    expected = counts.sum(-1, keepdim=True) * probability
-    centred = jacobian - (jacobian * probability.unsqueeze(-2)).sum(-1, keepdim=True)
-    fisher = (centred * expected.unsqueeze(-2)) @ centred.mT
-    return expanded_about(z, matvec(jacobian, counts - expected), fisher)
+def expand_categories(
+    logits: Tensor, jacobian: Tensor, counts: Tensor, z: Tensor, past: Tensor | None = None
+) -> Expert:
+    """Expansion about the factors ``z (N, K)`` of a surface's counts ``(N, C)``, or ``(N, T, C)`` after a `past`.
+
+    `jacobian` ``(N, K, C)`` is the derivative of the logits ``(N, C)`` by the factors.
+    """
+    if past is None:
+        logits, counts = logits.unsqueeze(1), counts.unsqueeze(1)
+    probability = (logits if past is None else logits.unsqueeze(1) + past).softmax(-1)  # (N, T, C)
+    total = counts.sum(-1, keepdim=True)
+    expected = (total * probability).sum(1, keepdim=True)  # of all periods (N, 1, C)
+    usual = expected / expected.sum(-1, keepdim=True).clamp_min(1e-9)
+    centred = jacobian - (jacobian * usual).sum(-1, keepdim=True)
+    fisher = (centred * expected) @ centred.mT
+    if past is not None:  # a period's events are less spread than those of all periods together
+        means = probability @ centred.mT  # (N, T, K)
+        fisher = fisher - (means * total).mT @ means
+    return expanded_about(z, matvec(jacobian, (counts.sum(1, keepdim=True) - expected).squeeze(1)), fisher)

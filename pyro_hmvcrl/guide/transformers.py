@@ -20,7 +20,8 @@ class EventEncoder(nn.Module):
 
     Equal events are equal tokens, and are evaluated once: a token that stands n times enters the attention with
     log n added to its logits, and the pooling with weight n.  That is the Transformer over the events themselves,
-    at a fraction of its cost.  The events carry no position: given the factors they are exchangeable.
+    at a fraction of its cost.  The events carry no position: given the factors, and what their past adds, they are
+    exchangeable.
 
     Parameters
     ----------
@@ -30,6 +31,8 @@ class EventEncoder(nn.Module):
         Dimension of the expert.
     n_context
         Number of covariates that are added to every token, 0 for none.
+    n_told
+        Number of figures that come with every event, 0 for none.
     """
 
     rows: Tensor
@@ -38,12 +41,20 @@ class EventEncoder(nn.Module):
     longest: int | None = None
 
     def __init__(
-        self, n_tokens: int, n_factors: int, n_context: int = 0, width: int = 48, heads: int = 4
+        self,
+        n_tokens: int,
+        n_factors: int,
+        n_context: int = 0,
+        n_told: int = 0,
+        width: int = 48,
+        heads: int = 4,
     ) -> None:
         super().__init__()
-        self.n_factors = n_factors
+        self.n_factors, self.n_tokens = n_factors, n_tokens
         self.embedding = nn.Embedding(n_tokens, width)
         self.context = nn.Parameter(torch.randn(n_context, width) / max(n_context, 1) ** 0.5)
+        if n_told:
+            self.told = nn.Linear(n_told, width, bias=False)
         layer = nn.TransformerEncoderLayer(
             width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
@@ -57,12 +68,20 @@ class EventEncoder(nn.Module):
         self.register_buffer("columns", triangle[1])
         nn.init.normal_(self.head[-1].weight, std=0.02)
 
-    def forward(self, counts: Tensor, context: Tensor) -> Expert:
-        """Counts ``(N, n_tokens)`` and covariates ``(N, n_context)`` to experts ``(N, K, K), (N, K)``."""
+    def forward(self, counts: Tensor, context: Tensor, told: Tensor | None = None) -> Expert:
+        """Counts and covariates ``(N, n_context)`` to experts ``(N, K, K), (N, K)``.
+
+        Counts are ``(N, n_tokens)``, or of several periods ``(N, T, n_tokens)``, with what is `told` of each event
+        ``(N, T, n_tokens, n_told)``.
+        """
+        counts = counts.flatten(1)
         n_events = counts.sum(-1, keepdim=True)
         longest = self.longest or most_distinct(counts)
-        times, token = counts.topk(longest, dim=-1, sorted=False)  # (N, T); a padded token stands 0 times
-        embedded = self.embedding(token) + (context @ self.context).unsqueeze(-2)
+        times, event = counts.topk(longest, dim=-1, sorted=False)  # (N, L); a padded event stands 0 times
+        embedded = self.embedding(event % self.n_tokens) + (context @ self.context).unsqueeze(-2)
+        if told is not None:
+            of_events = event.unsqueeze(-1).expand(-1, -1, told.shape[-1])
+            embedded = embedded + self.told(told.flatten(1, 2).gather(1, of_events))
         with torch.autocast("cuda", torch.bfloat16, enabled=counts.is_cuda):
             hidden = self.transformer(embedded, src_key_padding_mask=times.clamp_min(1e-9).log()).float()
         share = times / n_events.clamp_min(1)
@@ -81,27 +100,40 @@ class EventEncoder(nn.Module):
 
 
 def most_distinct(counts: Tensor) -> int:
-    """The most distinct events of a user, at least 1, among counts ``(N, n_tokens)``."""
-    return max(int((counts > 0).sum(-1).max()), 1)
+    """The most distinct events of a user, at least 1, among counts ``(N, ...)``."""
+    return max(int((counts.flatten(1) > 0).sum(-1).max()), 1)
 
 
 class TransformerGuide(Guide):
     """Two Transformer encoders.
 
     The search encoder sees categories and gives an expert of preference.  The recommendation encoder sees
-    (category, engaged or not) and the exposure covariates, which reach engagement directly, and gives an expert of
-    all factors.
+    (category, engaged or not), searches that the platform suggested, and the exposure covariates, which reach
+    engagement directly, and gives an expert of all factors.  Where there are several periods, each event comes with
+    its period and with what the user's past added to its logits.
     """
 
     def __init__(self, model: HMVCRL) -> None:
         super().__init__(model)
         n_categories, n_exposure_covariates = model.priors["b"][2][0], model.priors["delta"][2][0]
-        self.search_encoder = EventEncoder(n_categories, model.n_factors - model.n_platform)
-        self.recommendation_encoder = EventEncoder(2 * n_categories, model.n_factors, n_exposure_covariates)
+        kinds = 3 if "echo" in model.priors else 2
+        of_search, of_recommendation = (2, 3) if "learning" in model.priors else (0, 0)
+        self.search_encoder = EventEncoder(n_categories, model.n_factors - model.n_platform, n_told=of_search)
+        self.recommendation_encoder = EventEncoder(
+            kinds * n_categories, model.n_factors, n_exposure_covariates, n_told=of_recommendation
+        )
 
     def experts(self, logs: Logs, prior: Prior) -> list[Expert]:
-        search = self.search_encoder(logs.search, logs.search.new_zeros(len(logs.search), 0))
-        recommendation = self.recommendation_encoder(recommended(logs), logs.exposure_covariates)
+        recommended_events, added = recommended(logs), self.added(logs)
+        of_search = of_recommendation = None
+        if added is not None:
+            kinds = recommended_events.shape[-1] // logs.search.shape[-1]
+            of_search = told(added.search)
+            of_recommendation = told(added.exposure, added.engagement).repeat(1, 1, kinds, 1)
+        search = self.search_encoder(logs.search, logs.search.new_zeros(len(logs.search), 0), of_search)
+        recommendation = self.recommendation_encoder(
+            recommended_events, logs.exposure_covariates, of_recommendation
+        )
         return [widened(search, self.model.n_platform, 0), recommendation]
 
     @contextmanager
@@ -121,5 +153,12 @@ class TransformerGuide(Guide):
 
 
 def recommended(logs: Logs) -> Tensor:
-    """Recommendation events ``(N, 2 C)`` by category, those engaged with first."""
-    return torch.cat([logs.engagement, logs.exposure - logs.engagement], -1)
+    """What the platform started, by category (and period): engaged with, not engaged with, and suggested searches."""
+    events = [logs.engagement, logs.exposure - logs.engagement]
+    return torch.cat(events if logs.suggested is None else [*events, logs.suggested], -1)
+
+
+def told(*added: Tensor) -> Tensor:
+    """What is told of events ``(N, T, C, ...)``: their period, and what the past added, against other categories."""
+    period = torch.linspace(0, 1, added[0].shape[1], device=added[0].device)[:, None].expand_as(added[0])
+    return torch.stack([period, *(a - a.mean(-1, keepdim=True) for a in added)], -1)

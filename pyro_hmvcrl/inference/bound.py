@@ -39,7 +39,7 @@ class UserELBO(ELBO):
         bound = _log_mean(log_weights) if self.importance_weighted else log_weights.mean(0)
         names = guide.coefficients.loc.keys()
         coefficients = torch.stack([log_prob(model_trace, n) - log_prob(guide_trace, n) for n in names])
-        decoders = model.f_search.log_prior() + model.f_exposure.log_prior()
+        decoders = torch.stack([decoder.log_prior() for decoder in model.decoders]).sum()
         return -(bound.mean() + (coefficients.sum() + decoders) / logs.n_users)
 
     def _get_trace(

@@ -49,7 +49,8 @@ SCORING_STEPS = 5  #: at most
 NEAR = 0.01  #: steps end at this squared distance from the mode a parameter, in its standard deviations
 MOST_PARAMETERS = 15_000  #: their precision takes 1.7 GiB, three times over
 USERS_A_PARAMETER = 5  #: with fewer, the sum over users is too noisy a curvature to step by
-OF_EXPOSURE_COVARIATES = ("platform_location", "platform_log_scale", "delta")  #: a row for each covariate
+#: Coefficients with a row for each exposure covariate.
+OF_EXPOSURE_COVARIATES = ("platform_location", "platform_log_scale", "delta", "personalisation", "bend")
 Values = dict[str, Tensor]
 
 
@@ -171,7 +172,7 @@ def laplace_posterior(guide: Guide, users: Cohort, seed: int, draws: int = DRAWS
     real = users.exposure_covariates
     dealt = torch.randperm(users.n_users, generator=generator).to(real.device)
     beside, n_copies = torch.cat([real, real[dealt]], 1), real.shape[1]
-    start = fitted | {n: _with_rows(fitted[n], n_copies) for n in OF_EXPOSURE_COVARIATES}
+    start = fitted | {n: _with_rows(fitted[n], n_copies) for n in OF_EXPOSURE_COVARIATES if n in fitted}
 
     known = information(guide, start, users, beside, seed)
     cholesky, short = known.cholesky, known.shortened(users.n_users)
@@ -181,7 +182,7 @@ def laplace_posterior(guide: Guide, users: Cohort, seed: int, draws: int = DRAWS
 
     spread, of_copy = (_unflat(flat, start) for flat in (around, short * known.step + short**0.5 * around))
     drawn = {n: fitted[n].cpu() + spread[n][:, : len(fitted[n])] for n in fitted}
-    placebo = {n: of_copy[n][:, -n_copies:] for n in OF_EXPOSURE_COVARIATES if n_copies}
+    placebo = {n: of_copy[n][:, -n_copies:] for n in OF_EXPOSURE_COVARIATES if n_copies and n in fitted}
     kept = {n: t[: len(fitted[n])] for n, t in _unflat(sd, start).items()}
     return ParameterPosterior({n: t.cpu() for n, t in fitted.items()}, kept, drawn, placebo)
 
@@ -230,17 +231,20 @@ def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: T
     the posterior expectation in Fisher's identity.
     """
     index = torch.arange(len(logs.index), device=logs.index.device)
-    _, expansion = guide.expansion(len(index)).posterior(logs._replace(index=index))
+    logs = logs._replace(index=index).given_past()
+    _, expansion = guide.expansion(len(index)).posterior(logs)
     proposal = expansion.wider(TAILS)
     noise = proposal.antithetic(PARTICLES)
 
     def log_likelihood(parameters: Values, noise: Tensor, log_proposal: Tensor, *data: Tensor) -> Tensor:
-        user = Logs(data[0][None], 1, *(t[None] for t in data[1:]))
+        user = Logs(data[0][None], 1, *(t[None] for t in data[1:6]))
+        user = user._replace(**{name: t[None] for name, t in zip(more, data[6:], strict=True)})
         held = pyro.condition(observe(at(guide.model, parameters), user), data={"noise": noise[:, None]})
         joint = log_joint(poutine.trace(held).get_trace(user))[:, 0]
         return (joint - log_proposal).logsumexp(0) - math.log(PARTICLES)
 
-    data = (logs.index, exposure_covariates, *logs[3:])
+    more = [name for name in ("suggested", "shown_cells") if getattr(logs, name) is not None]
+    data = (logs.index, exposure_covariates, *logs[3:7], *(getattr(logs, name) for name in more))
     each_user = vmap(grad(log_likelihood), in_dims=(None, 1, 1, *(0 for _ in data)))
     with pyro.validation_enabled(False):  # its checks look at values, which vmap hides
         scores = each_user(values, noise, proposal.log_prob(noise), *data)

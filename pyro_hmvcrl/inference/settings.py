@@ -23,6 +23,8 @@ class Settings:
         Of everything random; on a CPU it fixes every digit of the result.
     held_out
         Share of the users that are kept from training, to judge the fit.
+    periods
+        Equal parts of the logs' window, 1 for a story without a past; None: as the window's length has it.
     """
 
     platform_factors: int
@@ -35,6 +37,7 @@ class Settings:
     device: str = "auto"
     seed: int = 0
     held_out: float = 0.1
+    periods: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

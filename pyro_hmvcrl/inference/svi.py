@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from pyro_hmvcrl.data.dataset import Dataset, Standardisation
 from pyro_hmvcrl.guide.experts import PrecisionNormal, Prior
@@ -38,7 +39,7 @@ from pyro_hmvcrl.inference.laplace import check_size, score_to_the_mode
 from pyro_hmvcrl.inference.processes import agreed
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.stage import Stage, optimise
-from pyro_hmvcrl.story.logs import Cohort, Logs
+from pyro_hmvcrl.story.logs import Cohort, SparseLogs
 from pyro_hmvcrl.story.model import HMVCRL
 
 PARTICLES = 8  #: of the restarts' bound; with 4 and many factors, axes rotate as training goes on
@@ -160,7 +161,7 @@ def _run_restart(
     build: Build = ExpansionGuide,
 ) -> tuple[Restart, list[float]]:
     torch.manual_seed(_seed(settings, r))
-    guide = build(_new_model(train.logs, settings), train.n_users).to(train.rows.device)
+    guide = build(_new_model(train, settings), train.n_users).to(train.rows.device)
     if train.n_users > settings.batch_size:
         guide.scoring_steps = STEPS_FROM_AFAR
     check_size(guide)
@@ -216,20 +217,30 @@ def _amortise(
         return guide, optimise(stage, guide, encoders, train, seed, checkpoints, progress=progress)
 
 
-def _new_model(logs: Logs, settings: Settings) -> HMVCRL:
+def _new_model(train: Cohort, settings: Settings) -> HMVCRL:
+    some = train.batch(torch.arange(1, device=train.rows.device))
+    engaged, shown = (
+        sum(float(getattr(users, name).sum()) for users in train.batches(USERS_AT_ONCE))
+        for name in ("engagement", "exposure")
+    )
     return HMVCRL(
         settings.platform_factors,
         settings.preference_factors,
-        logs.exposure_covariates.shape[1],
-        logs.preference_covariates.shape[1],
-        logs.search.shape[1],
+        some.exposure_covariates.shape[1],
+        some.preference_covariates.shape[1],
+        some.search.shape[-1],
+        past=some.n_periods > 1,
+        suggested=some.suggested is not None,
+        usual_engagement=engaged / shown,
     )
 
 
 @torch.no_grad()
 def _start_intercepts(model: HMVCRL, train: Cohort) -> None:
     """Start each decoder at the surface's overall shares."""
-    batches = [(users.search.sum(0), users.exposure.sum(0)) for users in train.batches(USERS_AT_ONCE)]
+    batches = [
+        (u.search.sum(0), u.exposure.sum(0)) for u in (b.by_category for b in train.batches(USERS_AT_ONCE))
+    ]
     for decoder, counts in zip((model.f_search, model.f_exposure), zip(*batches, strict=True), strict=True):
         share = (torch.stack(counts).sum(0) + 1).log()
         decoder.intercept.copy_(share - share.mean())
@@ -244,10 +255,15 @@ def factor_posterior(prior: Prior, noise: PrecisionNormal) -> tuple[NDArray[np.f
     return mean.double().cpu().numpy(), sd.double().cpu().numpy()
 
 
-def tensors_of(dataset: Dataset, standardisation: Standardisation) -> Logs:
-    """A dataset as the model reads it."""
-    exposure, preference = standardisation.apply(dataset)
-    return Logs.of(exposure, preference, dataset.search, dataset.exposure, dataset.engagement)
+def tensors_of(dataset: Dataset, standardisation: Standardisation, model: HMVCRL | None = None) -> SparseLogs:
+    """A dataset as the model reads it: a fitted one that knows of no suggested searches reads none, and so on."""
+    exposure, preference = map(torch.as_tensor, standardisation.apply(dataset))
+    counts = dict(dataset.counts)
+    if model is not None and "echo" in model.priors:
+        counts.setdefault("suggested", csr_matrix(counts["search"].shape, dtype=np.float32))
+    elif model is not None:
+        counts.pop("suggested", None)
+    return SparseLogs(exposure, preference, counts, dataset.periods.number, len(dataset.categories))
 
 
 def _held_out_users(n_users: int, settings: Settings) -> NDArray[np.bool_]:

@@ -142,8 +142,8 @@ def _asked(path: Path, shift: str) -> bool:
 def compare(out: Path) -> dict[str, list[Row]]:
     """The rows of the table, from the folders that :func:`study` made: MCCs, and other figures."""
     run, second = load_run(out / "run"), load_run(out / "second-run")
-    earlier = read_dataset(out / "earlier", categories=run.categories)
-    later = read_dataset(out / "later", categories=run.categories)
+    earlier = read_dataset(out / "earlier", run.categories, run.periods)
+    later = read_dataset(out / "later", run.categories, run.periods)
     factors = pd.read_parquet(out / "run" / "factors.parquet")
     users = factors.loc[factors["held_out"].astype(bool), "user_id"]
     users = users[users.isin(later.user_id)].to_numpy()

@@ -16,7 +16,13 @@ from tqdm.auto import tqdm
 
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.data.files import whole_file
-from pyro_hmvcrl.queries.averages import EffectDraws, average_effects, factors_by_channel
+from pyro_hmvcrl.queries.averages import (
+    USER_DRAWS,
+    EffectDraws,
+    average_effects,
+    factors_by_channel,
+    sites_of_past,
+)
 from pyro_hmvcrl.queries.checks import e_values, negative_controls, noise_checks, placebo, rho_curve
 from pyro_hmvcrl.queries.findings import interval, proportion_mediated, sentences, substitution, suppression
 from pyro_hmvcrl.queries.interventions import (
@@ -31,13 +37,14 @@ from pyro_hmvcrl.queries.interventions import (
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome
 from pyro_hmvcrl.queries.overlap import Overlap, overlap
 from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.queries.regression import beside, observed_rates
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.run import LIKELY
 
 Array = NDArray[np.float64]
 LEVEL = 0.9
-DETAIL_DRAWS = 60  #: of the questions beside TE, NDE and NIE
-CURVE_DRAWS = 40
+DETAIL_USER_DRAWS = 10_000  #: of the questions beside TE, NDE and NIE
+CURVE_USER_DRAWS = 5_000  #: of a point of a curve
 SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  #: of the dose-response, in units of the asked shift
 
 
@@ -76,8 +83,10 @@ def effects(
     dict
         What the command ``effects`` writes as JSON: `shift`, `kind`, `level` and `users`; `outcomes`, for each the
         mean and interval of TE, NDE, NIE and its parts, by factor and path too; the probabilities of `suppression`
-        and `substitution`; `displacement` of each factor in standard deviations; and the checks (`overlap`,
-        `negative_controls`, `noise`, `e_values`; for a policy `placebo`, `sensitivity` and `dose_response`).
+        and `substitution`; `displacement` of each factor in standard deviations; the `course` of the outcomes over the
+        periods; and the checks (`overlap`,
+        `negative_controls`, `noise`, `e_values`; for a policy `regression`, `placebo`, `sensitivity` and
+        `dose_response`).
 
     Raises
     ------
@@ -134,7 +143,7 @@ def _answer(
     run, users = population.run, population.users
 
     def ask(
-        interventions: Interventions, draws: int | None, mediators: Mediators | None = None, title: str = ""
+        interventions: Interventions, user_draws: int, mediators: Mediators | None = None, title: str = ""
     ) -> EffectDraws:
         return average_effects(
             run.guide,
@@ -144,13 +153,13 @@ def _answer(
             mediators,
             outcomes,
             counterfactual,
-            draws,
             seed,
+            user_draws,
             progress=title if progress else "",
         )
 
-    main = ask(question.interventions, None, title="effects")
-    detail = ask(question.interventions, DETAIL_DRAWS, _in_detail(population), "factors and paths")
+    main = ask(question.interventions, USER_DRAWS, title="effects")
+    detail = ask(question.interventions, DETAIL_USER_DRAWS, _in_detail(population), "factors and paths")
     answer = {
         "shift": question.words,
         "kind": "counterfactual" if counterfactual else "interventional",
@@ -160,6 +169,7 @@ def _answer(
         "suppression": suppression(main.contrasts["engagement"]),
         "substitution": substitution(main.contrasts),
         "sentences": sentences(main.contrasts),
+        "course": _course(main, level),
         "displacement": {factor: interval(draws, level) for factor, draws in main.displacement.items()},
         "densities": {factor: _density(values) for factor, values in main.densities.items()},
         "overlap": question.support.to_dict(),
@@ -172,18 +182,19 @@ def _answer(
     shifted = question.interventions["exposure_covariates"]
     assert isinstance(shifted, Tensor)
     of_run = (run.guide, run.posterior, users)
+    answer["regression"] = _regression(population, question.policy, main, level, seed)
     answer["placebo"] = placebo(*of_run, shifted, level, seed, progress="placebo" if progress else "")
     answer["sensitivity"] = rho_curve(
         *of_run,
         question.interventions,
         level,
         seed=seed,
-        draws=CURVE_DRAWS,
+        user_draws=CURVE_USER_DRAWS,
         progress="sensitivity" if progress else "",
     )
     doses = [population.under(scaled(question.policy, size), seed) for size in SIZES]
     found = [
-        ask(interventions, CURVE_DRAWS)
+        ask(interventions, CURVE_USER_DRAWS)
         for interventions, _ in tqdm(doses, "dose-response", disable=not progress, leave=False)
     ]
     answer["dose_response"] = {
@@ -249,12 +260,14 @@ def _in_detail(population: Population) -> Mediators:
     likely = edges[(edges["probability"] >= LIKELY) & edges["source"].str.startswith(CHANNELS[0])]
     paths = list(zip(likely["source"], likely["target"], strict=True))
     levels = population.factor_means.mean().to_dict()
-    return Mediators(factors_by_channel(run.guide.model), paths, each=True, levels=levels)
+    loop = sites_of_past(population.users.logs)
+    return Mediators(factors_by_channel(run.guide.model), loop, paths, each=True, levels=levels)
 
 
 def _outcome(name: str, main: EffectDraws, detail: EffectDraws, level: float) -> dict[str, Any]:
     """Everything that is said of one outcome."""
     contrasts, more = main.contrasts[name], detail.contrasts[name]
+    contrasts = contrasts | {"NIE_loop": contrasts.get("NIE_loop", np.zeros(len(contrasts["TE"])))}
     estimands: dict[str, Any] = {estimand: interval(draws, level) for estimand, draws in contrasts.items()}
     paths = {key: interval(draws, level) for key, draws in more.items() if "->" in key}
     factors = {key: interval(draws, level) for key, draws in more.items() if key in main.displacement}
@@ -267,6 +280,26 @@ def _outcome(name: str, main: EffectDraws, detail: EffectDraws, level: float) ->
         "proportion_mediated": None if mediated is None else interval(mediated, level),
         "levels": {world: interval(draws, level) for world, draws in main.levels[name].items()},
     }
+
+
+def _course(main: EffectDraws, level: float) -> dict[str, Any]:
+    """Each period, by outcome: what is before and after the change, and the difference (TE)."""
+    course: dict[str, Any] = {"period": list(range(1, main.course["engagement"]["before"].shape[1] + 1))}
+    for outcome, of in main.course.items():
+        draws = of | {"TE": of["after"] - of["before"]}
+        course[outcome] = {name: [interval(d, level) for d in by.T] for name, by in draws.items()}
+    return course
+
+
+def _regression(
+    population: Population, policy: Policy, main: EffectDraws, level: float, seed: int
+) -> dict[str, Any]:
+    """The total effect without the model, beside the model's."""
+    now = population.covariates.drop(columns="user_id")
+    exposure = population.run.config["exposure_covariates"]
+    then = now.assign(**apply(policy, now[exposure], seed))
+    model = {outcome: contrasts["TE"] for outcome, contrasts in main.contrasts.items()}
+    return beside(model, now, then, observed_rates(population.activity), level)
 
 
 def _density(values: Array, bins: int = 40) -> dict[str, list[float]]:

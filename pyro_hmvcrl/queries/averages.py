@@ -16,16 +16,16 @@ from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.guide.experts import Expert, product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
-from pyro_hmvcrl.queries.interventions import Interventions, hold
+from pyro_hmvcrl.queries.interventions import Interventions, World, by_chance, hold
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome, UserEffects, natural_effects
 from pyro_hmvcrl.story.logs import Logs
 from pyro_hmvcrl.story.model import HMVCRL
-from pyro_hmvcrl.story.programs import at, observe, side_by_side
+from pyro_hmvcrl.story.programs import at, observe
 
 Array = NDArray[np.float64]
-USERS_AT_ONCE = 20_000  #: users times draws, which bounds the memory
+USERS_AT_ONCE = 20_000  #: users times periods, which bounds the memory
+USER_DRAWS = 40_000  #: users times draws of their chance, at least
 Key = tuple[str, str, str]  #: of a sum over users: what, of what, which
-Sums = dict[Key, Tensor]  #: of each draw, (S,)
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,41 @@ class Users:
     experts: Expert | None = None  #: needed for counterfactual effects
 
     @classmethod
-    def with_covariates(cls, exposure: Tensor, preference: Tensor, experts: Expert | None = None) -> Users:
-        """Users of whom the events are not at hand."""
+    def with_covariates(
+        cls,
+        exposure: Tensor,
+        preference: Tensor,
+        experts: Expert | None = None,
+        numbers: Mapping[str, Tensor] | None = None,
+    ) -> Users:
+        """Users of whom the events are not at hand, but for their `numbers` ``(N, T)`` by surface and period."""
         n = len(exposure)
         nothing = torch.zeros(1, 1, device=exposure.device).expand(n, 1)
         index = torch.arange(n, device=exposure.device)
-        return cls(Logs(index, n, exposure, preference, nothing, nothing, nothing), experts)
+        logs = Logs(index, n, exposure, preference, nothing, nothing, nothing)
+        # As many events of one category: what is read of events is how many there are.
+        return cls(
+            logs._replace(**{name: each.unsqueeze(-1) for name, each in (numbers or {}).items()}), experts
+        )
 
-    def noise(self, guide: Guide, values: Values, rows: Tensor) -> Tensor:
-        """One posterior draw of these users' noise, ``(..., B, K)``, at each of the values: abduction."""
+    @property
+    def weights(self) -> Tensor | None:
+        """Share of each period ``(T,)`` in all that was shown, by which an effect averages over periods."""
+        if self.logs.n_periods == 1:
+            return None
+        shown = self.logs.exposure.sum((0, 2))
+        return shown / shown.sum()
+
+    def noise(self, guide: Guide, values: Values, rows: Tensor, standard: Tensor) -> Tensor:
+        """A posterior draw of these users' noise at each of the values: abduction.
+
+        `standard` is what is drawn of it, standard normal ``(..., B, K)``.
+        """
         if self.experts is None:
             raise ValueError("counterfactual effects need the experts of the users' own logs")
         prior = guide.prior(values, self.logs.batch(rows))
         own = Expert(self.experts.precision[rows], self.experts.information[rows])
-        return product_of_experts(prior, [own]).rsample()
+        return product_of_experts(prior, [own]).at(standard)
 
 
 @dataclass(frozen=True)
@@ -64,15 +85,17 @@ class EffectDraws:
         Of each factor, in standard deviations of the factor before.
     densities
         Of each factor, values of some users ``(2, n)`` before and after.
+    course
+        By outcome, the worlds before and after by period, ``(D, T)``.
     """
 
     contrasts: dict[str, dict[str, Array]]
     levels: dict[str, dict[str, Array]]
     displacement: dict[str, Array]
     densities: dict[str, Array]
+    course: dict[str, dict[str, Array]]
 
 
-@torch.no_grad()
 def average_effects(
     guide: Guide,
     posterior: ParameterPosterior,
@@ -81,25 +104,27 @@ def average_effects(
     mediators: Mediators | None = None,
     outcomes: Mapping[str, Outcome] = OUTCOMES,
     counterfactual: bool = False,
-    draws: int | None = None,
     seed: int = 0,
+    user_draws: int = USER_DRAWS,
     progress: str = "",
 ) -> EffectDraws:
-    """Average effects on outcomes under each draw of the parameters.
+    """Average effects on outcomes, under each draw of the parameters.
 
-    Interventional effects average over noise drawn anew, in antithetic pairs; what that adds of chance is taken out
-    by the same noise's effect at the posterior mean (a control variate), so that the draws differ by the parameters
-    alone.  Counterfactual effects draw each user's noise from the user's own posterior under the drawn parameters.
-    Memory is bounded, whatever the number of users and draws.
+    At the posterior mean an average runs over all users and draws of their chance: interventional effects over noise
+    drawn anew, in antithetic pairs, counterfactual ones over noise from each user's own posterior; and where there are
+    several periods, over their events, drawn with the same chance in every world.  By how much a draw of the parameters
+    differs from their mean is told by the average's gradient (the delta method).  Events are drawn, and have no
+    gradient of their own: theirs is that of their probability (the score function; Williams 1992), held against what
+    the user's first period, which no event precedes, leads to expect.  Memory is bounded.
 
     Parameters
     ----------
     interventions
         Values of sites (tensors: one for each user), or functions of their natural values.
     mediators
-        By default the factors of both channels, without further questions.
-    draws
-        At most this many of the posterior's; None: all.
+        By default the factors of both channels, and the past, without further questions.
+    user_draws
+        Users times draws of their chance, at least.
     progress
         Title of a progress bar; empty: none.
 
@@ -110,37 +135,33 @@ def average_effects(
     ValueError
         If `counterfactual` is asked of users without experts.
     """
-    model, n = guide.model, users.logs.n_users
-    mediators = mediators or Mediators(factors_by_channel(model))
-    n_draws = min(draws or posterior.n_draws, posterior.n_draws)
-    batches = torch.arange(n, device=users.logs.index.device).split(USERS_AT_ONCE)
+    logs, device = users.logs, users.logs.index.device
+    mediators = mediators or Mediators(factors_by_channel(guide.model), sites_of_past(logs))
     n_noise = 1 if counterfactual else 2
+    repeats = -(-user_draws // (logs.n_users * n_noise))
+    batches = torch.arange(logs.n_users, device=device).split(max(USERS_AT_ONCE // logs.n_periods, 1))
+    found = _Averages(posterior.mean)
     densities: dict[str, Array] = {}
-    found: list[Sums] = []
-    at_mean: list[Sums] = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        chunks = torch.arange(n_draws).split(max(USERS_AT_ONCE // n, 1))
-        for chunk in tqdm(chunks, progress, disable=not progress, leave=False):
-            drawn: Sums = defaultdict(float)
-            centre: Sums = defaultdict(float)
-            values = side_by_side(model, posterior.draw(chunk.repeat(n_noise)))
-            for rows in batches:
-                question = (users.logs.batch(rows), _at_rows(interventions, rows), mediators, outcomes)
-                shape = n_noise, len(chunk), len(rows)
-                if counterfactual:
-                    noise = users.noise(guide, values, rows)
-                else:
-                    half = torch.randn(len(chunk), len(rows), model.n_factors, device=rows.device)
-                    noise = torch.cat([half, -half])
-                    effects = _effects_at(model, posterior.mean, noise, *question)
-                    _add(centre, effects, model.graph.names, shape)
-                effects = _effects_at(model, values, noise, *question)
-                _add(drawn, effects, model.graph.names, shape)
-                densities = densities or _densities(effects, model.graph.names, len(chunk))
-            found.append(_averages(drawn, n_noise * n))
-            at_mean.append(_averages(centre, n_noise * n))
-    return _collect(found, at_mean, densities)
+        steps = [(number, rows) for number in range(repeats) for rows in batches]
+        for number, (repeat, rows) in enumerate(tqdm(steps, progress, disable=not progress, leave=False)):
+            batch = logs.batch(rows)
+            drawn = torch.randn(1, len(rows), guide.model.n_factors, device=device)
+            antithetic = torch.cat([drawn, -drawn])
+            noise = users.noise(guide, found.at, rows, drawn) if counterfactual else antithetic
+            story = at(guide.model, found.at)
+            # The one period of a story without a past is observed, so that no events are drawn.
+            story = observe(story, batch) if logs.n_periods == 1 else by_chance(story, seed + number)
+            forces = {
+                site: force[rows] if isinstance(force, Tensor) and force.dim() else force
+                for site, force in interventions.items()
+            }
+            program = hold(story, noise=noise)
+            effects = natural_effects(program, (batch,), forces, mediators, outcomes, users.weights)
+            found.add(effects, guide.model.graph.names, with_course=repeat == 0)
+            densities = densities or _densities(effects, guide.model.graph.names)
+    return found.draws(posterior, effects.asked, densities)
 
 
 def factors_by_channel(model: HMVCRL) -> dict[str, list[str]]:
@@ -149,75 +170,128 @@ def factors_by_channel(model: HMVCRL) -> dict[str, list[str]]:
     return {CHANNELS[0]: names[: model.n_platform], CHANNELS[1]: names[model.n_platform :]}
 
 
-def _effects_at(
-    model: HMVCRL,
-    values: Values,
-    noise: Tensor,
-    logs: Logs,
-    interventions: Interventions,
-    mediators: Mediators,
-    outcomes: Mapping[str, Outcome],
-) -> UserEffects:
-    program = hold(observe(at(model, values), logs), noise=noise)  # observed, so that no events are drawn
-    return natural_effects(program, (logs,), interventions, mediators, outcomes)
+def sites_of_past(logs: Logs) -> list[str]:
+    """Site names of the users' past; there is none before the first period."""
+    return [f"history_{t + 1}" for t in range(1, logs.n_periods)]
 
 
-def _at_rows(interventions: Interventions, rows: Tensor) -> Interventions:
-    return {
-        site: force[rows] if isinstance(force, Tensor) and force.dim() else force
-        for site, force in interventions.items()
-    }
+class _Averages:
+    """Sums over users, at the posterior mean, and their gradients by the parameters."""
+
+    def __init__(self, mean: Values) -> None:
+        self.at = {name: value.clone().requires_grad_() for name, value in mean.items()}
+        self._sum: dict[Key, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.double))
+        self._gradient: dict[Key, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.double))
+        self._users: dict[Key, int] = defaultdict(int)
+
+    def add(self, effects: UserEffects, factors: Sequence[str], with_course: bool) -> None:
+        """Add these users."""
+        score = {
+            name: _score(world) for name, world in (("before", effects.before), ("after", effects.after))
+        }
+        for outcome, of in effects.by_period.items():
+            for name, values in of.items():
+                # Every past but that of the world after is as it was before.
+                y = _following(values, score["after" if name == "after" else "before"])
+                self._add(("world", outcome, name), y @ effects.weights)
+                if with_course and name in ("before", "after"):
+                    for t, in_period in enumerate(y.unbind(-1)):
+                        self._add(("course", outcome, f"{name} {t}"), in_period)
+        for factor in factors:
+            before, after = effects.before[factor], effects.after[factor]
+            self._add(("factor", factor, "before"), before)
+            self._add(("factor", factor, "square"), before**2)
+            self._add(("factor", factor, "moved"), after - before)
+
+    def _add(self, key: Key, of_users: Tensor) -> None:
+        self._users[key] += of_users.numel()
+        self._sum[key] = self._sum[key] + of_users.detach().double().sum().cpu()
+        if of_users.requires_grad:
+            leaves = list(self.at.values())
+            parts = torch.autograd.grad(of_users.sum(), leaves, retain_graph=True, allow_unused=True)
+            given = [
+                torch.zeros_like(leaf) if part is None else part
+                for leaf, part in zip(leaves, parts, strict=True)
+            ]
+            flat = torch.cat([part.flatten() for part in given]).double().cpu()
+            self._gradient[key] = self._gradient[key] + flat
+
+    def draws(
+        self, posterior: ParameterPosterior, asked: Mapping[str, tuple[str, str]], densities: dict[str, Array]
+    ) -> EffectDraws:
+        """What the averages are at each draw of the parameters."""
+        differs = [
+            (posterior.draws[name] - posterior.mean[name]).flatten(1).double() for name in posterior.mean
+        ]
+        moved = torch.cat(differs, 1)
+        of: dict[Key, Array] = {}
+        for key, total in self._sum.items():
+            gradient = (
+                self._gradient[key]
+                if key in self._gradient
+                else torch.zeros(moved.shape[1], dtype=torch.double)
+            )
+            of[key] = ((total + moved @ gradient) / self._users[key]).numpy()
+        outcomes = dict.fromkeys(outcome for kind, outcome, _ in of if kind == "world")
+        worlds = {
+            o: {name: of["world", o, name] for kind, p, name in of if (kind, p) == ("world", o)}
+            for o in outcomes
+        }
+        course = {o: {name: _by_period(of, o, name) for name in ("before", "after")} for o in outcomes}
+        displacement = {}
+        for factor in (f for kind, f, part in of if (kind, part) == ("factor", "moved")):
+            before, square, by = (of["factor", factor, part] for part in ("before", "square", "moved"))
+            displacement[factor] = by / np.sqrt(np.maximum(square - before**2, 1e-12))
+        return EffectDraws(
+            {o: {name: y[end] - y[start] for name, (start, end) in asked.items()} for o, y in worlds.items()},
+            {o: {name: y[name] for name in ("before", "direct", "after")} for o, y in worlds.items()},
+            displacement,
+            densities,
+            course,
+        )
 
 
-def _add(sums: Sums, effects: UserEffects, factors: Sequence[str], shape: tuple[int, int, int]) -> None:
-    """Add these users to each draw's sums over users; `shape` is that of noise draws, parameter draws and users."""
-
-    def total(of_users: Tensor) -> Tensor:
-        return of_users.double().expand(shape[0] * shape[1], -1).unflatten(0, shape[:2]).sum((0, 2)).cpu()
-
-    for outcome, contrasts in effects.contrasts.items():
-        for name, of_users in contrasts.items():
-            sums["contrast", outcome, name] += total(of_users)
-        for name, of_users in effects.levels[outcome].items():
-            sums["level", outcome, name] += total(of_users)
-    for factor in factors:
-        before, after = (world[factor].double() for world in (effects.before, effects.after))
-        sums["factor", factor, "before"] += total(before)
-        sums["factor", factor, "square"] += total(before**2)
-        sums["factor", factor, "moved"] += total(after - before)
+def _by_period(of: dict[Key, Array], outcome: str, world: str) -> Array:
+    """The draws of an outcome in one of the worlds, ``(D, T)``."""
+    own = [
+        draws for (kind, o, name), draws in of.items() if kind == "course" and o == outcome and world in name
+    ]
+    return np.stack(own, -1)
 
 
-def _averages(sums: Sums, n: int) -> Sums:
-    """Averages over `n` users and noise draws, and displacements in standard deviations."""
-    averages = {key: value / n for key, value in sums.items() if key[0] in ("contrast", "level")}
-    for kind, factor, part in sums:
-        if (kind, part) == ("factor", "moved"):
-            mean, square = (sums["factor", factor, name] / n for name in ("before", "square"))
-            sd = (square - mean**2).clamp_min(1e-12).sqrt()
-            averages["displacement", factor, ""] = sums["factor", factor, "moved"] / n / sd
-    return averages
+def _score(world: World) -> Tensor | None:
+    """Log probability ``(..., N, T)`` of the events that a world drew before each period; None: it drew none."""
+    drawn = world.drawn
+    periods = [
+        [
+            world.distribution(site).log_prob(value)
+            for site, value in drawn.items()
+            if site.endswith(f"_{t + 1}")
+        ]
+        for t in range(len(world.periods))
+    ]
+    if not drawn:
+        return None
+    of_period = torch.stack([torch.stack(events).sum(0) for events in periods], -1)
+    return of_period.cumsum(-1) - of_period
 
 
-def _collect(found: list[Sums], at_mean: list[Sums], densities: dict[str, Array]) -> EffectDraws:
-    parts: dict[str, dict[str, dict[str, Array]]] = {"contrast": {}, "level": {}, "displacement": {}}
-    for key in found[0]:
-        kind, of, which = key
-        draws = torch.cat([chunk[key] for chunk in found])
-        if key in at_mean[0]:
-            centre = torch.cat([chunk[key] for chunk in at_mean])
-            draws = draws - centre + centre.mean()
-        parts[kind].setdefault(of, {})[which] = draws.numpy()
-    displacement = {factor: of[""] for factor, of in parts["displacement"].items()}
-    return EffectDraws(parts["contrast"], parts["level"], displacement, densities)
+def _following(y: Tensor, score: Tensor | None) -> Tensor:
+    """An outcome ``(..., N, T)``, with the gradient that it has by way of the events before each period.
+
+    What the user's first period leads to expect is taken off, which leaves the gradient's mean and takes its noise.
+    """
+    if score is None:
+        return y
+    first = y.detach()[..., :1]
+    expected = first + (y.detach() - first).flatten(0, -2).mean(0)
+    return y + (y.detach() - expected) * (score - score.detach())
 
 
-def _densities(effects: UserEffects, factors: Sequence[str], n_draws: int) -> dict[str, Array]:
-    """Each factor before and after, of these users under the first of the draws."""
+def _densities(effects: UserEffects, factors: Sequence[str]) -> dict[str, Array]:
+    """Each factor before and after, of these users."""
     worlds = effects.before, effects.after
     return {
-        factor: torch.stack([world[factor].unflatten(0, (-1, n_draws))[:, 0].flatten() for world in worlds])
-        .double()
-        .cpu()
-        .numpy()
+        factor: torch.stack([w[factor].detach().flatten() for w in worlds]).double().cpu().numpy()
         for factor in factors
     }

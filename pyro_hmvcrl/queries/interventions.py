@@ -17,6 +17,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,6 +34,10 @@ from pyro_hmvcrl.data.dataset import CHANNELS
 Policy = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]  #: covariates in their own units
 Force: TypeAlias = Tensor | float | Callable[[Tensor], Tensor]
 Interventions: TypeAlias = Mapping[str, Force]
+
+
+IN_PERIODS = ("history", "search", "suggested", "exposure", "engagement")  #: sites that each period has
+OF_PERIOD = re.compile(rf"(?:{'|'.join(IN_PERIODS)})_\d+")
 
 
 class InterventionError(ValueError):
@@ -168,8 +174,25 @@ class World:
         The values of the intervened sites.
     """
 
-    def __init__(self, trace: poutine.Trace, forced: dict[str, Tensor]) -> None:
+    def __init__(self, trace: Any, forced: dict[str, Tensor]) -> None:
         self.trace, self.forced = trace, forced
+
+    @cached_property
+    def periods(self) -> list[World]:
+        """The world of each period, in which its sites go without their number: ``exposure`` for ``exposure_2``.
+
+        A program without periods has one, itself.
+        """
+        numbers = [int(site.rpartition("_")[2]) for site in self.trace.nodes if OF_PERIOD.fullmatch(site)]
+
+        def named(values: Mapping[str, Any], number: int) -> dict[str, Any]:
+            own = {s: v for s, v in values.items() if not OF_PERIOD.fullmatch(s)}
+            return own | {s: values[f"{s}_{number}"] for s in IN_PERIODS if f"{s}_{number}" in values}
+
+        return [
+            World(SimpleNamespace(nodes=named(self.trace.nodes, t)), named(self.forced, t))
+            for t in range(1, max(numbers, default=0) + 1)
+        ] or [self]
 
     def __getitem__(self, site: str) -> Tensor:
         """The value that the rest of the program saw."""
@@ -195,6 +218,16 @@ class World:
         return self.trace.nodes[site]["fn"]
 
     @property
+    def drawn(self) -> dict[str, Tensor]:
+        """Values that this world drew, rather than being given them or working them out."""
+        nodes = self.trace.nodes.items()
+        return {
+            n: site["value"]
+            for n, site in nodes
+            if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+        }
+
+    @property
     def sites(self) -> list[str]:
         """Names of what can be intervened on."""
         nodes = self.trace.nodes.items()
@@ -205,6 +238,17 @@ def hold(program: Callable[..., Any], **values: Tensor) -> Callable[..., Any]:
     """The program with these sites (its noise, above all) held at values, by ``pyro.condition``."""
     held: Callable[..., Any] = pyro.condition(program, data=values)
     return held
+
+
+def by_chance(program: Callable[..., Any], seed: int) -> Callable[..., Any]:
+    """The program with the chance of this seed: what it draws in one world it draws alike in another."""
+
+    def seeded(*args: Any) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return program(*args)
+
+    return seeded
 
 
 def run(

@@ -7,6 +7,11 @@ For a change a -> a' of the policy, with Y an outcome, P and Q the factors of th
     NIE_platform   = Y(a', P(a'), Q(a))  - Y(a', P(a), Q(a))
     NIE_preference = Y(a', P(a'), Q(a')) - Y(a', P(a'), Q(a))         NIE = TE - NDE = NIE_platform + NIE_preference
 
+Where there are several periods the user's past H is a third mediator, held at H(a) in all of these but TE::
+
+    TE       = Y(a', P(a'), Q(a'), H(a')) - Y(a, P(a), Q(a), H(a))
+    NIE_loop = Y(a', P(a'), Q(a'), H(a')) - Y(a', P(a'), Q(a'), H(a))         NIE = TE - NDE is the sum of all three
+
 Natural effects: Pearl (2001); Imai, Keele & Tingley (2010).  Each Y is one world, one call of ``pyro.do`` on the
 program with its noise held, in which the mediators are forced to the values they had in the world a or a'.  That asks
 for nothing but a Pyro program whose mediators are sites, so :func:`natural_effects` serves any such program.
@@ -21,9 +26,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pyro_hmvcrl.queries.interventions import Interventions, World, run
+from pyro_hmvcrl.queries.interventions import Interventions, World, hold, run
 
 Outcome = Callable[[World], Tensor]  #: of each user, (..., N)
 Contrasts = dict[str, dict[str, Tensor]]  #: by outcome and estimand, of each user
@@ -58,6 +64,8 @@ class Mediators:
     ----------
     channels
         Sites by channel, in the order in which NIE is split.
+    loop
+        Sites of the users' past, the last part of NIE: what comes of the platform's learning and of habit.
     paths
         Edges ``(source, target)`` between mediators, whose path policy -> source -> target -> outcome is asked.
     each
@@ -67,6 +75,7 @@ class Mediators:
     """
 
     channels: Mapping[str, Sequence[str]]
+    loop: Sequence[str] = ()
     paths: Sequence[tuple[str, str]] = ()
     each: bool = False
     levels: Mapping[str, float] | None = None
@@ -74,12 +83,26 @@ class Mediators:
 
 @dataclass(frozen=True)
 class UserEffects:
-    """Worlds before and after, and for each outcome the mean worlds and contrasts of each user ``(..., N)``."""
+    """Worlds before and after, and what each user's outcomes are in them and in those between."""
 
     before: World
     after: World
-    levels: Contrasts  #: before, direct (mediators as before), after
-    contrasts: Contrasts
+    by_period: Contrasts  #: outcomes by world, ``(..., N, T)``
+    asked: Mapping[str, tuple[str, str]]  #: estimands, each the difference of two worlds: from, to
+    weights: Tensor  #: of the periods (T,)
+
+    @property
+    def worlds(self) -> Contrasts:
+        """Outcomes by world, ``(..., N)``, averaged over the periods."""
+        return {o: {name: y @ self.weights for name, y in of.items()} for o, of in self.by_period.items()}
+
+    @property
+    def contrasts(self) -> Contrasts:
+        """By outcome and estimand, ``(..., N)``."""
+        return {
+            o: {name: y[end] - y[start] for name, (start, end) in self.asked.items()}
+            for o, y in self.worlds.items()
+        }
 
 
 def natural_effects(
@@ -88,6 +111,7 @@ def natural_effects(
     interventions: Interventions,
     mediators: Mediators,
     outcomes: Mapping[str, Outcome],
+    weights: Tensor | None = None,
 ) -> UserEffects:
     """Effects of interventions on outcomes, by way of mediators.
 
@@ -98,6 +122,10 @@ def natural_effects(
         chance.
     interventions
         What the policy forces.  A mediator among them is a treatment, and no longer mediates.
+    outcomes
+        Of each period's world; an effect is their average over the periods.
+    weights
+        Of the periods ``(T,)``; equal ones if there are none.
 
     Raises
     ------
@@ -109,9 +137,12 @@ def natural_effects(
     policy = after.forced
     channels = {c: [s for s in sites if s not in policy] for c, sites in mediators.channels.items()}
     as_before = {site: before[site] for sites in channels.values() for site in sites}
+    past = {site: before[site] for site in mediators.loop}
+    # Where the past is held, what is drawn of a period matters to no other.
+    with_past = hold(program, **before.drawn) if past else program
 
     def forced(changed: Mapping[str, Tensor]) -> World:
-        return run(program, args, {**policy, **as_before, **changed}, before)
+        return run(with_past, args, {**policy, **as_before, **past, **changed}, before)
 
     worlds = {"before": before, "after": after, "direct": forced({})}
     asked = {"TE": ("before", "after"), "NDE": ("before", "direct"), "NIE": ("direct", "after")}
@@ -119,29 +150,31 @@ def natural_effects(
     reached = "direct"
     for channel, sites in channels.items():
         moved |= {site: after[site] for site in sites}
-        moved_to = "after" if len(moved) == len(as_before) else channel
+        moved_to = "after" if len(moved) == len(as_before) and not past else channel
         worlds |= {} if moved_to in worlds else {moved_to: forced(moved)}
         asked[f"NIE_{channel}"] = reached, moved_to
         reached = moved_to
+    if past:
+        asked["NIE_loop"] = reached, "after"
     if mediators.each:
         worlds |= {site: forced({site: after[site]}) for site in as_before}
         asked |= {site: ("direct", site) for site in as_before}
     for source, target in mediators.paths:
         if source in as_before and target in as_before:
             others = {site: value for site, value in as_before.items() if site != target}
-            carried = run(program, args, {**others, source: after[source]}, before)[target]
+            carried = run(with_past, args, {**others, **past, source: after[source]}, before)[target]
             worlds[f"{source} -> {target}"] = forced({target: carried})
             asked[f"{source} -> {target}"] = "direct", f"{source} -> {target}"
     if mediators.levels is not None:
-        fixed = {site: mediators.levels[site] for site in as_before}
-        worlds["fixed"] = run(program, args, fixed, before)
-        worlds["fixed after"] = run(program, args, {**fixed, **policy}, before)
+        fixed = {site: mediators.levels[site] for site in as_before} | past
+        worlds["fixed"] = run(with_past, args, fixed, before)
+        worlds["fixed after"] = run(with_past, args, {**fixed, **policy}, before)
         asked["CDE"] = "fixed", "fixed after"
 
-    y = {outcome: {name: of(world) for name, world in worlds.items()} for outcome, of in outcomes.items()}
-    return UserEffects(
-        before,
-        after,
-        {o: {name: y[o][name] for name in ("before", "direct", "after")} for o in y},
-        {o: {name: y[o][end] - y[o][start] for name, (start, end) in asked.items()} for o in y},
-    )
+    by_period = {
+        o: {name: torch.stack([of(period) for period in world.periods], -1) for name, world in worlds.items()}
+        for o, of in outcomes.items()
+    }
+    if weights is None:
+        weights = torch.full((len(before.periods),), 1 / len(before.periods))
+    return UserEffects(before, after, by_period, asked, weights)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pyro_hmvcrl.guide.experts import Expert
 from pyro_hmvcrl.queries.averages import Users
@@ -18,6 +19,8 @@ from pyro_hmvcrl.run.files import finite_tensors, of_file
 from pyro_hmvcrl.run.load import load_run
 from pyro_hmvcrl.run.run import Run
 
+MOST_EVENTS = 1e6  #: of a user on a surface in a period; more were a damaged file
+
 
 @dataclass(frozen=True)
 class Population:
@@ -26,6 +29,7 @@ class Population:
     run: Run
     covariates: pd.DataFrame
     factors: pd.DataFrame  #: posterior means and standard deviations (_sd)
+    activity: pd.DataFrame  #: events by surface and period
     users: Users
 
     @classmethod
@@ -52,8 +56,12 @@ class Population:
             if [t.shape for t in experts] != [(len(covariates), k, k), (len(covariates), k)]:
                 raise ValueError("of other users or factors than the run's")
             experts = Expert(*(t.to(exposure.dtype) for t in experts))
-        users = Users.with_covariates(exposure, preference, experts)
-        return cls(run, covariates, factors, users)
+        with of_file(folder / "activity.parquet"):
+            activity = pd.read_parquet(folder / "activity.parquet")
+            _same_users(activity, covariates)
+            numbers = _numbers(activity, run)
+        users = Users.with_covariates(exposure, preference, experts, numbers)
+        return cls(run, covariates, factors, activity, users)
 
     @property
     def factor_means(self) -> pd.DataFrame:
@@ -79,6 +87,22 @@ def _finite(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     if not len(table) or not np.isfinite(numbers).all():
         raise ValueError("users are missing, or a number is not finite")
     return table
+
+
+def _numbers(activity: pd.DataFrame, run: Run) -> dict[str, Tensor]:
+    """Events ``(N, T)`` by surface, as the model reads them; with one period they are not drawn, and none are asked."""
+    number = run.config["periods"]["number"]
+    names = {"search": "searched", "exposure": "shown", "engagement": "shown"}
+    if "echo" in run.guide.model.priors:
+        names["suggested"] = "suggested"
+    found = {}
+    for surface, name in names.items():
+        columns = [f"{name}_{t + 1}" for t in range(number)]
+        counts = _finite(activity, columns)[columns].to_numpy(np.float32, copy=True)
+        if (counts < 0).any() or (counts > MOST_EVENTS).any():
+            raise ValueError("a number of events cannot be")
+        found[surface] = torch.as_tensor(counts)
+    return found if number > 1 else {}
 
 
 def _same_users(factors: pd.DataFrame, covariates: pd.DataFrame) -> None:

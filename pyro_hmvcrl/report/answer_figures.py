@@ -142,6 +142,21 @@ def effects_dose(effects: Effects) -> Figure:
 
 
 @styled
+def effects_course(effects: Effects) -> Figure:
+    """Total effect in each period of the window, a panel an outcome: from the short run to the long run."""
+    course = effects["course"]
+    figure, axes = _outcome_panels(effects["outcomes"], 2.4)
+    for name, ax in axes.items():
+        mean, low, high = curve_of(course[name]["TE"], outcome_scale(name))
+        ax.axhline(0, color=RULE, lw=1, zorder=0)
+        ax.fill_between(course["period"], low, high, color=INK, alpha=0.2, lw=0)
+        ax.plot(course["period"], mean, "o-", color=INK, lw=1.4, ms=3.5)
+        ax.set(title=label(name), ylabel=_change(name).replace(", ", ",\n"), xlabel="period of the window")
+        ax.locator_params(axis="x", integer=True)
+    return figure
+
+
+@styled
 def effects_sensitivity(effects: Effects) -> Figure:
     """NDE, NIE and TE on engagement against the correlation rho that an unmeasured cause would make."""
     curve = effects["sensitivity"]

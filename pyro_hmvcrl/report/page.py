@@ -28,6 +28,7 @@ from pyro_hmvcrl.report.verdicts import (
     level_text,
     number_text,
     overall,
+    regression_sentences,
     scored,
     trust,
 )
@@ -92,5 +93,5 @@ def _template() -> jinja2.Template:
 
 WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
 WORDS |= {"predictive_verdict": verdict, "far": FAR, "matters": MATTERS}
-WORDS |= {"verdicts": VERDICTS, "scored": scored}
+WORDS |= {"verdicts": VERDICTS, "scored": scored, "regression_sentences": regression_sentences}
 WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": SHOWN_PATHS}

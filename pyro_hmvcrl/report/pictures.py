@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.report.answer_figures import (
+    effects_course,
     effects_displacement,
     effects_dose,
     effects_forest,
@@ -143,6 +144,18 @@ def _effects_dose(run: Run) -> Picture | None:
     return Picture("effects_dose", effects_dose(run["effects"]), alt)
 
 
+def _effects_course(run: Run) -> Picture | None:
+    if run["effects"] is None or len(run["effects"]["course"]["period"]) == 1:
+        return None
+    course = run["effects"]["course"]
+    said = [
+        f"{label(o)}: from {effect_text(course[o]['TE'][0], o)} to {effect_text(course[o]['TE'][-1], o)}"
+        for o in run["effects"]["outcomes"]
+    ]
+    alt = f"Total effect by period, first to last. {'; '.join(said)}."
+    return Picture("effects_course", effects_course(run["effects"]), alt)
+
+
 def _effects_sensitivity(run: Run) -> Picture | None:
     if run["effects"] is None or "sensitivity" not in run["effects"]:
         return None
@@ -170,7 +183,8 @@ PICTURES: dict[Callable[[Run], Picture | None], str] = {
     _training: "training.csv",
     **dict.fromkeys((_predictive, _predictive_densities), "report.json"),
     **dict.fromkeys(
-        (_effects_forest, _effects_displacement, _effects_dose, _effects_sensitivity), "effects.json"
+        (_effects_forest, _effects_course, _effects_displacement, _effects_dose, _effects_sensitivity),
+        "effects.json",
     ),
     _published: "kuaisar.json",
 }

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.data.files import read_json
-from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PARTS
+from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PARTS, PROBABILITIES
 from pyro_hmvcrl.run.files import MEND, of_file
 from pyro_hmvcrl.run.load import check_config
 
@@ -27,7 +27,7 @@ KUAISAR_NUMBERS += [f"agreement.*.{key}" for key in ("obtained.lower", "obtained
 KUAISAR_NUMBERS += [f"agreement.*.{key}" for key in ("covariates_alone", "within_covariates", "weak_mcc")]
 CONFIG_KEYS = ["version", "name", "platform_factors", "preference_factors", "exposure_covariates"]
 CONFIG_KEYS += ["preference_covariates", "categories", "users", "held_out_users", "search_events"]
-CONFIG_KEYS += ["recommendation_events", "settings.restarts", "seconds"]
+CONFIG_KEYS += ["recommendation_events", "settings.restarts", "seconds", "periods.number"]
 MECHANISM_KEYS = ("covariates", "location", "location_sd", "log_scale", "log_scale_sd")
 CHANNEL_KEYS = [
     f"identifiability.{part}" for part in ("verdict.{0}", "channels.{0}.mcc", "channels.{0}.modulation")
@@ -37,6 +37,7 @@ REPORT_KEYS = [
     "restarts",
     "scoring",
     "factor_categories",
+    "history",
     "held_out_bound.mean",
     "held_out_bound.standard_error",
 ]
@@ -46,11 +47,17 @@ CATEGORY_KEYS = ["raised", "lowered", "change"]
 REPORT_KEYS += [key.format(channel) for channel in CHANNELS for key in CHANNEL_KEYS]
 # "*" stands for every entry of a dict or list.
 EFFECT_KEYS = ["shift", "kind", "sentences", "overlap.verdict", "outcomes.engagement", "outcomes.alignment"]
-EFFECT_KEYS += ["outcomes.*.proportion_mediated", "negative_controls.*.verdict", "noise.*.verdict"]
+EFFECT_KEYS += [
+    "course.period",
+    "outcomes.*.proportion_mediated",
+    "negative_controls.*.verdict",
+    "noise.*.verdict",
+]
 EFFECT_NUMBERS = ["level", "users", "overlap.outside", "negative_controls.*.r2", "negative_controls.*.null"]
 EFFECT_NUMBERS += ["outcomes.*.suppression", *(f"noise.*.{part}" for part in ("noise", "prior", "p"))]
 EFFECT_NUMBERS += [f"e_values.{e}.{v}" for e in PARTS for v in ("e_value", "e_value_of_interval")]
 EFFECT_INTERVALS = [f"outcomes.*.{e}" for e in (*ESTIMANDS, "CDE", "factors.*", "paths.*")]
+EFFECT_INTERVALS += [f"course.{outcome}.TE.*" for outcome in PROBABILITIES]
 EFFECT_INTERVALS += ["outcomes.*.levels.before", "outcomes.*.levels.after", "displacement.*"]
 DENSITY = ("at", "before", "after")
 ABSENT = object()

@@ -47,6 +47,7 @@ SHOWN_USERS = 2000  #: dots in a panel; lines, bands and correlations use all us
 INTERVAL = ("mean", "lower", "upper")  #: parts of an estimate
 ESTIMANDS = {"TE": "total (TE)", "NDE": "direct (NDE)", "NIE": "through the factors (NIE)"}
 ESTIMANDS |= {"NIE_platform": "NIE by platform", "NIE_preference": "NIE by preference"}
+ESTIMANDS |= {"NIE_loop": "NIE by the loop"}
 PARTS = {"TE": INK, "NDE": "#009E73", "NIE": "#AA4499"}
 LEVELS = {"good": ("o", INK), "care": ("D", "white"), "no": ("X", "#D55E00")}  #: marker and fill of a check
 VERDICTS = {"good": "passes", "care": "fails, by little", "no": "fails"}  #: of a check
@@ -98,6 +99,8 @@ def curve_of(intervals: Sequence[Mapping[str, float]], scale: float) -> Array:
 def hue_of(key: str) -> str:
     """Of an estimand, a factor or a path: its channel's; a path's is its source's."""
     first = key.removeprefix("NIE_").partition(" -> ")[0]
+    if first == "loop":
+        return QUIET
     return HUES.get(first) or HUES.get(channel_of(first)) or PARTS[key]
 
 

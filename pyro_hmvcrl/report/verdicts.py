@@ -6,7 +6,7 @@ from typing import Any
 
 from pyro_hmvcrl.evidence import predictive
 from pyro_hmvcrl.queries.checks import RARE
-from pyro_hmvcrl.report.style import INTERVAL, PROBABILITIES, Effects, outcome_scale
+from pyro_hmvcrl.report.style import INTERVAL, PROBABILITIES, Effects, label, outcome_scale
 
 WEAK = 0.1  #: a correlation that easily goes unnoticed
 FAR_FROM_MODE = 0.5  #: standard deviations of the posterior
@@ -51,6 +51,8 @@ def judge(
         "negative_controls": ("no", "failed") if leaks else ("good", "passed"),
         "noise": ("care", f"failed: {' and '.join(unlike)}") if unlike else ("good", "passed"),
     }
+    if "regression" in effects:
+        checks["regression"] = _judge_regression(effects)
     if "placebo" in effects:
         p, covers, of = (effects["placebo"][part] for part in ("p", "covers_zero", "of"))
         level = "good" if p >= RARE else "care" if covers >= of / 2 else "no"
@@ -63,6 +65,27 @@ def judge(
 def _alike(checks: dict[str, Any]) -> str:
     failed = sum(check["level"] != "good" for check in checks.values())
     return f"{len(checks) - failed} of {len(checks)} pass"
+
+
+def _judge_regression(effects: Effects) -> tuple[str, str]:
+    apart = [outcome for outcome, of in effects["regression"].items() if not of["agrees"]]
+    return ("no", f"disagrees on {' and '.join(apart)}") if apart else ("good", "agrees")
+
+
+def regression_sentences(effects: Effects) -> list[str]:
+    """Where the logs' own regression disagrees with the model, in words."""
+    said = []
+    for outcome, of in effects.get("regression", {}).items():
+        if not of["agrees"]:
+            model, logs = (
+                f"{number_text(outcome_scale(outcome) * mean, 2 if outcome in PROBABILITIES else 4)}"
+                for mean in (effects["outcomes"][outcome]["TE"]["mean"], of["mean"])
+            )
+            said.append(
+                f"{label(outcome).capitalize()}: the model says {model}, the logs' own regression {logs}: do not "
+                "believe the split, nor the total."
+            )
+    return said
 
 
 def _judge_rho(curve: dict[str, Any]) -> tuple[str, str]:

@@ -48,7 +48,7 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
         if (left := _beside(out)).exists():  # of a fit that was killed when its run was there already
             clear_away(left)
         raise RunError(f"{out}: exists already; choose another folder or remove this one")
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, periods=settings.periods)
     if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
         needed = round(FEWEST_HELD_OUT / settings.held_out)
         raise RunError(f"{data}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")
@@ -95,7 +95,8 @@ def _beside(out: Path) -> Path:
 def _mark(folder: Path, dataset: Dataset, settings: Settings) -> None:
     """Make the folder, unless it stands there for another fit."""
     digest = hashlib.sha256()
-    for part in (dataset.search, dataset.exposure, dataset.engagement, *map(dataset.covariates, CHANNELS)):
+    kept = [part for of in dataset.counts.values() for part in (of.indptr, of.indices, of.data)]
+    for part in (*kept, *map(dataset.covariates, CHANNELS)):
         digest.update(np.ascontiguousarray(part).data)
     mark = json.dumps(
         {"version": __version__, "settings": asdict(settings), "dataset": digest.hexdigest()}, sort_keys=True

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.dataset import Standardisation
 from pyro_hmvcrl.data.files import read_json
+from pyro_hmvcrl.data.periods import MOST_PERIODS, Periods
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.laplace import OF_EXPOSURE_COVARIATES, ParameterPosterior, Values, fitted_values
-from pyro_hmvcrl.run.files import finite_tensors, of_file
+from pyro_hmvcrl.run.files import RunError, finite_tensors, of_file
 from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.story.model import HMVCRL
 
@@ -28,7 +30,13 @@ def load_run(folder: Path) -> Run:
     """
     path = folder / "config.json"
     with of_file(path):
-        config = check_config(read_json(path))
+        config = read_json(path)
+        if isinstance(config, dict) and "version" in config and "periods" not in config:
+            raise RunError(
+                f"{path}: a run of version {config['version']}, which knew no periods, and cannot be read by "
+                f"{__version__}; fit again into a new folder"
+            )
+        config = check_config(config)
         standardisation = Standardisation.from_dict(config["standardisation"])
         _check_standardisation(standardisation, config)
     with of_file(folder / "posterior.safetensors"):
@@ -40,6 +48,8 @@ def load_run(folder: Path) -> Run:
         len(config["exposure_covariates"]),
         len(config["preference_covariates"]),
         len(config["categories"]),
+        past=config["periods"]["number"] > 1,
+        suggested="echo" in posterior.mean,
     )
     guide = TransformerGuide(model)
     with of_file(folder / "model.safetensors"):
@@ -62,6 +72,11 @@ def check_config(config: Any) -> dict[str, Any]:
     for key in ("platform_factors", "preference_factors"):
         if type(config[key]) is not int or not 1 <= config[key] <= MOST_FACTORS:
             raise ValueError(f"{key} must be a number from 1 to {MOST_FACTORS}")
+    periods = config["periods"]
+    if not isinstance(periods, dict) or any(type(n) is not int for n in periods.values()):
+        raise ValueError("periods must be an object of whole numbers")
+    if Periods(**periods).length < 1 or not 1 <= periods["number"] <= MOST_PERIODS:
+        raise ValueError("its periods cannot be")
     for key in ("exposure_covariates", "preference_covariates", "categories"):
         names = config[key]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -94,11 +109,14 @@ def _check_sizes(config: dict[str, Any], mean: Values) -> None:
     for key, (claimed, held) in sizes.items():
         if claimed != held:
             raise ValueError(f"{held} {key}, and {claimed} in config.json")
+    if ("learning" in mean) != (config["periods"]["number"] > 1):
+        raise ValueError("of other periods than config.json has")
 
 
 def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
     """Means, standard deviations and draws of everything that was fitted, in its size."""
-    drawn, placebo = (posterior.n_draws,), OF_EXPOSURE_COVARIATES if len(fitted["delta"]) else ()
+    drawn = (posterior.n_draws,)
+    placebo = [name for name in OF_EXPOSURE_COVARIATES if name in fitted and len(fitted["delta"])]
     for part, values, draws, expected in (
         ("mean", posterior.mean, (), fitted),
         ("sd", posterior.sd, (), fitted),

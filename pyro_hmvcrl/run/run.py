@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import laplace, norm
 
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset, Standardisation
+from pyro_hmvcrl.data.periods import Periods
 from pyro_hmvcrl.evidence.predictive import predictive_checks
 from pyro_hmvcrl.evidence.to_arviz import inference_data
 from pyro_hmvcrl.guide.experts import Expert, product_of_experts
@@ -20,7 +21,7 @@ from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.laplace import ParameterPosterior
 from pyro_hmvcrl.inference.svi import factor_posterior, tensors_of
 from pyro_hmvcrl.run.files import RunError
-from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.logs import Logs, SparseLogs
 
 #: An edge less probable than this is taken for absent: drawn dashed and faint, no path asked for.
 LIKELY = 0.5
@@ -42,9 +43,15 @@ class Run:
         """Platform factors first."""
         return self.guide.model.graph.names
 
+    @property
+    def periods(self) -> Periods | int:
+        """How logs that this run reads are to be cut."""
+        periods = Periods(**self.config["periods"])
+        return periods if periods.number > 1 else 1
+
     def logs(self, dataset: Dataset) -> Logs:
-        """A dataset as this run's model reads it, with this run's standardisation."""
-        return tensors_of(dataset, self.standardisation)
+        """A dataset as this run's model reads it, with this run's standardisation: all users at once."""
+        return tensors_of(dataset, self.standardisation, self.guide.model).all()
 
     def encode(self, dataset: Dataset, evidence: Expert | None = None) -> pd.DataFrame:
         """Posterior mean and standard deviation (``_sd``) of each user's factors, a row a user.
@@ -93,12 +100,13 @@ class Run:
     def predictive(self, dataset: Dataset, progress: bool = False) -> dict[str, Any]:
         """Do logs that this run's model makes look like these? See :func:`predictive.predictive_checks`."""
         names = self.categories, self.config["exposure_covariates"]
-        model, logs, seed = self.guide.model, self.logs(dataset), self.config["settings"]["seed"]
+        model, seed = self.guide.model, self.config["settings"]["seed"]
+        logs = tensors_of(dataset, self.standardisation, self.guide.model)
         return predictive_checks(model, self.posterior, logs, *names, seed=seed, progress=progress)
 
-    def _logs(self, dataset: Dataset) -> Logs:
+    def _logs(self, dataset: Dataset) -> Logs | SparseLogs:
         """Where the guide is."""
-        return self.logs(dataset).to(self.guide.model.zero.device)
+        return tensors_of(dataset, self.standardisation, self.guide.model).to(self.guide.model.zero.device)
 
     def edges(self, factors: pd.DataFrame) -> pd.DataFrame:
         """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.

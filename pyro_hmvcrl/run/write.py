@@ -21,6 +21,7 @@ from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Fit
 from pyro_hmvcrl.run.judge import Truth, as_numpy, evaluate
 from pyro_hmvcrl.run.run import Array, Run
+from pyro_hmvcrl.story.history import LOOKS_AT
 from pyro_hmvcrl.story.model import HMVCRL
 
 
@@ -41,6 +42,7 @@ def write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folde
     found.history.to_csv(folder / "training.csv", index=False)
     factors.to_parquet(folder / "factors.parquet", index=False)
     dataset.users[["user_id", *names]].to_parquet(folder / "covariates.parquet", index=False)
+    activity_of(dataset).to_parquet(folder / "activity.parquet", index=False)
     edges.to_csv(folder / "graph.csv", index=False)
     report = {
         "identifiability": identified.to_dict(),
@@ -54,9 +56,29 @@ def write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folde
         "graph": edges.to_dict("records"),
         "mechanisms": {channel: _mechanism(run, channel) for channel in CHANNELS},
         "factor_categories": _factor_categories(run, factors),
+        "history": _history(run),
         "predictive": run.predictive(dataset),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False))
+
+
+def activity_of(dataset: Dataset) -> pd.DataFrame:
+    """How active each user is: events of each surface in each period, and what regressions of the logs need.
+
+    `engaged` is the number of what was engaged with, `aligned` that of pairs of a shown and a searched item that are of
+    one category.
+    """
+    columns: dict[str, Any] = {"user_id": dataset.user_id}
+    names = {"searched": "search", "suggested": "suggested", "shown": "exposure"}
+    for name, surface in names.items():
+        if surface in dataset.counts:
+            n_categories, counts = len(dataset.categories), dataset.counts[surface]
+            for t in range(dataset.periods.number):
+                own = counts[:, t * n_categories : (t + 1) * n_categories]
+                columns[f"{name}_{t + 1}"] = np.asarray(own.sum(1)).ravel()
+    columns["engaged"] = np.asarray(dataset.counts["engagement"].sum(1)).ravel()
+    columns["aligned"] = (dataset.exposure * dataset.search).sum(1)
+    return pd.DataFrame(columns)
 
 
 def run_config(dataset: Dataset, settings: Settings, found: Fit, seconds: float) -> dict[str, Any]:
@@ -71,10 +93,11 @@ def run_config(dataset: Dataset, settings: Settings, found: Fit, seconds: float)
         "categories": dataset.categories,
         "standardisation": found.standardisation.to_dict(),
         "settings": asdict(settings),
+        "periods": dataset.periods.to_dict(),
         "users": dataset.n_users,
         "held_out_users": int(found.held_out.sum()),
-        "search_events": int(dataset.search.sum(dtype=float)),
-        "recommendation_events": int(dataset.exposure.sum(dtype=float)),
+        "search_events": int(dataset.counts["search"].sum(dtype=float)),
+        "recommendation_events": int(dataset.counts["exposure"].sum(dtype=float)),
         "seconds": round(seconds, 1),
     }
 
@@ -100,6 +123,21 @@ def _mechanism(run: Run, channel: str) -> dict[str, Any]:
         name = f"{channel}_{part}"
         values |= {part: run.posterior.mean[name].tolist(), f"{part}_sd": run.posterior.sd[name].tolist()}
     return values
+
+
+def _history(run: Run) -> dict[str, Any] | None:
+    """Weights of the past's features with their posterior sds, by term; none where there is no past."""
+    mean, sd = run.posterior.mean, run.posterior.sd
+    if "learning" not in mean:
+        return None
+    terms = {
+        name: {"features": list(of), "weight": mean[name].tolist(), "sd": sd[name].tolist()}
+        for name, of in LOOKS_AT.items()
+    }
+    by_covariate = {
+        part: values["personalisation"].tolist() for part, values in (("weight", mean), ("sd", sd))
+    }
+    return terms | {"personalisation": {"covariates": run.config["exposure_covariates"], **by_covariate}}
 
 
 @torch.no_grad()

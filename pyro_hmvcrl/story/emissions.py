@@ -7,7 +7,7 @@ the *sequence* of events, evaluated on counts; they carry no multinomial or bino
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -19,6 +19,10 @@ from pyro_hmvcrl.story.mechanisms import linear
 #: Standard deviations of weak priors on a decoder's weights, of which the fit finds the mode.  With this `outer` the
 #: nonlinear part of a logit is about a third of the linear one.  Its hidden features (`inner`, `shift`) have none.
 DECODER_PRIOR = {"intercept": 2.0, "linear": 1.0, "outer": 0.15}
+
+
+#: Of one category in one period: of fewer showings, engaged ones are drawn by inversion, of more by other means.
+MOST_INVERTED = 64
 
 
 class CategoryDecoder(nn.Module):
@@ -122,6 +126,105 @@ class EngagementEvents(EventCounts):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        """Invert one uniform a category, so that like logits give like draws."""
         shape = self.shape(sample_shape)
-        probability = self.probability.expand(shape).contiguous()
-        return torch.binomial(self.total.expand(shape).contiguous(), probability)
+        total, p = self.total.expand(shape), self.probability.expand(shape).clamp(1e-6, 1 - 1e-6)
+        most = int(self.total.max())
+        if most > MOST_INVERTED:
+            return torch.binomial(total.contiguous(), p.contiguous())
+        uniform, engaged = torch.rand(shape, device=p.device), torch.zeros(shape, device=p.device)
+        mass, upto = (1 - p) ** total, torch.zeros(shape, device=p.device)
+        for k in range(most):
+            upto = upto + mass
+            engaged += (uniform > upto) & (k < total)
+            mass = mass * (total - k) / (k + 1) * (p / (1 - p))
+        return engaged
+
+
+# --- A window of periods, given its past ---------------------------------------------------------------------
+
+
+class CategoryWindow(TorchDistribution):
+    """Counts ``(T, C)`` of events in T periods, of which each owes something to what was before it.
+
+    A period's events have the logits of the user and what its past adds; given the past they are independent.  The
+    normalisers of all periods are one product of matrices, as the past is the same for all particles.
+
+    Parameters
+    ----------
+    logits
+        Of the user ``(..., N, C)``.
+    past
+        What the past of each period adds ``(..., N, T, C)``, with or without the first dimensions of the logits.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.independent(constraints.nonnegative, 2)
+
+    def __init__(self, logits: Tensor, past: Tensor) -> None:
+        self.logits, self.past = logits, past
+        super().__init__(logits.shape[:-1], past.shape[-2:], validate_args=False)
+
+    @property
+    def probability(self) -> Tensor:
+        """Of each category in each period, ``(..., T, C)``."""
+        return (self.logits.unsqueeze(-2) + self.past).softmax(-1)
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """``log sum_c exp(logits + past)`` of each period, ``(..., N, T)``."""
+        most, most_past = self.logits.amax(-1, keepdim=True), self.past.amax(-1, keepdim=True)
+        own, past = (self.logits - most).exp(), (self.past - most_past).exp()
+        if past.dim() == own.dim() + 1:
+            sums = (past @ own.unsqueeze(-1)).squeeze(-1)
+        else:
+            sums = torch.einsum("...nc,ntc->...nt", own, past)
+        return sums.clamp_min(1e-30).log() + most + most_past.squeeze(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        of_user = (value.sum(-2) * self.logits).sum(-1)
+        return of_user + (value * self.past).sum((-2, -1)) - (value.sum(-1) * self.log_normaliser).sum(-1)
+
+
+class EngagementWindow(TorchDistribution):
+    """Engaged events ``(T, C)`` among those shown, given the past.
+
+    Parameters
+    ----------
+    logits
+        Of the user ``(..., N, C)``.
+    past
+        What the past of each period adds ``(..., N, T, C)``.
+    total
+        Shown ``(N, T, C)``.
+    cells
+        Where among them anything is shown ``(N, M)``: positions on the axis of T times C.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.independent(constraints.nonnegative, 2)
+
+    def __init__(self, logits: Tensor, past: Tensor, total: Tensor, cells: Tensor) -> None:
+        self.logits, self.past, self.total, self.cells = logits, past, total, cells
+        super().__init__(logits.shape[:-1], total.shape[-2:], validate_args=False)
+
+    @property
+    def probability(self) -> Tensor:
+        """Of engagement with each category in each period, ``(..., T, C)``."""
+        return (self.logits.unsqueeze(-2) + self.past).sigmoid()
+
+    @property
+    def cell_logits(self) -> Tensor:
+        """Log odds where anything is shown, ``(..., N, M)``."""
+        category = (self.cells % self.logits.shape[-1]).expand(*self.logits.shape[:-1], -1)
+        return self.logits.gather(-1, category) + at_cells(self.past, self.cells)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        logits, shown = self.cell_logits, at_cells(self.total, self.cells)
+        return (at_cells(value, self.cells) * logits - shown * softplus(logits)).sum(-1)
+
+
+def at_cells(values: Tensor, cells: Tensor) -> Tensor:
+    """Of values ``(..., N, T, C)`` those at cells ``(N, M)``, ``(..., N, M)``."""
+    flat = values.flatten(-2)
+    return flat.gather(-1, cells.expand(*flat.shape[:-1], -1))

@@ -5,12 +5,21 @@ For user n with exposure covariates c^P and preference covariates c^Q, and facto
     noise_k        ~ Normal(0, 1)
     platform_k     = m_k(c^P) + s_k(c^P) noise_k + sum_j B[j, k] preference_j
     preference_k   = m_k(c^Q) + s_k(c^Q) noise_k + sum_j B[j, k] platform_j       B acyclic, between channels only
-    search t       ~ Categorical(softmax f_S(preference))                         category of a search event
-    exposure t     ~ Categorical(softmax f_E(platform))                           category that the platform showed
-    engagement t   ~ Bernoulli(sigmoid(b[cat] + a[cat].preference + alpha.platform + delta.c^P))
+
+and then, period by period t = 1..T, with H[t] what the user searched, was shown and engaged with before t::
+
+    search in t      ~ Categorical(softmax(f_S(preference) + influence.H[t]))       category of a search event
+    suggested in t   ~ Categorical(softmax(echo f_S(preference) + f_G(platform)))   ... that the platform suggested
+    exposure in t    ~ Categorical(softmax(f_E(platform) + learning(c^P).H[t]))     category that the platform showed
+    engagement in t  ~ Bernoulli(sigmoid(b[cat] + a[cat].preference + alpha.platform + delta.c^P + familiarity.H[t]))
+
+    learning(c^P) = learning + c^P personalisation + (sqrt(1 + c^P^2) - 1) bend     how much the platform looks at H
 
 Search sees preference only and exposure sees platform only, which separates the channels and directs the edges
-between them; covariates that move location and scale separate the factors inside a channel.
+between them; covariates that move location and scale separate the factors inside a channel.  The past does not
+spoil this: in the logs it is observed, and given it the likelihood of the window is a product over periods, each of
+them as it would be without a past but for a known offset.  Under ``pyro.do`` the past is a consequence, and the
+program draws it (:mod:`~pyro_hmvcrl.story.history`).  With T = 1 there is none.
 
 ``pyro.do(model, {"exposure_covariates": shifted})`` is a policy shift, ``pyro.do(model, {"platform_1": value})``
 an intervention on a factor, and ``pyro.condition(model, {"noise": noise})`` holds the users fixed (abduction).
@@ -18,17 +27,53 @@ an intervention on a factor, and ``pyro.condition(model, {"noise": noise})`` hol
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_hmvcrl.story.emissions import CategoryDecoder, CategoryEvents, EngagementEvents, engagement_logits
+from pyro_hmvcrl.story.emissions import (
+    CategoryDecoder,
+    CategoryEvents,
+    CategoryWindow,
+    EngagementEvents,
+    EngagementWindow,
+    engagement_logits,
+)
 from pyro_hmvcrl.story.graph import StructuralGraph
+from pyro_hmvcrl.story.history import LOOKS_AT, Past, pasts, term
 from pyro_hmvcrl.story.logs import Logs
-from pyro_hmvcrl.story.mechanisms import location_scale
+from pyro_hmvcrl.story.mechanisms import linear, location_scale
 
-USER_SITES = ("noise", "search", "exposure", "engagement")
+USER_SITES = ("noise", "search", "suggested", "exposure", "engagement")
+
+
+class OfUser(NamedTuple):
+    """Logits ``(..., N, C)`` of the users' events, whatever came before."""
+
+    search: Tensor
+    suggested: Tensor | None
+    exposure: Tensor
+    engagement: Tensor
+
+    def after(self, past: OfPast) -> OfUser:
+        """The same after a past."""
+        return OfUser(
+            self.search + past.search,
+            self.suggested,
+            self.exposure + past.exposure,
+            self.engagement + past.engagement,
+        )
+
+
+class OfPast(NamedTuple):
+    """What the past adds to them: ``(..., N, C)`` in one period, ``(..., N, T, C)`` in all."""
+
+    search: Tensor
+    exposure: Tensor
+    engagement: Tensor
 
 
 class HMVCRL(nn.Module):
@@ -42,6 +87,12 @@ class HMVCRL(nn.Module):
         D_P and D_Q; 0 is allowed, and leaves that channel unidentified.
     n_categories
         C.
+    past
+        Whether periods have a past: there are several.
+    suggested
+        Whether searches that the platform suggested are told apart.
+    usual_engagement
+        Rate of engagement of all users together, against which a user's own is held (:mod:`history`).
     """
 
     def __init__(
@@ -51,6 +102,9 @@ class HMVCRL(nn.Module):
         n_exposure_covariates: int,
         n_preference_covariates: int,
         n_categories: int,
+        past: bool = False,
+        suggested: bool = False,
+        usual_engagement: float = 0.5,
     ) -> None:
         super().__init__()
         self.n_platform, self.n_factors = n_platform, n_platform + n_preference
@@ -72,6 +126,20 @@ class HMVCRL(nn.Module):
             "alpha": (dist.Normal, 1.0, (n_platform,)),
             "delta": (dist.Normal, 1.0, (d_p,)),
         }
+        if past:
+            self.register_buffer("usual_engagement", torch.tensor(usual_engagement))
+            features = {name: len(of) for name, of in LOOKS_AT.items()}
+            self.priors |= {name: (dist.Normal, 2.0, (n,)) for name, n in features.items()}
+            self.priors["personalisation"] = (dist.Normal, 1.0, (d_p, features["learning"]))
+            self.priors["bend"] = (dist.Normal, 0.5, (d_p, features["learning"]))
+        if suggested:
+            self.f_suggested = CategoryDecoder(n_platform, n_categories)
+            self.priors["echo"] = (dist.Normal, 1.0, ())
+
+    @property
+    def decoders(self) -> list[CategoryDecoder]:
+        """All that there are."""
+        return [self.f_search, self.f_exposure, *([self.f_suggested] if "echo" in self.priors else [])]
 
     def structural_coefficients(self) -> dict[str, Tensor]:
         """What readers reason about: drawn once, for all users."""
@@ -92,8 +160,37 @@ class HMVCRL(nn.Module):
         """The platform ``(..., K_P)`` and the preference ``(..., K_Q)`` part of factors ``(..., K)``."""
         return factors[..., : self.n_platform], factors[..., self.n_platform :]
 
+    def of_user(self, coefficients: dict[str, Tensor], factors: Tensor, c_p: Tensor) -> OfUser:
+        """What a user's factors make of the events, whatever came before."""
+        platform, preference = self.channels(factors)
+        search, suggested = self.f_search(preference), None
+        if "echo" in self.priors:
+            suggested = coefficients["echo"].unsqueeze(-1) * search + self.f_suggested(platform)
+        engagement = engagement_logits(coefficients, platform, preference, c_p)
+        return OfUser(search, suggested, self.f_exposure(platform), engagement)
+
+    def learning(self, coefficients: dict[str, Tensor], c_p: Tensor) -> Tensor:
+        """How much the platform looks at each feature of a user's past, ``(..., N, F)``.
+
+        A covariate moves it along a line that may bend where the covariate is at its mean.
+        """
+        along = linear(c_p, coefficients["personalisation"])
+        return coefficients["learning"] + along + linear((1 + c_p**2).sqrt() - 1, coefficients["bend"])
+
+    def of_past(self, coefficients: dict[str, Tensor], learning: Tensor, history: Tensor) -> OfPast:
+        """What the past adds, by its features ``(..., C, F)`` and each user's `learning` weights."""
+        return OfPast(
+            term("influence", history, coefficients["influence"]),
+            term("learning", history, learning),
+            term("familiarity", history, coefficients["familiarity"]),
+        )
+
     def forward(self, logs: Logs) -> Tensor:
-        """Draw the users' factors ``(N, K)`` and events.  Of `logs` only covariates and event numbers are read."""
+        """Draw the users' factors ``(N, K)`` and events.  Of `logs` only covariates and event numbers are read.
+
+        Sites of a period end in its number (``exposure_2``), unless there is but one.  Of logs that are *given their
+        past* (:meth:`Logs.given_past`) all periods are one site each.
+        """
         coefficients = self.structural_coefficients()
         with pyro.plate("users", logs.n_users, subsample=logs.index):
             c_p = pyro.deterministic("exposure_covariates", logs.exposure_covariates, event_dim=1)
@@ -103,12 +200,44 @@ class HMVCRL(nn.Module):
             noise = pyro.sample("noise", standard.to_event(1))
             location, scale = self.mechanisms(coefficients, c_p, c_q)
             factors = self.graph.factors(coefficients["edges"], location + scale * noise)
-            platform, preference = self.channels(factors)
 
-            pyro.sample("search", CategoryEvents(self.f_search(preference), logs.search.sum(-1)))
-            exposure = pyro.sample(
-                "exposure", CategoryEvents(self.f_exposure(platform), logs.exposure.sum(-1))
-            )
-            log_odds = engagement_logits(coefficients, platform, preference, c_p)
-            pyro.sample("engagement", EngagementEvents(log_odds, exposure))
+            user = self.of_user(coefficients, factors, c_p)
+            if logs.n_periods == 1:
+                self.period(user, logs.totals())
+                return factors
+            if logs.shown_cells is not None:
+                self.window(user, self.given_past(coefficients, c_p, logs), logs)
+                return factors
+            learning = self.learning(coefficients, c_p)
+            past = Past.none(user.exposure)
+            for t in range(logs.n_periods):
+                features = past.features(self.usual_engagement)
+                history = pyro.deterministic(f"history_{t + 1}", features, event_dim=2)
+                added = self.of_past(coefficients, learning, history)
+                past = past.and_then(*self.period(user.after(added), logs.totals(t), f"_{t + 1}"))
         return factors
+
+    def period(
+        self, logits: OfUser, totals: dict[str, Tensor], number: str = ""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw the events of one period: those searched, shown and engaged with, ``(..., N, C)``."""
+        search = pyro.sample(f"search{number}", CategoryEvents(logits.search, totals["search"]))
+        if logits.suggested is not None:
+            pyro.sample(f"suggested{number}", CategoryEvents(logits.suggested, totals["suggested"]))
+        exposure = pyro.sample(f"exposure{number}", CategoryEvents(logits.exposure, totals["exposure"]))
+        engagement = pyro.sample(f"engagement{number}", EngagementEvents(logits.engagement, exposure))
+        return search, exposure, engagement
+
+    def given_past(self, coefficients: dict[str, Tensor], c_p: Tensor, logs: Logs) -> OfPast:
+        """What the past of each period adds, where the past is that of the logs."""
+        history = pasts(logs.search, logs.exposure, logs.engagement).features(self.usual_engagement)
+        return self.of_past(coefficients, self.learning(coefficients, c_p).unsqueeze(-2), history)
+
+    def window(self, user: OfUser, added: OfPast, logs: Logs) -> None:
+        """Draw the events of all periods ``(N, T, C)`` at once, as their past is given."""
+        pyro.sample("search", CategoryWindow(user.search, added.search))
+        if user.suggested is not None and logs.suggested is not None:
+            pyro.sample("suggested", CategoryEvents(user.suggested, logs.suggested.sum((-2, -1))))
+        pyro.sample("exposure", CategoryWindow(user.exposure, added.exposure))
+        engagement = EngagementWindow(user.engagement, added.engagement, logs.exposure, logs.shown_cells)
+        pyro.sample("engagement", engagement)

@@ -17,9 +17,11 @@ Program = Callable[[Logs], Tensor]  #: the model, or the model under pyro.do and
 
 
 def observe(model: Program, logs: Logs) -> Program:
-    """The model conditioned on the users' events."""
+    """The model conditioned on the users' events; the past of a period is that of these events."""
     events = {"search": logs.search, "exposure": logs.exposure, "engagement": logs.engagement}
-    conditioned: Program = pyro.condition(model, data=events)
+    if logs.suggested is not None:
+        events["suggested"] = logs.by_category.suggested
+    conditioned: Program = pyro.condition(lambda logs: model(logs.given_past()), data=events)
     return conditioned
 
 
@@ -36,20 +38,9 @@ def at(model: HMVCRL, values: Mapping[str, Tensor]) -> Program:
     return conditioned
 
 
-def side_by_side(model: HMVCRL, draws: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """S draws ``(S, ...)`` of what :func:`at` takes, shaped so that the model at them is that of S times the users.
-
-    Its noise is ``(S, N, K)``, and so is all that follows of it.
-    """
-    return {
-        name: value if name not in model.priors and value.dim() == 3 else value.unsqueeze(1)
-        for name, value in draws.items()
-    }
-
-
 def log_joint(trace: poutine.Trace) -> Tensor:
     """Log probability ``(particles, B)`` of the users' noise and events, in a trace of the model."""
-    return torch.stack([log_prob(trace, name) for name in USER_SITES]).sum(0)
+    return torch.stack([log_prob(trace, name) for name in USER_SITES if name in trace.nodes]).sum(0)
 
 
 def log_prob(trace: poutine.Trace, name: str) -> Tensor:

@@ -60,6 +60,18 @@ class Design:
         better (with `direct` above 0), and through ``platform_1`` for the worse: suppression.
     missing_surface
         Share of users who lack one surface (half of them each).
+    periods
+        Days of the window, in each of which a user's past counts anew (with any of the next four).
+    learning
+        How strongly exposure follows what the user engaged with, was shown and searched so far.
+    personalisation
+        How much the exposure covariates move that, in the same unit: the standard deviation of learning over users.
+    influence
+        How strongly search follows what the user was shown, and engaged with, so far.
+    familiarity
+        What one more (on a logarithmic scale) showing of a category adds to the log odds of engagement with it.
+    suggestion
+        Share of the searches that the platform suggests, by an emission of both channels.
     """
 
     users: int = 4_000
@@ -83,13 +95,21 @@ class Design:
     direct: float = 0.2
     substitution: float = 0.0
     missing_surface: float = 0.0
+    periods: int = 10
+    learning: float = 0.0
+    personalisation: float = 0.0
+    influence: float = 0.0
+    familiarity: float = 0.0
+    suggestion: float = 0.0
 
     def __post_init__(self) -> None:
         for f in fields(self):
             _check_knob(f.name, getattr(self, f.name), f.default)
         if self.covariate_kind not in ("gaussian", "mixed"):
             raise ValueError(f"covariate_kind is {self.covariate_kind!r}: choose gaussian or mixed")
-        for name in ("users", "platform_factors", "preference_factors", "categories"):
+        if not 0 <= self.suggestion < 1:
+            raise ValueError(f"suggestion is {self.suggestion}: it must be at least 0 and below 1")
+        for name in ("users", "platform_factors", "preference_factors", "categories", "periods"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
@@ -113,6 +133,11 @@ class Design:
                 f"unknown knob {', '.join(sorted(unknown))}: choose of {', '.join(sorted(known))}"
             )
         return cls(**{name: _as_tuple(value) for name, value in knobs.items()})
+
+    @property
+    def has_loop(self) -> bool:
+        """Whether events owe anything to the past."""
+        return any((self.learning, self.personalisation, self.influence, self.familiarity))
 
     @property
     def factor_names(self) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from pyro_hmvcrl.synthetic.simulation import Simulation
 from pyro_hmvcrl.synthetic.truth import true_edges, true_effects
 
 FIRST_DAY = 1_684_713_600_000  #: ms since epoch: 22 May 2023
-WINDOW = 10 * 86_400_000  #: ms
+DAY = 86_400_000  #: ms
+WINDOW = 10 * DAY  #: ms
 
 
 def write_simulation(
@@ -43,12 +44,14 @@ def write_simulation(
     users.insert(0, "user_id", user_id)
     rng = np.random.default_rng([seed, 4])
     recommendations = _events(rng, user_id, d.category_names, [sim.exposure - sim.engagement, sim.engagement])
+    searches = [sim.search] if sim.suggested is None else [sim.search, sim.suggested]
+    searched = _events(rng, user_id, d.category_names, searches).rename(columns={"marked": "suggested"})
     write_dataset(
         out,
         name=Path(out).name,
         users=users,
-        search_events=_events(rng, user_id, d.category_names, [sim.search]).drop(columns="engaged"),
-        recommendation_events=recommendations,
+        search_events=searched.drop(columns=["suggested"] if sim.suggested is None else []),
+        recommendation_events=recommendations.rename(columns={"marked": "engaged"}),
         exposure_covariates=d.exposure_names,
         preference_covariates=d.preference_names,
         format=format,
@@ -85,19 +88,23 @@ def _truth_json(sim: Simulation, seed: int, progress: bool) -> bytes:
 def _events(
     rng: np.random.Generator, user_id: Array, categories: list[str], counts: list[Array]
 ) -> pd.DataFrame:
-    """One row per event, in random order within the window; `engaged` is the position in `counts`."""
+    """One row per event, in random order within the window, or its period; `marked` is the position in `counts`."""
     parts = []
-    for engaged, matrix in enumerate(counts):
-        user, category = np.nonzero(matrix)
-        times = matrix[user, category].astype(int)
-        parts.append(np.column_stack([user, category, np.full_like(user, engaged)]).repeat(times, axis=0))
+    for mark, matrix in enumerate(counts):
+        *where, category = np.nonzero(matrix)
+        times = matrix[*where, category].astype(int)
+        user, period = where[0], where[1] if matrix.ndim == 3 else np.zeros_like(where[0])
+        parts.append(
+            np.column_stack([user, category, np.full_like(user, mark), period]).repeat(times, axis=0)
+        )
     rows = rng.permutation(np.vstack(parts))
-    timestamp = FIRST_DAY + rng.integers(0, WINDOW, size=len(rows))
+    within = WINDOW if counts[0].ndim == 2 else DAY
+    timestamp = FIRST_DAY + DAY * rows[:, 3] + rng.integers(0, within, size=len(rows))
     return pd.DataFrame(
         {
             "user_id": user_id[rows[:, 0]],
             "timestamp": timestamp,
             "category": np.array(categories)[rows[:, 1]],
-            "engaged": rows[:, 2],
+            "marked": rows[:, 2],
         }
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pyro_hmvcrl.synthetic.design import Array
+from pyro_hmvcrl.synthetic.loop import NOTHING, Events, histories, logits, of_past
 from pyro_hmvcrl.synthetic.simulation import Simulation
-from pyro_hmvcrl.synthetic.world import log_softmax, sigmoid, softmax
+from pyro_hmvcrl.synthetic.world import ECHO, log_softmax, sigmoid, softmax
 
 
 def oracle(sim: Simulation, draws: int = 200, seed: int = 0, chunk: int = 1_000) -> Array:
@@ -31,13 +34,34 @@ def oracle(sim: Simulation, draws: int = 200, seed: int = 0, chunk: int = 1_000)
 
 
 def log_likelihood(sim: Simulation, users: NDArray[np.int64], z: Array) -> Array:
-    """Log likelihood ``(..., n)`` of the users' events given factors ``z (..., n, K)``."""
-    w = sim.world
-    searched, shown = w.search.logits(z[..., w.preference]), w.exposure.logits(z[..., w.platform])
-    log_odds = w.engagement_logits(z, sim.exposure_covariates[users])
-    engaged = sim.engagement[users] * log_odds - sim.exposure[users] * np.logaddexp(0, log_odds)
-    events = sim.search[users] * log_softmax(searched) + sim.exposure[users] * log_softmax(shown) + engaged
-    return np.asarray(events.sum(-1))
+    """Log likelihood ``(..., n)`` of the users' events given factors ``z (..., n, K)``; the past is observed."""
+    w, covariates, total = sim.world, sim.exposure_covariates[users], np.zeros(z.shape[:-1])
+    search, exposure, log_odds = logits(w, covariates, z)
+    for of_search, shown, engaged, past in _periods(sim, users):
+        added = NOTHING if past is None else of_past(w, covariates, past)
+        here = search + added.search, exposure + added.exposure, log_odds + added.engagement
+        events = of_search * log_softmax(here[0]) + shown * log_softmax(here[1])
+        total += (events + engaged * here[2] - shown * np.logaddexp(0, here[2])).sum(-1)
+    if w.suggested is not None:
+        total += (_suggested(sim, users) * log_softmax(w.suggested_logits(z))).sum(-1)
+    return total
+
+
+def _periods(sim: Simulation, users: NDArray[np.int64]) -> Iterator[tuple[Array, Array, Array, Array | None]]:
+    """Events of each period ``(n, C)``: searched, shown, engaged with; and the past's features."""
+    if sim.world.loop is None:
+        yield sim.search[users], sim.exposure[users], sim.engagement[users], None
+        return
+    events = Events(sim.search[users], sim.exposure[users], sim.engagement[users])
+    past = histories(events)
+    for t in range(past.shape[1]):
+        yield events.search[:, t], events.exposure[:, t], events.engagement[:, t], past[:, t]
+
+
+def _suggested(sim: Simulation, users: NDArray[np.int64]) -> Array:
+    assert sim.suggested is not None
+    counts = sim.suggested[users]
+    return np.asarray(counts if counts.ndim == 2 else counts.sum(1))
 
 
 def _prior(sim: Simulation, users: NDArray[np.int64]) -> tuple[Array, Array]:
@@ -63,21 +87,29 @@ def _laplace(sim: Simulation, users: NDArray[np.int64], base: Array, turn: Array
 
 def _score(sim: Simulation, users: NDArray[np.int64], z: Array) -> tuple[Array, Array]:
     """Gradient ``(n, K)`` of the log likelihood by the factors, and their Fisher information ``(n, K, K)``."""
-    w, gradient = sim.world, np.zeros_like(z)
+    w, covariates, gradient = sim.world, sim.exposure_covariates[users], np.zeros_like(z)
     information = np.zeros((*z.shape, z.shape[1]))
-    for counts, emission, block in (
-        (sim.search[users], w.search, w.preference),
-        (sim.exposure[users], w.exposure, w.platform),
-    ):
-        probability, slope = softmax(emission.logits(z[:, block])), emission.jacobian(z[:, block])
+    every = slice(None)
+    of_search, of_exposure = w.search.jacobian(z[:, w.preference]), w.exposure.jacobian(z[:, w.platform])
+    loadings = np.hstack([np.tile(w.engagement_platform, (of_search.shape[-1], 1)), w.engagement_preference])
+    outer = (loadings[:, :, None] * loadings[:, None, :]).reshape(len(loadings), -1)
+
+    def add(counts: Array, at: Array, slope: Array, block: slice) -> None:
+        probability = softmax(at)
         expected = counts.sum(1, keepdims=True) * probability
         gradient[:, block] += np.einsum("nkc,nc->nk", slope, counts - expected)
         centred = slope - (slope * probability[:, None]).sum(-1, keepdims=True)
         information[:, block, block] += (centred * expected[:, None]) @ centred.swapaxes(1, 2)
-    p = sigmoid(w.engagement_logits(z, sim.exposure_covariates[users]))
-    shown = sim.exposure[users]
-    loadings = np.hstack([np.tile(w.engagement_platform, (shown.shape[1], 1)), w.engagement_preference])
-    gradient += (sim.engagement[users] - shown * p) @ loadings
-    outer = (loadings[:, :, None] * loadings[:, None, :]).reshape(len(loadings), -1)
-    information += ((shown * p * (1 - p)) @ outer).reshape(information.shape)
+
+    search, exposure, log_odds = logits(w, covariates, z)
+    for searched, shown, engaged, past in _periods(sim, users):
+        added = NOTHING if past is None else of_past(w, covariates, past)
+        add(searched, search + added.search, of_search, w.preference)
+        add(shown, exposure + added.exposure, of_exposure, w.platform)
+        p = sigmoid(log_odds + added.engagement)
+        gradient += (engaged - shown * p) @ loadings
+        information += ((shown * p * (1 - p)) @ outer).reshape(information.shape)
+    if w.suggested is not None:
+        slope = np.concatenate([w.suggested.jacobian(z[:, w.platform]), ECHO * of_search], 1)
+        add(_suggested(sim, users), w.suggested_logits(z), slope, every)
     return gradient, information

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyro_hmvcrl.synthetic.design import Array, Design, shift_vector
+from pyro_hmvcrl.synthetic.loop import Numbers, play
 from pyro_hmvcrl.synthetic.world import World, draw_world, sigmoid, softmax
 
 
@@ -20,15 +21,25 @@ class Simulation:
     preference_covariates: Array
     noise: Array
     factors: Array  #: (N, K), platform first
-    search: Array  #: (N, C) counts
+    search: Array  #: (N, C) counts, of worlds with a loop (N, T, C)
     exposure: Array
     engagement: Array
+    suggested: Array | None = None
 
     @property
     def observed(self) -> tuple[Array, ...]:
-        """What a model reads: both blocks of covariates, and counts of searches, exposures and engagements."""
+        """What a model reads: both blocks of covariates, and counts of searches, exposures and engagements.
+
+        And of suggested searches, where there are any.
+        """
         covariates = self.exposure_covariates, self.preference_covariates
-        return (*covariates, self.search, self.exposure, self.engagement)
+        suggested = () if self.suggested is None else (self.suggested,)
+        return (*covariates, self.search, self.exposure, self.engagement, *suggested)
+
+    @property
+    def numbers(self) -> Numbers:
+        """How many events there are in each period."""
+        return Numbers(*(each.sum(-1).astype(np.int64) for each in (self.search, self.exposure)))
 
     @property
     def platform(self) -> Array:
@@ -74,11 +85,30 @@ def simulate(
     lacks = rng.random(d.users)
     n_search[lacks < d.missing_surface / 2] = 0
     n_shown[lacks > 1 - d.missing_surface / 2] = 0
-    search = rng.multinomial(n_search, softmax(world.search.logits(z[:, world.preference])))
+    suggested = None
+    if d.suggestion:
+        n_suggested = rng.binomial(n_search, d.suggestion)
+        n_search -= n_suggested
+        suggested = rng.multinomial(n_suggested, softmax(world.suggested_logits(z))).astype(float)
+    if world.loop:
+        in_periods = (rng.multinomial(n, np.full(d.periods, 1 / d.periods)) for n in (n_search, n_shown))
+        events = play(world, c_exposure, z, Numbers(*in_periods), (seed, 5))
+        suggested = None if suggested is None else _dealt_out(rng, suggested, d.periods)
+        return Simulation(world, c_exposure, c_preference, noise, z, *events, suggested=suggested)
+    search = rng.multinomial(n_search, softmax(world.search.logits(z[:, world.preference]))).astype(float)
     exposure = rng.multinomial(n_shown, softmax(world.exposure.logits(z[:, world.platform])))
-    engagement = rng.binomial(exposure, sigmoid(world.engagement_logits(z, c_exposure)))
-    counts = (a.astype(float) for a in (search, exposure, engagement))
-    return Simulation(world, c_exposure, c_preference, noise, z, *counts)
+    engagement = rng.binomial(exposure, sigmoid(world.engagement_logits(z, c_exposure))).astype(float)
+    surfaces = search, exposure.astype(float), engagement, suggested
+    return Simulation(world, c_exposure, c_preference, noise, z, *surfaces)
+
+
+def _dealt_out(rng: np.random.Generator, counts: Array, periods: int) -> Array:
+    """Events ``(N, C)`` dealt out to periods at random, ``(N, T, C)``."""
+    parts, left = [], counts.astype(np.int64)
+    for t in range(periods):
+        parts.append(rng.binomial(left, 1 / (periods - t)))
+        left = left - parts[-1]
+    return np.stack(parts, 1).astype(float)
 
 
 def _covariates(rng: np.random.Generator, design: Design, columns: int) -> Array:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from pyro_hmvcrl.synthetic import loop
 from pyro_hmvcrl.synthetic.design import Array, shift_vector
+from pyro_hmvcrl.synthetic.loop import play
 from pyro_hmvcrl.synthetic.simulation import Simulation
 from pyro_hmvcrl.synthetic.world import World, sigmoid, softmax
 
@@ -25,7 +27,7 @@ def true_effects(
 
     Interventional (population) effects: TE, NDE, NIE and the split of NIE by channel, for engagement and
     alignment, and each factor's displacement in standard deviations of the factor before the shift.  Or, with
-    the users' own noise, the counterfactual ones of these very users.
+    the users' own noise, the counterfactual ones of these very users; where there is a loop, the events are drawn anew.
 
     Raises
     ------
@@ -37,20 +39,28 @@ def true_effects(
     after = before + shift_vector(w.design, shift)
     worlds: list[Array] = []
     displacement = []
-    for _ in range(1 if counterfactual else draws):
+    for number in range(1 if counterfactual and w.loop is None else draws):
         noise = sim.noise if counterfactual else rng.normal(size=sim.noise.shape)
         z0, z1 = (_factors(w, c, sim.preference_covariates, noise) for c in (before, after))
         p1_q0 = np.hstack([z1[:, w.platform], z0[:, w.preference]])
         states = ((before, z0), (after, z0), (after, p1_q0), (after, z1))
-        worlds.append(np.array([outcomes(w, c, z) for c, z in states]))
+        if w.loop is None:
+            y = [np.array(outcomes(w, c, z)) for c, z in states]
+            worlds.append(np.array([*y, y[-1]]))
+        else:  # the past as it was, and at last as it becomes
+            numbers, chance = sim.numbers, (seed, 6, number)
+            as_before, becomes = (play(w, c, z, numbers, chance) for c, z in ((before, z0), (after, z1)))
+            y = [loop.outcomes(w, c, z, as_before, numbers.weights) for c, z in states]
+            worlds.append(np.array([*y, loop.outcomes(w, after, z1, becomes, numbers.weights)]))
         displacement.append((z1 - z0).mean(0) / z0.std(0))
-    y = np.mean(worlds, 0)  # (4 worlds, 2 outcomes)
+    y = np.mean(worlds, 0)  # (5 worlds, 2 outcomes)
     contrasts = {
-        "TE": y[3] - y[0],
+        "TE": y[4] - y[0],
         "NDE": y[1] - y[0],
-        "NIE": y[3] - y[1],
+        "NIE": y[4] - y[1],
         "NIE_platform": y[2] - y[1],
         "NIE_preference": y[3] - y[2],
+        "NIE_loop": y[4] - y[3],
     }
     return {
         "shift": dict(shift),

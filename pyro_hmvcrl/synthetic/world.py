@@ -8,6 +8,10 @@ import numpy as np
 
 from pyro_hmvcrl.synthetic.design import Array, Design
 
+#: Of `Design.learning` and `Design.influence` at 1, on the features that they look at.
+LEARNING, INFLUENCE = np.array([3.0, 0.3, 0.1, 0.3]), np.array([0.3, 0.3])
+ECHO = 0.5  #: how much a suggested search has of the user's own
+
 
 @dataclass(frozen=True)
 class Emission:
@@ -39,6 +43,21 @@ class Emission:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """What events owe to the user's past, by features as :mod:`~pyro_hmvcrl.synthetic.loop` has them."""
+
+    learning: Array  #: (4,), of exposure on rate, engaged, shown and searched
+    personalisation: Array  #: (D_P, 4), what a covariate adds to it
+    influence: Array  #: (2,), of search on engaged and shown
+    familiarity: float  #: of engagement on shown
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, d: Design) -> Loop:
+        by_covariate = _directions(rng, d.exposure_covariates, 1, d.personalisation)
+        return cls(d.learning * LEARNING, by_covariate * LEARNING, d.influence * INFLUENCE, d.familiarity)
+
+
+@dataclass(frozen=True)
 class World:
     """The true parameters of one simulated world, with the story as plain numpy functions."""
 
@@ -52,6 +71,8 @@ class World:
     engagement_preference: Array  #: a (C, K_Q)
     engagement_platform: Array  #: alpha (K_P,)
     engagement_direct: Array  #: delta (D_P,)
+    loop: Loop | None = None  #: none: events owe nothing to the past
+    suggested: Emission | None = None  #: of the platform's factors, in searches that it suggests
 
     @property
     def platform(self) -> slice:
@@ -85,9 +106,22 @@ class World:
             "alpha": self.engagement_platform,
             "delta": self.engagement_direct,
         }
+        if self.loop:
+            values |= vars(self.loop) | {"familiarity": np.array([self.loop.familiarity])}
+            values |= {"bend": np.zeros_like(self.loop.personalisation)}
+        if self.suggested:
+            values |= {"echo": np.array(ECHO)}
+            values |= {f"f_suggested.{part}": weights for part, weights in vars(self.suggested).items()}
         for decoder, emission in (("f_search", self.search), ("f_exposure", self.exposure)):
             values |= {f"{decoder}.{part}": weights for part, weights in vars(emission).items()}
         return values
+
+    def suggested_logits(self, z: Array) -> Array:
+        """Category logits of a search that the platform suggested."""
+        assert self.suggested is not None
+        return ECHO * self.search.logits(z[..., self.preference]) + self.suggested.logits(
+            z[..., self.platform]
+        )
 
     def engagement_logits(self, z: Array, exposure_covariates: Array) -> Array:
         """Log odds of engagement by category, ``(..., N, C)``."""
@@ -137,6 +171,11 @@ def draw_world(design: Design, seed: int) -> World:
         engagement_platform=signs * d.platform_engagement,
         engagement_direct=_directions(rng, d.exposure_covariates, 1, d.direct)[:, 0],
     )
+    if d.has_loop:
+        world = replace(world, loop=Loop.draw(rng, d))
+    if d.suggestion:
+        of_platform = d.platform_factors, d.categories, d.exposure_strength, d.nonlinearity
+        world = replace(world, suggested=Emission.draw(rng, *of_platform))
     return _with_substitution(world, d.substitution) if d.substitution else world
 
 
