@@ -441,8 +441,8 @@ except InterventionError as error:
 # **A covariate that follows engagement.** KuaiSAR's `click` *is* a threshold on playing time. Playing time as a
 # covariate would predict engagement perfectly and explain nothing. No check can tell this from the numbers alone.
 #
-# **Suggested searches.** Queries that the platform proposed are not the user's own. `import-kuaisar` leaves them out
-# unless `--suggested` is given; do the same with your logs.
+# **Suggested searches.** Queries that the platform proposed are not the user's own. Mark them in `search_events` by a
+# column `suggested` (1, else 0), as `import-kuaisar` does: they then tell of both channels, the others of preference.
 #
 # **Feedback within the window.** If today's engagement changes tomorrow's feed, exposure covariates of the same window
 # are partly its effect. Use covariates from before the window where you have them, or a short window.

@@ -227,9 +227,6 @@ def import_kuaisar(
     source: KuaisarSource,
     out: Annotated[Path, typer.Argument(help="Dataset folder to write, with import.json in it.")],
     level: CategoryLevel = "first",
-    suggested: Annotated[
-        bool, typer.Option(help="Also take searches for what the platform suggested.")
-    ] = False,
     since: Annotated[str | None, typer.Option(help="From this Beijing time on, e.g. 2023-05-22.")] = None,
     until: Annotated[str | None, typer.Option(help="Before this Beijing time.")] = None,
     min_events: Annotated[int, typer.Option(help="Leave out users with fewer events.")] = 10,
@@ -239,7 +236,7 @@ def import_kuaisar(
         if out.exists():
             raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
         window = moment(since), moment(until)
-        logs = read_kuaisar(source, level, suggested, progress=True).between(*window)
+        logs = read_kuaisar(source, level, progress=True).between(*window)
         account = write_kuaisar(logs, out, min_events=min_events)
     for file, of in account["files"].items():
         typer.echo(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")

@@ -1,18 +1,19 @@
 """A platform that learns: what do its knobs do to engagement and alignment, by the model and by others?
 
-Aims          A platform that nobody modelled re-estimates every day what each user likes, and shows more of it.  Are the
-              effects of its knobs found: with the default periods, with one period (a story without a past), by the
-              regression that stands beside every answer, and by factors of matrix factorisation?
-Data          `USERS` users over `DAYS` days, `CATEGORIES` categories, three tastes.  Every day the platform ranks by one of
-              `RULES`, which differ from the features of :mod:`pyro_hmvcrl.story.history`, and shows some categories at
-              random.  Four knobs of each user set the weight of popularity, of personalisation, of exploration, and
-              autoplay, which moves engagement directly.  In the arm ``random`` knobs are independent of the user; in the
-              arm ``rules`` the platform sets them by what it knows of the user (the preference covariates).
+Aims          A platform that nobody modelled re-estimates every day what each user likes, and shows more of it.  Are
+              the effects of its knobs found: with the default periods, with one period (a story without a past), by
+              the regression that stands beside every answer, and by factors of matrix factorisation?
+Data          `USERS` users over `DAYS` days, `CATEGORIES` categories, three tastes.  Every day the platform ranks by
+              one of `RULES`, which differ from the features of :mod:`pyro_hmvcrl.story.history`, and shows some
+              categories at random.  Four knobs of each user set the weight of popularity, of personalisation, of
+              exploration, and autoplay, which moves engagement directly.  In the arm ``random`` knobs are independent
+              of the user; in the arm ``rules`` the platform sets them by what it knows of the user (the preference
+              covariates).
 Estimands     TE of one standard deviation more of each knob on engagement and alignment, means over users and days, for
               all users at once; the truth by running the platform again with the same chance, `TRUTH_RUNS` times.
 Methods       ``ours`` (the first stage of ``fit``, one start, periods by default), ``one period``, ``regression``
-              (:mod:`pyro_hmvcrl.queries.regression`), ``plug-in`` (the observed rates regressed on knobs and on factors of
-              matrix factorisation, linearly).
+              (:mod:`pyro_hmvcrl.queries.regression`), ``plug-in`` (the observed rates regressed on knobs and on factors
+              of matrix factorisation, linearly).
 Performance   Over `SEEDS` worlds an arm: bias as a share of the outcome's largest true effect, with its Monte Carlo
               standard error; coverage of 90% intervals; sign errors where the truth is over two of the estimate's
               standard errors from 0.
@@ -303,7 +304,7 @@ def by_plug_in(dataset: Dataset, settings: Settings) -> dict[tuple[str, str], di
 
 
 def judged(results: pd.DataFrame) -> pd.DataFrame:
-    """Each estimate against its truth: error in % of the outcome's largest effect, covered or not, sign wrong or not."""
+    """Each estimate against its truth: error in % of the outcome's largest effect; covered or not; its sign."""
     largest = (
         results["true"].abs().groupby([results["arm"], results["seed"], results["outcome"]]).transform("max")
     )

@@ -111,7 +111,7 @@ def one_surface(surface: str, dataset: Dataset, settings: Settings) -> Found:
 
 def _only(surface: str, dataset: Dataset) -> Dataset:
     others = {"search": ("exposure", "engagement"), "recommendation": ("search",)}[surface]
-    return replace(dataset, **{name: np.zeros_like(dataset.search) for name in others})
+    return dataset.with_counts(**{name: np.zeros_like(dataset.search) for name in others})
 
 
 # --- Factors without the model -------------------------------------------------------------------------------

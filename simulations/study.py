@@ -160,11 +160,11 @@ def code_commit() -> str:
         return ""
 
 
-def simulated_dataset(sim: Simulation, scratch: Path, seed: int) -> Dataset:
+def simulated_dataset(sim: Simulation, scratch: Path, seed: int, periods: int | None = 1) -> Dataset:
     """The simulation's logs as a dataset, by way of a folder that is gone afterwards."""
     shutil.rmtree(scratch, ignore_errors=True)
     write_simulation(sim, scratch, seed, truth=False)
-    dataset = read_dataset(scratch)
+    dataset = read_dataset(scratch, periods=periods)
     shutil.rmtree(scratch)
     return dataset
 

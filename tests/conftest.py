@@ -22,6 +22,13 @@ settings.load_profile("project")
 
 
 @pytest.fixture(autouse=True)
+def _fewer_draws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer's Monte Carlo is smaller, but for tests of what it comes to (``pytest.mark.all_draws``)."""
+    if pyro is not None and "all_draws" not in request.keywords:
+        monkeypatch.setattr("pyro_hmvcrl.queries.averages.USER_DRAWS", 2_000)
+
+
+@pytest.fixture(autouse=True)
 def _same_state() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - what libraries draw from

@@ -43,6 +43,8 @@ def model_of(sim: Simulation) -> HMVCRL:
         d.exposure_covariates,
         d.preference_covariates,
         d.categories,
+        past=d.has_loop,
+        suggested=d.suggestion > 0,
     )
     model.graph.orient(tensor(sim.world.edges))
     return model
@@ -55,7 +57,8 @@ def true_coefficients(sim: Simulation) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def set_truth(model: HMVCRL, coefficients: CoefficientPosterior, sim: Simulation) -> None:
     """Give the decoders and the coefficients their true values."""
-    for decoder, emission in ((model.f_search, sim.world.search), (model.f_exposure, sim.world.exposure)):
+    emissions = sim.world.search, sim.world.exposure, sim.world.suggested
+    for decoder, emission in zip(model.decoders, emissions, strict=False):
         copy_emission(decoder, emission)
     for name, value in true_coefficients(sim).items():
         coefficients.loc[name].copy_(value)

@@ -87,7 +87,7 @@ class Keys:
             return _kept(coo_matrix((np.ones(len(places[0]), np.float32), places), shape).tocsr())
 
         every = slice(None) if mark != "suggested" else ~marked
-        return [counted(every)] + ([counted(marked)] if mark else [])
+        return [counted(every)] + ([counted(marked)] if mark == "engaged" or marked.any() else [])
 
 
 def _kept(counts: csr_matrix) -> csr_matrix:

@@ -99,6 +99,12 @@ class Dataset:
         names = {"platform": self.exposure_covariates, "preference": self.preference_covariates}[channel]
         return self.users[names].to_numpy(np.float64)
 
+    def with_counts(self, **by_category: NDArray[np.floating]) -> Dataset:
+        """The dataset with other events ``(N, C)`` on some surfaces; all of its events in one period."""
+        kept = {name: self._by_category(name) for name in self.counts if name not in by_category}
+        counts = {name: csr_matrix(np.asarray(of, np.float32)) for name, of in (kept | by_category).items()}
+        return replace(self, periods=replace(self.periods, number=1), counts=counts)
+
     def subset(self, rows: ArrayLike) -> Dataset:
         """The dataset of some users: distinct positions, or a boolean mask of length N."""
         chosen = np.arange(self.n_users)[np.asarray(rows)]

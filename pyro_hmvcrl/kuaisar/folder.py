@@ -114,6 +114,7 @@ def _events(
         "timestamp": of_kept["time"].to_numpy(),
         "category": pd.Categorical.from_codes(of_kept["category"].to_numpy(), categories=categories),
     }
-    if "engaged" in surface:
-        columns["engaged"] = of_kept["engaged"].to_numpy()
+    for mark in ("engaged", "suggested"):
+        if mark in surface:
+            columns[mark] = of_kept[mark].to_numpy()
     return DataFrame(columns)

@@ -26,7 +26,7 @@ class Kuaisar:
         A row an item that the feed delivered: user (position among `users`), time (ms since epoch), category,
         engaged (0/1), item, duration (s), age (days since upload), upload_type; NaN and -1 where it is not known.
     searches
-        A row a clicked result: user, time, category.
+        A row a clicked result: user, time, category, suggested (whether the platform suggested the query).
     queries
         A row a query: user, time, keyword, user_input (whether the user started it).
     account

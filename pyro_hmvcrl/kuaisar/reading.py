@@ -23,9 +23,7 @@ LATEST = 2**43  #: ms since epoch: the year 2248, to which calendars here reach
 QUERY = ["user", "time", "session", "keyword", "source"]  #: what tells one query from another
 
 
-def read_kuaisar(
-    source: str | Path, level: str = "first", suggested: bool = False, progress: bool = False
-) -> Kuaisar:
+def read_kuaisar(source: str | Path, level: str = "first", progress: bool = False) -> Kuaisar:
     """Read KuaiSAR's files, of the small or the full release.
 
     Parameters
@@ -34,8 +32,6 @@ def read_kuaisar(
         The zip, or a folder that holds the files (at any depth).
     level
         Of the category tree: "first" (about 40 categories) to "fourth".  The `MOST_CATEGORIES` commonest stay.
-    suggested
-        Also take searches for queries that the platform suggested, not the user's own (``USER_INPUT``) alone.
 
     Raises
     ------
@@ -49,11 +45,11 @@ def read_kuaisar(
     users = _read_users(files, account, progress)
     items = _read_items(files, account, tree, progress)
     deliveries = _read_deliveries(files, account, users, items, progress)
-    searches, queries = _read_searches(files, account, users, items, suggested, progress)
+    searches, queries = _read_searches(files, account, users, items, progress)
     categories, code = _commonest(items["category"], [deliveries["category"], searches["category"]])
     about = {"source": files.path.name, "category_level": level, "categories": len(categories)}
     truth = files.truth
-    about |= {"queries": "all" if suggested else "typed in by the user", "generated": truth is not None}
+    about |= {"generated": truth is not None}
     return Kuaisar(
         users,
         categories,
@@ -160,9 +156,12 @@ def _read_deliveries(
 
 
 def _read_searches(
-    files: Files, account: Account, users: DataFrame, items: DataFrame, suggested: bool, progress: bool
+    files: Files, account: Account, users: DataFrame, items: DataFrame, progress: bool
 ) -> tuple[DataFrame, DataFrame]:
-    """Clicked results, and queries.  A query is what shares user, time, session, keyword and source."""
+    """Clicked results, and queries; those that the platform suggested are marked.
+
+    A query is what shares user, time, session, keyword and source.
+    """
     file = "src_inter.csv"
     rows = files.read(file, COLUMNS[file], account, progress)
     needed = ["user_id", "search_session_timestamp", "click_cnt", "keyword", "search_source"]
@@ -188,8 +187,6 @@ def _read_searches(
     )
     queries = rows[[*QUERY, "user_input"]].drop_duplicates()[["user", "time", "keyword", "user_input"]]
     rows = account.keep(file, rows, rows["clicked"].to_numpy(), "not clicked")
-    if not suggested:
-        rows = account.keep(file, rows, rows["user_input"].to_numpy(), "the platform suggested the query")
     rows = account.keep(file, rows, rows["described"].to_numpy(), "of a type that has no category")
     rows = _with_category(account, file, rows, items)
     again = rows.duplicated([*QUERY, "item"]).to_numpy()
@@ -201,7 +198,12 @@ def _read_searches(
         )
     category = items["category"].cat.codes.to_numpy()[rows["item"]]
     searches = DataFrame(
-        {"user": rows["user"].to_numpy(), "time": rows["time"].to_numpy(), "category": category}
+        {
+            "user": rows["user"].to_numpy(),
+            "time": rows["time"].to_numpy(),
+            "category": category,
+            "suggested": (~rows["user_input"].to_numpy()).astype("int8"),
+        }
     )
     return searches, queries.reset_index(drop=True)
 

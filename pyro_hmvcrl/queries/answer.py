@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.data.files import whole_file
 from pyro_hmvcrl.queries.averages import (
-    USER_DRAWS,
     EffectDraws,
     average_effects,
     factors_by_channel,
@@ -43,8 +42,10 @@ from pyro_hmvcrl.run.run import LIKELY
 
 Array = NDArray[np.float64]
 LEVEL = 0.9
-DETAIL_USER_DRAWS = 10_000  #: of the questions beside TE, NDE and NIE
-CURVE_USER_DRAWS = 5_000  #: of a point of a curve
+IN_DETAIL, OF_CURVE = (
+    0.25,
+    0.125,
+)  #: share of the draws for questions beside TE, NDE and NIE; for a curve's points
 SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  #: of the dose-response, in units of the asked shift
 
 
@@ -143,7 +144,7 @@ def _answer(
     run, users = population.run, population.users
 
     def ask(
-        interventions: Interventions, user_draws: int, mediators: Mediators | None = None, title: str = ""
+        interventions: Interventions, share: float, mediators: Mediators | None = None, title: str = ""
     ) -> EffectDraws:
         return average_effects(
             run.guide,
@@ -154,12 +155,12 @@ def _answer(
             outcomes,
             counterfactual,
             seed,
-            user_draws,
+            share,
             progress=title if progress else "",
         )
 
-    main = ask(question.interventions, USER_DRAWS, title="effects")
-    detail = ask(question.interventions, DETAIL_USER_DRAWS, _in_detail(population), "factors and paths")
+    main = ask(question.interventions, 1.0, title="effects")
+    detail = ask(question.interventions, IN_DETAIL, _in_detail(population), "factors and paths")
     answer = {
         "shift": question.words,
         "kind": "counterfactual" if counterfactual else "interventional",
@@ -189,12 +190,12 @@ def _answer(
         question.interventions,
         level,
         seed=seed,
-        user_draws=CURVE_USER_DRAWS,
+        share=OF_CURVE,
         progress="sensitivity" if progress else "",
     )
     doses = [population.under(scaled(question.policy, size), seed) for size in SIZES]
     found = [
-        ask(interventions, CURVE_USER_DRAWS)
+        ask(interventions, OF_CURVE)
         for interventions, _ in tqdm(doses, "dose-response", disable=not progress, leave=False)
     ]
     answer["dose_response"] = {
@@ -261,13 +262,12 @@ def _in_detail(population: Population) -> Mediators:
     paths = list(zip(likely["source"], likely["target"], strict=True))
     levels = population.factor_means.mean().to_dict()
     loop = sites_of_past(population.users.logs)
-    return Mediators(factors_by_channel(run.guide.model), loop, paths, each=True, levels=levels)
+    return Mediators(factors_by_channel(run.guide.model), paths, each=True, levels=levels, loop=loop)
 
 
 def _outcome(name: str, main: EffectDraws, detail: EffectDraws, level: float) -> dict[str, Any]:
     """Everything that is said of one outcome."""
     contrasts, more = main.contrasts[name], detail.contrasts[name]
-    contrasts = contrasts | {"NIE_loop": contrasts.get("NIE_loop", np.zeros(len(contrasts["TE"])))}
     estimands: dict[str, Any] = {estimand: interval(draws, level) for estimand, draws in contrasts.items()}
     paths = {key: interval(draws, level) for key, draws in more.items() if "->" in key}
     factors = {key: interval(draws, level) for key, draws in more.items() if key in main.displacement}

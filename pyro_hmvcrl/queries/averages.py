@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pyro_hmvcrl.story.programs import at, observe
 
 Array = NDArray[np.float64]
 USERS_AT_ONCE = 20_000  #: users times periods, which bounds the memory
+ROUNDING = 1e-7  #: relative; worlds are worked out in single precision
 USER_DRAWS = 40_000  #: users times draws of their chance, at least
 Key = tuple[str, str, str]  #: of a sum over users: what, of what, which
 
@@ -105,7 +107,7 @@ def average_effects(
     outcomes: Mapping[str, Outcome] = OUTCOMES,
     counterfactual: bool = False,
     seed: int = 0,
-    user_draws: int = USER_DRAWS,
+    share: float = 1.0,
     progress: str = "",
 ) -> EffectDraws:
     """Average effects on outcomes, under each draw of the parameters.
@@ -123,8 +125,8 @@ def average_effects(
         Values of sites (tensors: one for each user), or functions of their natural values.
     mediators
         By default the factors of both channels, and the past, without further questions.
-    user_draws
-        Users times draws of their chance, at least.
+    share
+        Of `USER_DRAWS`, where less will do.
     progress
         Title of a progress bar; empty: none.
 
@@ -136,16 +138,19 @@ def average_effects(
         If `counterfactual` is asked of users without experts.
     """
     logs, device = users.logs, users.logs.index.device
-    mediators = mediators or Mediators(factors_by_channel(guide.model), sites_of_past(logs))
+    mediators = mediators or Mediators(factors_by_channel(guide.model), loop=sites_of_past(logs))
     n_noise = 1 if counterfactual else 2
-    repeats = -(-user_draws // (logs.n_users * n_noise))
-    batches = torch.arange(logs.n_users, device=device).split(max(USERS_AT_ONCE // logs.n_periods, 1))
+    n = logs.n_users
+    at_once = max(USERS_AT_ONCE // logs.n_periods // n, 1) * n  # all users, and again, or else a part of them
+    at_once = min(at_once, max(USERS_AT_ONCE // logs.n_periods, 1))
+    steps = (
+        torch.arange(n, device=device).repeat(math.ceil(share * USER_DRAWS / (n * n_noise))).split(at_once)
+    )
     found = _Averages(posterior.mean)
     densities: dict[str, Array] = {}
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        steps = [(number, rows) for number in range(repeats) for rows in batches]
-        for number, (repeat, rows) in enumerate(tqdm(steps, progress, disable=not progress, leave=False)):
+        for number, rows in enumerate(tqdm(steps, progress, disable=not progress, leave=False)):
             batch = logs.batch(rows)
             drawn = torch.randn(1, len(rows), guide.model.n_factors, device=device)
             antithetic = torch.cat([drawn, -drawn])
@@ -159,7 +164,7 @@ def average_effects(
             }
             program = hold(story, noise=noise)
             effects = natural_effects(program, (batch,), forces, mediators, outcomes, users.weights)
-            found.add(effects, guide.model.graph.names, with_course=repeat == 0)
+            found.add(effects, guide.model.graph.names, with_course=number * at_once < n)
             densities = densities or _densities(effects, guide.model.graph.names)
     return found.draws(posterior, effects.asked, densities)
 
@@ -193,7 +198,7 @@ class _Averages:
             for name, values in of.items():
                 # Every past but that of the world after is as it was before.
                 y = _following(values, score["after" if name == "after" else "before"])
-                self._add(("world", outcome, name), y @ effects.weights)
+                self._add(("world", outcome, name), y @ effects.weights.to(y))
                 if with_course and name in ("before", "after"):
                     for t, in_period in enumerate(y.unbind(-1)):
                         self._add(("course", outcome, f"{name} {t}"), in_period)
@@ -242,13 +247,23 @@ class _Averages:
         for factor in (f for kind, f, part in of if (kind, part) == ("factor", "moved")):
             before, square, by = (of["factor", factor, part] for part in ("before", "square", "moved"))
             displacement[factor] = by / np.sqrt(np.maximum(square - before**2, 1e-12))
+        estimands = {"NIE_loop": ("after", "after"), **asked}  # 0 without a past
         return EffectDraws(
-            {o: {name: y[end] - y[start] for name, (start, end) in asked.items()} for o, y in worlds.items()},
+            {
+                o: {name: _less(y[end], y[start]) for name, (start, end) in estimands.items()}
+                for o, y in worlds.items()
+            },
             {o: {name: y[name] for name in ("before", "direct", "after")} for o, y in worlds.items()},
             displacement,
             densities,
             course,
         )
+
+
+def _less(end: Array, start: Array) -> Array:
+    """The difference of two worlds' draws; what is no more than rounding is 0."""
+    difference = end - start
+    return np.where(np.abs(difference) < ROUNDING * np.abs(start).max(), 0.0, difference)
 
 
 def _by_period(of: dict[Key, Array], outcome: str, world: str) -> Array:

@@ -32,7 +32,7 @@ from pyro_hmvcrl.evidence.measures import cross_r2
 from pyro_hmvcrl.guide.experts import product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
-from pyro_hmvcrl.queries.averages import USER_DRAWS, Users, average_effects
+from pyro_hmvcrl.queries.averages import Users, average_effects
 from pyro_hmvcrl.queries.findings import interval
 from pyro_hmvcrl.queries.interventions import Interventions, World
 from pyro_hmvcrl.story.mechanisms import location_scale
@@ -40,7 +40,7 @@ from pyro_hmvcrl.story.model import HMVCRL
 
 Array = NDArray[np.float64]
 LEAK_R2 = 0.02
-PLACEBO_USER_DRAWS = 10_000
+OF_PLACEBO = 0.25  #: share of the draws of an answer
 RARE = 0.05  #: probability under a true model below which a check fails
 LOGISTIC_SD = math.pi / 3**0.5  #: of the error in the log odds of engagement
 RHOS = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
@@ -80,7 +80,7 @@ def placebo(
         replace(users, logs=both),
         {"exposure_covariates": torch.cat([real, shifted[dealt]], 1)},
         seed=seed,
-        user_draws=PLACEBO_USER_DRAWS,
+        share=OF_PLACEBO,
         progress=progress,
     )
     found = {
@@ -159,7 +159,8 @@ def noise_checks(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in range(draws):
-            standard = torch.randn(users.logs.n_users, guide.model.n_factors, device=users.logs.index.device)
+            shape = len(users.logs.index), guide.model.n_factors
+            standard = torch.randn(shape, device=users.logs.index.device)
             noise = users.noise(guide, posterior.mean, users.logs.index, standard)
             pair = [_unlike_prior(z, guide.model.n_platform) for z in (noise, torch.randn_like(noise))]
             drawn.append(torch.stack(pair).cpu())
@@ -195,7 +196,7 @@ def rho_curve(
     level: float,
     rhos: tuple[float, ...] = RHOS,
     seed: int = 0,
-    user_draws: int = USER_DRAWS,
+    share: float = 1.0,
     progress: str = "",
 ) -> dict[str, Any]:
     """NDE and NIE on engagement if engagement's error and the platform's noise had correlation rho.
@@ -229,7 +230,7 @@ def rho_curve(
         )
         outcome = {"engagement": partial(_engagement_with_cause, loading=loading)}
         effects = average_effects(
-            guide, changed, users, interventions, outcomes=outcome, seed=seed, user_draws=user_draws
+            guide, changed, users, interventions, outcomes=outcome, seed=seed, share=share
         )
         for name in ("NDE", "NIE", "TE"):
             curve[name].append(interval(effects.contrasts["engagement"][name], level))

@@ -64,21 +64,21 @@ class Mediators:
     ----------
     channels
         Sites by channel, in the order in which NIE is split.
-    loop
-        Sites of the users' past, the last part of NIE: what comes of the platform's learning and of habit.
     paths
         Edges ``(source, target)`` between mediators, whose path policy -> source -> target -> outcome is asked.
     each
         Ask for the effect through each mediator alone, the others held at their values before.
     levels
         Values of all mediators for the controlled direct effect (CDE); none: it is not asked.
+    loop
+        Sites of the users' past, the last part of NIE: what comes of the platform's learning and of habit.
     """
 
     channels: Mapping[str, Sequence[str]]
-    loop: Sequence[str] = ()
     paths: Sequence[tuple[str, str]] = ()
     each: bool = False
     levels: Mapping[str, float] | None = None
+    loop: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class UserEffects:
     @property
     def worlds(self) -> Contrasts:
         """Outcomes by world, ``(..., N)``, averaged over the periods."""
-        return {o: {name: y @ self.weights for name, y in of.items()} for o, of in self.by_period.items()}
+        return {
+            o: {name: y @ self.weights.to(y) for name, y in of.items()} for o, of in self.by_period.items()
+        }
 
     @property
     def contrasts(self) -> Contrasts:

@@ -21,6 +21,7 @@ from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.laplace import ParameterPosterior
 from pyro_hmvcrl.inference.svi import factor_posterior, tensors_of
 from pyro_hmvcrl.run.files import RunError
+from pyro_hmvcrl.story.history import LOOKS_AT
 from pyro_hmvcrl.story.logs import Logs, SparseLogs
 
 #: An edge less probable than this is taken for absent: drawn dashed and faint, no path asked for.
@@ -142,6 +143,8 @@ class Run:
         axes |= {
             f"{block}_covariate": self.config[f"{block}_covariates"] for block in ("exposure", "preference")
         }
+        looks_at = {"learning": "feature", **{n: f"feature_of_{n}" for n in ("influence", "familiarity")}}
+        axes |= {axis: list(LOOKS_AT[name]) for name, axis in looks_at.items()}
         dims = {
             "platform_location": ["exposure_covariate", "platform"],
             "platform_log_scale": ["exposure_covariate", "platform"],
@@ -152,6 +155,12 @@ class Run:
             "b": ["category"],
             "alpha": ["platform"],
             "delta": ["exposure_covariate"],
+            "learning": ["feature"],
+            "personalisation": ["exposure_covariate", "feature"],
+            "bend": ["exposure_covariate", "feature"],
+            "influence": ["feature_of_influence"],
+            "familiarity": ["feature_of_familiarity"],
+            "echo": [],
         }
         posterior = {name: values for name, values in posterior.items() if values.size}
         return inference_data(posterior, coords=axes, dims={name: dims[name] for name in posterior})

@@ -195,7 +195,6 @@ QUIRKS = {
     "the item is not in item_features.csv ": ("src_inter.csv", result(1, 99)),
     "keyword is not a list": ("src_inter.csv", result(1, 11, keyword="[1, 2")),
     "not clicked": ("src_inter.csv", result(1, 11, click=0)),
-    "the platform suggested the query": ("src_inter.csv", result(1, 11, source="RELATED_SEARCH")),
     "of a type that has no category": ("src_inter.csv", result(1, 11, kind="LIVE")),
     "the result stands there already": ("src_inter.csv", result(1, 10)),
     "the user has a row already": ("user_features.csv", [1, 0, 2, 3, 1]),
@@ -246,11 +245,14 @@ def test_a_delivery_with_conflicting_clicks_was_clicked(read):
     assert data.deliveries.groupby("user")["engaged"].sum().tolist() == [2, 1]
 
 
-def test_suggested_queries_only_on_request(read, tmp_path):
-    tables = with_rows("src_inter.csv", result(1, 11, source="HOT_LIST"))
-    own, every = read(tables), read_kuaisar(folder(tmp_path / "again", tables), suggested=True)
-    assert (len(own.searches), len(every.searches)) == (3, 4)
-    assert every.queries["user_input"].sum() == 3  # and it stays known which are the user's own
+def test_suggested_queries_are_kept_and_marked(read, tmp_path):
+    data = read(with_rows("src_inter.csv", result(1, 11, source="HOT_LIST")))
+    assert data.searches["suggested"].tolist() == [0, 0, 0, 1]
+    assert data.queries["user_input"].sum() == 3
+    write_kuaisar(data, tmp_path / "out", min_events=1)
+    dataset = read_dataset(tmp_path / "out")
+    assert dataset.counts["suggested"].sum() == 1
+    assert dataset.search.sum() == 3  # the users' own
 
 
 def test_captions_may_be_large_and_hold_anything(read):

@@ -95,7 +95,7 @@ def test_target_factors_are_the_independent_axes(studied):
     z = rng.laplace(size=(later.n_users, 2))
     rate = np.exp(z @ rng.normal(scale=0.3, size=(2, len(later.categories))))
     counts = rng.multinomial(2_000, rate / rate.sum(1, keepdims=True)).astype(np.float32)
-    planted = replace(later, search=counts)
+    planted = later.with_counts(search=counts)
     found, told = target_factors(planted, "preference", 2, later.user_id)
     assert told.all()
     assert mcc(z, found).value > 0.9
@@ -106,7 +106,7 @@ def test_target_factors_of_a_channel_read_its_own_surface_alone(studied):
     later = read_dataset(base / "study" / "later")
     for channel, own in (("preference", "search"), ("platform", "exposure")):
         others = {s: 0 * getattr(later, s) for s in ("search", "exposure", "engagement") if s != own}
-        same, _ = target_factors(replace(later, **others), channel, 2, later.user_id)
+        same, _ = target_factors(later.with_counts(**others), channel, 2, later.user_id)
         assert same == pytest.approx(target_factors(later, channel, 2, later.user_id)[0])
 
 
@@ -115,6 +115,6 @@ def test_a_user_without_events_is_not_compared_with_targets(studied):
     later = read_dataset(base / "study" / "later")
     search = later.search.copy()
     search[3] = 0
-    _, told = target_factors(replace(later, search=search), "preference", 2, later.user_id)
+    _, told = target_factors(later.with_counts(search=search), "preference", 2, later.user_id)
     assert told.sum() == (search.sum(1) > 0).sum()
     assert not told[3]

@@ -30,6 +30,8 @@ from pyro_hmvcrl.synthetic.world import sigmoid, softmax
 
 from worlds import TWO_AND_TWO, everyone, logs_of, true_coefficients, true_expansion
 
+pytestmark = pytest.mark.all_draws
+
 DESIGN = replace(TWO_AND_TWO, users=600, categories=6, direct=0.5)
 
 
@@ -157,16 +159,18 @@ def test_a_column_that_does_not_move_is_one_of_the_others(observed):
 # --- Placebo -------------------------------------------------------------------------------------------------
 
 
-def placebo(world, posterior, shifted=None, draws=100):
+def placebo(world, posterior, shifted=None):
     _, guide, _, users, to = world
     few = Users(users.logs.batch(torch.arange(200))._replace(n_users=200))
     to = to if shifted is None else shifted
-    return checks.placebo(guide, posterior, few, to[:200], 0.95, draws=draws)
+    return checks.placebo(guide, posterior, few, to[:200], 0.95)
 
 
 def test_the_placebo_seems_to_do_nothing_where_the_model_is_true(world):
     found = placebo(world, world[2])
-    assert found["of"] == 9  # all five contrasts of both outcomes, but alignment's NDE, which is 0
+    assert (
+        found["of"] == 9
+    )  # all five contrasts of both outcomes, but alignment's NDE, which is 0; so is the loop
     assert found["covers_zero"] >= 7
     assert found["p"] > 0.05
     for name in ("TE", "NDE", "NIE", "NIE_platform"):
@@ -190,7 +194,7 @@ def test_the_copy_s_shift_is_dealt_out_with_it(world):
     """Whoever has another's covariates has that one's shift: none here."""
     _, _, posterior, users, _ = world
     real = {name: posterior.draws[name] for name in posterior.placebo}
-    found = placebo(world, replace(posterior, placebo=real), users.logs.exposure_covariates, 10)
+    found = placebo(world, replace(posterior, placebo=real), users.logs.exposure_covariates)
     assert found["of"] == 0
     assert found["p"] == 1
     assert found["outcomes"]["engagement"]["TE"] == {"mean": 0, "lower": 0, "upper": 0}
@@ -270,8 +274,8 @@ def test_negative_controls_ask_for_the_users_own_logs(world):
 def noise_of(change=lambda noise: noise, users=600, seed=0):
     """Noise checks of users whose noise, normal and independent, was changed; it is known exactly."""
     known = change(torch.randn(users, 4, generator=torch.Generator().manual_seed(seed)))
-    of = SimpleNamespace(noise=lambda *_: known, logs=SimpleNamespace(index=None))
-    guide = SimpleNamespace(model=SimpleNamespace(n_platform=2))
+    of = SimpleNamespace(noise=lambda *_: known, logs=SimpleNamespace(index=torch.arange(users)))
+    guide = SimpleNamespace(model=SimpleNamespace(n_platform=2, n_factors=4))
     return noise_checks(guide, SimpleNamespace(mean=None), of)
 
 
@@ -334,7 +338,7 @@ RHOS = (-0.4, -0.3, -0.1, 0.0, 0.2)
 @pytest.fixture(scope="module")
 def curve(world):
     _, guide, posterior, users, shifted = world
-    return rho_curve(guide, posterior, users, {"exposure_covariates": shifted}, 0.9, RHOS, draws=15)
+    return rho_curve(guide, posterior, users, {"exposure_covariates": shifted}, 0.9, RHOS)
 
 
 def means(curve, name):
@@ -343,7 +347,7 @@ def means(curve, name):
 
 def test_without_correlation_the_answer_is_the_plain_one(world, curve):
     _, guide, posterior, users, shifted = world
-    plain = average_effects(guide, posterior, users, {"exposure_covariates": shifted}, draws=15)
+    plain = average_effects(guide, posterior, users, {"exposure_covariates": shifted})
     assert curve["rho"] == list(RHOS)
     for name in ("NDE", "NIE", "TE"):
         assert curve[name][3] == pytest.approx(interval(plain.contrasts["engagement"][name], 0.9), abs=1e-6)
@@ -361,7 +365,7 @@ def test_the_common_cause_goes_with_the_noise_where_the_policy_moves_it(world, m
     sim, guide, posterior, users, shifted = world
     loadings, real = [], _without_confounding
     monkeypatch.setattr(checks, "_without_confounding", lambda *a: loadings.append(a[2]) or real(*a))
-    found = rho_curve(guide, posterior, users, {"exposure_covariates": shifted}, 0.9, (0.0, 0.1), draws=1)
+    found = rho_curve(guide, posterior, users, {"exposure_covariates": shifted}, 0.9, (0.0, 0.1))
     step, unit = platform_step(sim)
     assert (loadings[0] == 0).all()
     of_noise = loadings[-1].numpy() * unit

@@ -28,6 +28,8 @@ from pyro_hmvcrl.synthetic.truth import true_effects
 
 from worlds import EDGES, logs_of, tensor, true_expansion
 
+pytestmark = pytest.mark.all_draws
+
 SHIFT = {"exposure_1": 1.0}
 
 
@@ -196,8 +198,8 @@ def shifted(logs):
 def test_at_the_true_parameters_effects_are_the_true_effects(world):
     """Two independent programs, by Monte Carlo each, agree on every estimand."""
     sim, guide, posterior, logs = world
-    found = average_effects(guide, posterior, Users(logs), {"exposure_covariates": shifted(logs)}, draws=4)
-    truth = true_effects(sim, SHIFT, draws=60)
+    found = average_effects(guide, posterior, Users(logs), {"exposure_covariates": shifted(logs)})
+    truth = true_effects(sim, SHIFT)
     for outcome, expected in truth["outcomes"].items():
         for name, value in expected.items():
             assert found.contrasts[outcome][name].mean() == pytest.approx(value, abs=1.5e-3), (outcome, name)
@@ -210,7 +212,7 @@ def test_counterfactual_effects_of_users_whose_noise_is_known_are_theirs(world):
     sure = 1e8 * torch.eye(5).expand(1_500, 5, 5)
     users = Users(logs, Expert(sure, (sure @ tensor(sim.factors).unsqueeze(-1)).squeeze(-1)))
     question = {"exposure_covariates": shifted(logs)}
-    found = average_effects(guide, posterior, users, question, counterfactual=True, draws=2)
+    found = average_effects(guide, posterior, users, question, counterfactual=True)
     truth = true_effects(sim, SHIFT, counterfactual=True)["outcomes"]
     for outcome, expected in truth.items():
         contrasts = {name: draws.mean() for name, draws in found.contrasts[outcome].items()}
@@ -219,7 +221,7 @@ def test_counterfactual_effects_of_users_whose_noise_is_known_are_theirs(world):
 
 def test_the_parts_add_up(world):
     _, guide, posterior, logs = world
-    found = average_effects(guide, posterior, Users(logs), {"exposure_covariates": shifted(logs)}, draws=2)
+    found = average_effects(guide, posterior, Users(logs), {"exposure_covariates": shifted(logs)})
     for c in found.contrasts.values():
         assert c["TE"] == pytest.approx(c["NDE"] + c["NIE"], abs=1e-6)
         assert c["NIE"] == pytest.approx(c["NIE_platform"] + c["NIE_preference"], abs=1e-6)
@@ -228,7 +230,7 @@ def test_the_parts_add_up(world):
 def test_a_forced_factor_no_longer_mediates(world):
     """platform_1 -> preference_1: the factor itself is the treatment, its child the only mediator."""
     _, guide, posterior, logs = world
-    found = average_effects(guide, posterior, Users(logs), {"platform_1": lambda now: now + 1}, draws=2)
+    found = average_effects(guide, posterior, Users(logs), {"platform_1": lambda now: now + 1})
     assert found.displacement["platform_1"].mean() > 0.5
     assert abs(found.displacement["platform_2"]).max() == 0
     c = found.contrasts["engagement"]
@@ -240,7 +242,7 @@ def test_a_forced_factor_no_longer_mediates(world):
 @pytest.mark.parametrize("channel", ["platform", "preference"])
 def test_a_forced_channel_leaves_the_other_to_mediate(world, channel):
     _, guide, posterior, logs = world
-    found = average_effects(guide, posterior, Users(logs), {channel: lambda now: now + 1}, draws=2)
+    found = average_effects(guide, posterior, Users(logs), {channel: lambda now: now + 1})
     other = {"platform": "preference", "preference": "platform"}[channel]
     for c in found.contrasts.values():
         assert abs(c[f"NIE_{channel}"]).max() == 0
@@ -270,10 +272,10 @@ def test_memory_is_bounded_and_batches_change_nothing_but_chance(world, monkeypa
         return engagement(world)
 
     question = {"exposure_covariates": shifted(logs), "preference_3": torch.zeros(1_500)}
-    whole = average_effects(guide, posterior, Users(logs), question, draws=4)
+    whole = average_effects(guide, posterior, Users(logs), question)
     monkeypatch.setattr(averages, "USERS_AT_ONCE", 200)
     outcomes = {"engagement": outcome}
-    parts = average_effects(guide, posterior, Users(logs), question, outcomes=outcomes, draws=4)
+    parts = average_effects(guide, posterior, Users(logs), question, outcomes=outcomes)
     assert max(shape.numel() for shape in seen) <= 400
     te = "engagement", "TE"
     found, expected = (e.contrasts[te[0]][te[1]].mean() for e in (parts, whole))
@@ -285,37 +287,42 @@ def test_an_outcome_that_does_not_hang_on_the_noise_counts_every_user_once(world
     _, guide, posterior, logs = world
     outcomes = OUTCOMES | {"cadence": lambda world: world["exposure_covariates"][..., 0]}
     question = (guide, posterior, Users(logs), {"exposure_covariates": shifted(logs)})
-    found = average_effects(*question, outcomes=outcomes, draws=3)
-    assert found.contrasts["cadence"]["TE"] == pytest.approx(np.ones(3), abs=1e-5)
-    assert found.contrasts["cadence"]["NIE"] == pytest.approx(np.zeros(3), abs=1e-5)
+    found = average_effects(*question, outcomes=outcomes)
+    assert found.contrasts["cadence"]["TE"] == pytest.approx(np.ones(4), abs=1e-5)
+    assert found.contrasts["cadence"]["NIE"] == pytest.approx(np.zeros(4), abs=1e-5)
 
 
-def test_each_draw_of_the_parameters_has_its_own_effects(world, monkeypatch):
-    """Many at once, or one after the other: the draws keep their order and their users."""
+@pytest.mark.parametrize("counterfactual", [False, True])
+def test_each_draw_of_the_parameters_has_its_own_effects(world, counterfactual):
+    """Those that the same chance has when the parameters are moved there: the delta method is near."""
     sim, guide, posterior, logs = world
     torch.manual_seed(0)
-    draws = {name: value + 0.05 * torch.randn_like(value) for name, value in posterior.draws.items()}
-    spread = replace(posterior, draws=draws)
-    sure = Expert(1e6 * torch.eye(5).expand(1_500, 5, 5), 1e6 * tensor(sim.factors))
-    question = (guide, spread, Users(logs, sure), {"exposure_covariates": shifted(logs)})
-    for counterfactual, near in ((True, 1e-4), (False, 2e-3)):
-        found = []
-        for at_once in (20_000, 1_500, 400):
-            monkeypatch.setattr(averages, "USERS_AT_ONCE", at_once)
-            effects = average_effects(*question, counterfactual=counterfactual)
-            of_all = effects.contrasts["engagement"]["NDE"], effects.displacement["platform_1"]
-            found.append(np.stack([*of_all, effects.levels["alignment"]["after"]]))
-        assert found[0].shape == (3, 4)
-        assert found[1] == pytest.approx(found[0], abs=near)
-        assert found[2] == pytest.approx(found[0], abs=near)
-        assert (np.ptp(found[0], axis=1) > 3 * near).all()
+    draws = {name: value + 0.015 * torch.randn_like(value) for name, value in posterior.draws.items()}
+    sure = 30 * torch.eye(5).expand(1_500, 5, 5)
+    users = Users(logs, Expert(sure, (sure @ tensor(sim.factors).unsqueeze(-1)).squeeze(-1)))
+    shift = {"exposure_covariates": shifted(logs)}
+
+    def effects(values, draws):
+        of = replace(posterior, mean=values, draws=draws)
+        return average_effects(guide, of, users, shift, counterfactual=counterfactual)
+
+    def figures(found):
+        of_levels = found.contrasts["engagement"]["NDE"], found.levels["alignment"]["after"]
+        return np.stack([*of_levels, found.contrasts["engagement"]["TE"], found.displacement["platform_1"]])
+
+    together = figures(effects(posterior.mean, draws))
+    for i in range(4):
+        there = {name: value[i] for name, value in draws.items()}
+        alone = figures(effects(there, {name: value[i : i + 1] for name, value in draws.items()}))[:, 0]
+        assert together[:, i] == pytest.approx(alone, abs=6e-4)
+    assert (np.ptp(together, axis=1) > 1.2e-3).all()
 
 
 def test_the_same_seed_gives_the_same_draws_and_leaves_the_global_state(world):
     _, guide, posterior, logs = world
     question = (guide, posterior, Users(logs), {"exposure_covariates": shifted(logs)})
     state = torch.get_rng_state()
-    one, two, other = (average_effects(*question, draws=2, seed=seed) for seed in (3, 3, 4))
+    one, two, other = (average_effects(*question, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(state, torch.get_rng_state())
     te = [e.contrasts["engagement"]["TE"] for e in (one, two, other)]
     assert (te[0] == te[1]).all()

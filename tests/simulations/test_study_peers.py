@@ -131,7 +131,7 @@ def test_regression_finds_the_effects_of_a_linear_world(dataset, sim):
     factor = 2 * c + rng.normal(size=40)
     rate = 0.5 + 0.02 * c + 0.05 * factor
     shown = np.full_like(dataset.exposure, 10.0)
-    linear = replace(dataset, exposure=shown, engagement=(rate[:, None] * shown).astype(np.float32))
+    linear = dataset.with_counts(exposure=shown, engagement=(rate[:, None] * shown).astype(np.float32))
     found = methods.regression_effects(linear, factor[:, None])
     assert found["engagement NDE"] == pytest.approx(0.02, abs=1e-6)
     assert found["engagement TE"] == pytest.approx(found["engagement NDE"] + found["engagement NIE"])
@@ -152,7 +152,7 @@ def test_one_surface_does_not_see_the_other(surface, dataset):
     quick = Settings(2, 2, restarts=1, steps=2, device="cpu")
     encode = methods.one_surface(surface, dataset, quick).encode
     others = {"search": ("exposure", "engagement"), "recommendation": ("search",)}[surface]
-    changed = replace(dataset, **{name: getattr(dataset, name)[::-1].copy() for name in others})
+    changed = dataset.with_counts(**{name: getattr(dataset, name)[::-1].copy() for name in others})
     np.testing.assert_array_equal(encode(dataset), encode(changed))
 
 
@@ -165,14 +165,14 @@ def test_without_covariates_the_factors_do_not_hang_on_them(dataset):
 
 
 def test_matrix_factorisation_sees_searches_and_engaged_exposures_alone(dataset):
-    same = replace(dataset, exposure=dataset.exposure + 5)
+    same = dataset.with_counts(exposure=dataset.exposure + 5)
     a, b = (methods.matrix_factorisation(d, Settings(2, 2)).encode(d) for d in (dataset, same))
     np.testing.assert_array_equal(a, b)
 
 
 def test_a_method_with_blocks_takes_each_channel_from_its_surface(dataset):
     found = methods.METHODS["PCA"](dataset, Settings(2, 2))
-    changed = replace(dataset, search=dataset.search[::-1].copy())
+    changed = dataset.with_counts(search=dataset.search[::-1].copy())
     a, b = found.encode(dataset), found.encode(changed)
     np.testing.assert_array_equal(a[:, found.platform], b[:, found.platform])
     assert (a[:, found.preference] != b[:, found.preference]).any()

@@ -11,10 +11,9 @@ from pyro.distributions import Bernoulli, Categorical
 from pyro.infer import Predictive
 
 from pyro_hmvcrl.guide.guide import CoefficientPosterior
-from pyro_hmvcrl.inference.laplace import fitted_values
 from pyro_hmvcrl.queries.interventions import hold, run
 from pyro_hmvcrl.story.emissions import CategoryDecoder, CategoryEvents, EngagementEvents
-from pyro_hmvcrl.story.programs import at, observe, side_by_side
+from pyro_hmvcrl.story.programs import at, observe
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.oracle import log_likelihood
 from pyro_hmvcrl.synthetic.simulation import simulate
@@ -55,29 +54,25 @@ def test_the_model_is_the_simulator_s_story(world):
 
 
 def test_draws_side_by_side_are_the_draws_one_by_one():
-    """Every site, every emission, and the prior that the guide takes."""
+    """Every site and every emission, of coefficients as `pyro.infer.Predictive` has them in parallel."""
     sim = simulate(Design(users=40, categories=6, edges=EDGES), 0)
     guide, logs = true_expansion(sim), logs_of(sim)
     model = guide.model
     torch.manual_seed(0)
-    values = fitted_values(guide)
-    draws = {name: value + 0.3 * torch.randn(3, *value.shape) for name, value in values.items()}
+    values = guide.coefficients.means()
+    draws = {name: value + 0.3 * torch.randn(3, 1, *value.shape) for name, value in values.items()}
     noise = torch.randn(3, 40, model.n_factors)
 
     def world(values, noise):
         return run(hold(observe(at(model, values), logs), noise=noise), (logs,))
 
-    together = world(side_by_side(model, draws), noise)
-    prior = guide.prior(side_by_side(model, draws), logs)
+    together = world(draws, noise)
     for i in range(3):
-        alone = world({name: value[i] for name, value in draws.items()}, noise[i])
+        alone = world({name: value[i, 0] for name, value in draws.items()}, noise[i])
         for factor in FACTORS:
             assert torch.allclose(together[factor][i], alone[factor], atol=1e-5)
         for site in ("search", "exposure", "engagement"):
             found, expected = (of.distribution(site).probability for of in (together, alone))
-            assert torch.allclose(found[i], expected, atol=1e-5)
-        of_one = guide.prior({name: value[i] for name, value in draws.items()}, logs)
-        for found, expected in zip(prior, of_one, strict=True):
             assert torch.allclose(found[i], expected, atol=1e-5)
 
 
