@@ -139,6 +139,7 @@ class Run:
         posterior = {name: draws[name].numpy() for name in self.guide.model.priors}
         posterior["edges"] = posterior["edges"] * self.guide.model.graph.allowed.cpu().numpy()
         axes = {"factor": self.factor_names, "target": self.factor_names, "category": self.categories}
+        axes |= {"surface": ["search"]}
         axes |= {channel: [n for n in self.factor_names if n.startswith(channel)] for channel in CHANNELS}
         axes |= {
             f"{block}_covariate": self.config[f"{block}_covariates"] for block in ("exposure", "preference")
@@ -160,7 +161,7 @@ class Run:
             "bend": ["exposure_covariate", "feature"],
             "influence": ["feature_of_influence"],
             "familiarity": ["feature_of_familiarity"],
-            "echo": [],
+            "echo": ["surface"],
         }
         posterior = {name: values for name, values in posterior.items() if values.size}
         return inference_data(posterior, coords=axes, dims={name: dims[name] for name in posterior})

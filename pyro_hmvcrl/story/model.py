@@ -134,7 +134,7 @@ class HMVCRL(nn.Module):
             self.priors["bend"] = (dist.Normal, 0.5, (d_p, features["learning"]))
         if suggested:
             self.f_suggested = CategoryDecoder(n_platform, n_categories)
-            self.priors["echo"] = (dist.Normal, 1.0, ())
+            self.priors["echo"] = (dist.Normal, 1.0, (1,))
 
     @property
     def decoders(self) -> list[CategoryDecoder]:
@@ -222,7 +222,7 @@ class HMVCRL(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the events of one period: those searched, shown and engaged with, ``(..., N, C)``."""
         search = pyro.sample(f"search{number}", CategoryEvents(logits.search, totals["search"]))
-        if logits.suggested is not None:
+        if logits.suggested is not None and "suggested" in totals:
             pyro.sample(f"suggested{number}", CategoryEvents(logits.suggested, totals["suggested"]))
         exposure = pyro.sample(f"exposure{number}", CategoryEvents(logits.exposure, totals["exposure"]))
         engagement = pyro.sample(f"engagement{number}", EngagementEvents(logits.engagement, exposure))

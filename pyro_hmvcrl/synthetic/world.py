@@ -110,7 +110,7 @@ class World:
             values |= vars(self.loop) | {"familiarity": np.array([self.loop.familiarity])}
             values |= {"bend": np.zeros_like(self.loop.personalisation)}
         if self.suggested:
-            values |= {"echo": np.array(ECHO)}
+            values |= {"echo": np.array([ECHO])}
             values |= {f"f_suggested.{part}": weights for part, weights in vars(self.suggested).items()}
         for decoder, emission in (("f_search", self.search), ("f_exposure", self.exposure)):
             values |= {f"{decoder}.{part}": weights for part, weights in vars(emission).items()}

@@ -24,11 +24,12 @@ from pyro_hmvcrl.synthetic.simulation import simulate
 from worlds import logs_of, model_of, set_truth, true_expansion
 
 DESIGN = Design(users=60, categories=6, missing_surface=0.3)
+LOOP = replace(DESIGN, periods=3, learning=1.0, influence=0.5, familiarity=-0.4, suggestion=0.4)
 
 
-@pytest.fixture
-def guide():
-    sim = simulate(DESIGN, 0)
+@pytest.fixture(params=[DESIGN, LOOP], ids=["one period", "loop"])
+def guide(request):
+    sim = simulate(request.param, 0)
     found = TransformerGuide(model_of(sim))
     set_truth(found.model, found.coefficients, sim)
     torch.nn.init.normal_(found.recommendation_encoder.head[-1].weight, std=0.3)  # as if trained
@@ -94,9 +95,11 @@ def test_a_missing_surface_contributes_nothing(guide):
     _, found, logs = guide
     prior, _ = found.posterior(logs)
     search, recommendation = found.experts(logs, prior)
-    for expert, events in ((search, logs.search), (recommendation, logs.exposure)):
-        lacking = events.sum(-1) == 0
-        assert lacking.any()
+    totals = logs.by_category.totals()
+    platform_s = totals["exposure"] + totals.get("suggested", 0)
+    for expert, events in ((search, totals["search"]), (recommendation, platform_s)):
+        lacking = events == 0
+        assert lacking.any() or logs.suggested is not None  # of which some are of each user
         assert (expert.precision[lacking] == 0).all()
         assert (expert.information[lacking] == 0).all()
         assert (expert.precision[~lacking].diagonal(dim1=-2, dim2=-1).sum(-1) > 0).all()
@@ -105,7 +108,7 @@ def test_a_missing_surface_contributes_nothing(guide):
 def test_a_user_without_events_has_the_prior_as_posterior(guide):
     _, found, logs = guide
     nothing = logs._replace(
-        search=logs.search * 0, exposure=logs.exposure * 0, engagement=logs.engagement * 0
+        **{s: e * 0 for s, e in zip(logs._fields[4:8], logs[4:8], strict=True) if e is not None}
     )
     prior, noise = found.posterior(nothing)
     mean, sd = factor_posterior(prior, noise)
@@ -121,6 +124,24 @@ def test_the_posterior_does_not_depend_on_who_else_is_in_the_batch(guide):
     for n, (mean_alone, sd_alone) in enumerate(alone):
         assert mean_alone[0] == pytest.approx(mean[n], abs=1e-4)
         assert sd_alone[0] == pytest.approx(sd[n], abs=1e-4)
+
+
+def test_the_encoders_see_when_an_event_happened_and_what_was_suggested():
+    sim = simulate(LOOP, 0)
+    found, logs = TransformerGuide(model_of(sim)), logs_of(sim)
+    set_truth(found.model, found.coefficients, sim)
+    for encoder in (found.search_encoder, found.recommendation_encoder):
+        torch.nn.init.normal_(encoder.head[-1].weight, std=0.3)
+    prior, _ = found.posterior(logs)
+    search, recommendation = found.experts(logs, prior)
+    backwards = found.experts(
+        logs._replace(search=logs.search.flip(1), exposure=logs.exposure.flip(1)), prior
+    )
+    unsuggested = found.experts(logs._replace(suggested=logs.suggested * 0), prior)
+    assert not torch.allclose(backwards[0].information, search.information, atol=1e-2)
+    assert not torch.allclose(backwards[1].information, recommendation.information, atol=1e-2)
+    assert torch.equal(unsuggested[0].information, search.information)
+    assert not torch.allclose(unsuggested[1].information, recommendation.information, atol=1e-2)
 
 
 def test_users_are_encoded_batch_by_batch(guide, monkeypatch):
@@ -183,9 +204,10 @@ def test_what_importance_sampling_draws_from_is_wider_and_carries_no_gradient():
     assert not noise.precision_cholesky.requires_grad
 
 
-def test_the_restarts_gradient_is_the_users_scores(monkeypatch):
+@pytest.mark.parametrize("design", [DESIGN, LOOP], ids=["one period", "loop"])
+def test_the_restarts_gradient_is_the_users_scores(monkeypatch, design):
     """Fisher's identity, and the priors: whatever the coefficients' spread."""
-    sim = simulate(Design(users=30, categories=6), 0)
+    sim = simulate(replace(design, users=30, missing_surface=0.0), 0)
     guide, logs = true_expansion(sim, scoring_steps=15), logs_of(sim)
     for log_sd in guide.coefficients.log_sd.values():
         log_sd.data.fill_(-12.0)
@@ -218,8 +240,9 @@ def test_a_decoder_s_log_prior_is_that_of_its_normals():
     assert torch.isclose(decoder.log_prior() - before, density[1] - density[0], rtol=1e-4)
 
 
-def test_the_expansion_s_posterior_means_are_the_oracle_s_under_the_true_parameters():
-    sim = simulate(replace(DESIGN, users=400), 1)
+@pytest.mark.parametrize("design", [DESIGN, LOOP], ids=["one period", "loop"])
+def test_the_expansion_s_posterior_means_are_the_oracle_s_under_the_true_parameters(design):
+    sim = simulate(replace(design, users=400), 1)
     found = true_expansion(sim, scoring_steps=15)
     mode, _ = factor_posterior(*found.posterior(logs_of(sim)))
     exact = oracle(sim, draws=1000)
