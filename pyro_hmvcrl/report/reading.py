@@ -11,7 +11,7 @@ import pandas as pd
 
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.data.files import read_json
-from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PARTS, PROBABILITIES
+from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PARTS
 from pyro_hmvcrl.run.files import MEND, of_file
 from pyro_hmvcrl.run.load import check_config
 
@@ -57,7 +57,6 @@ EFFECT_NUMBERS = ["level", "users", "overlap.outside", "negative_controls.*.r2",
 EFFECT_NUMBERS += ["outcomes.*.suppression", *(f"noise.*.{part}" for part in ("noise", "prior", "p"))]
 EFFECT_NUMBERS += [f"e_values.{e}.{v}" for e in PARTS for v in ("e_value", "e_value_of_interval")]
 EFFECT_INTERVALS = [f"outcomes.*.{e}" for e in (*ESTIMANDS, "CDE", "factors.*", "paths.*")]
-EFFECT_INTERVALS += [f"course.{outcome}.TE.*" for outcome in PROBABILITIES]
 EFFECT_INTERVALS += ["outcomes.*.levels.before", "outcomes.*.levels.after", "displacement.*"]
 DENSITY = ("at", "before", "after")
 ABSENT = object()
@@ -158,6 +157,8 @@ def _numbers(effects: Effects, factors: list[str]) -> list[list[str]]:
     intervals += [
         ["outcomes", o, "proportion_mediated"] for o in outcomes if outcomes[o]["proportion_mediated"]
     ]
+    periods = range(len(effects["course"]["period"]))
+    intervals += [["course", o, "TE", str(t)] for o in outcomes for t in periods]
     if "placebo" in effects:
         numbers += ["placebo.covers_zero", "placebo.of", "placebo.p"]
         intervals += [["placebo", "outcomes", "*", e] for e in ESTIMANDS]
@@ -192,7 +193,7 @@ def _entries(content: Any, key: Sequence[str]) -> Iterator[tuple[list[str], Any]
     if not key:
         yield [], content
         return
-    inside = dict(enumerate(content)) if isinstance(content, list) else content
+    inside = {str(i): of for i, of in enumerate(content)} if isinstance(content, list) else content
     found = isinstance(inside, dict) and (key[0] == "*" or key[0] in inside)
     if not found:
         yield [*key], ABSENT

@@ -10,7 +10,6 @@ import torch
 
 from pyro_hmvcrl.inference import laplace
 from pyro_hmvcrl.inference.laplace import (
-    OF_EXPOSURE_COVARIATES,
     Information,
     ParameterPosterior,
     fitted_values,
@@ -25,6 +24,8 @@ from pyro_hmvcrl.synthetic.world import World
 from worlds import TWO_AND_TWO, everyone, logs_of, true_expansion
 
 DESIGN = replace(TWO_AND_TWO, users=2_000, categories=4, missing_surface=0.2)
+#: Coefficients with a row for each exposure covariate, of a story without a past.
+BY_COVARIATE = {"platform_location", "platform_log_scale", "delta"}
 
 
 def truth(design, seed=0):
@@ -156,7 +157,7 @@ def test_a_copy_of_the_covariates_has_the_scores_of_a_covariate(world):
     _, guide, logs = world
     logs = logs.batch(torch.arange(20))
     fitted = fitted_values(guide)
-    wider = fitted | {n: torch.cat([fitted[n], 0 * fitted[n]]) for n in OF_EXPOSURE_COVARIATES}
+    wider = fitted | {n: torch.cat([fitted[n], 0 * fitted[n]]) for n in BY_COVARIATE}
     real = logs.exposure_covariates
 
     def scores(values, covariates):
@@ -170,7 +171,7 @@ def test_a_copy_of_the_covariates_has_the_scores_of_a_covariate(world):
         rows = expected.shape[1]
         assert torch.allclose(same[name][:, :rows], expected, atol=1e-4), name
         assert torch.allclose(none[name][:, :rows], expected, atol=1e-4), name
-        if name in OF_EXPOSURE_COVARIATES:
+        if name in BY_COVARIATE:
             assert torch.allclose(same[name][:, rows:], expected, atol=1e-4), name
             assert (none[name][:, rows:] == 0).all()
 
@@ -292,7 +293,7 @@ def test_without_events_the_posterior_is_the_prior(world):
     found = laplace_posterior(guide, mute.only(torch.arange(10)), seed=0, draws=2_000)
     for name, sd in PRIOR_SD.items():
         assert torch.allclose(found.sd[name], torch.tensor(sd), rtol=1e-3), name
-    for name in OF_EXPOSURE_COVARIATES:
+    for name in BY_COVARIATE:
         assert found.placebo[name].std(0).numpy() == pytest.approx(PRIOR_SD[name], rel=0.1)
 
 
@@ -366,12 +367,12 @@ def test_the_placebo_s_step_and_spread_are_shortened_together(world, monkeypatch
     monkeypatch.setattr(laplace, "information", lambda *args: seen.append(information(*args)) or seen[0])
     found = laplace_posterior(guide, logs.only(torch.arange(300)), seed=0, draws=4_000).placebo
     [known], values = seen, fitted_values(guide)
-    wider = values | {n: torch.cat([values[n], values[n]]) for n in OF_EXPOSURE_COVARIATES}
+    wider = values | {n: torch.cat([values[n], values[n]]) for n in BY_COVARIATE}
     short = 1 - known.determined / 300
     assert 0.6 < short < 0.9
     sd = torch.cholesky_inverse(known.cholesky).diagonal().sqrt()
     for name, at in columns(wider).items():
-        if name in OF_EXPOSURE_COVARIATES:
+        if name in BY_COVARIATE:
             step, spread = (t[at].unflatten(0, wider[name].shape)[3:] for t in (known.step, sd))
             assert torch.allclose(found[name].std(0).double(), short**0.5 * spread, rtol=0.06), name
             off = (found[name].mean(0) - short * step) / spread
@@ -380,7 +381,7 @@ def test_the_placebo_s_step_and_spread_are_shortened_together(world, monkeypatch
 
 def test_the_placebo_is_not_the_covariate_s_own_effect(posterior):
     """As sure, about another thing: of a copy that is not dealt out anew nothing would be known."""
-    assert posterior.placebo.keys() == set(OF_EXPOSURE_COVARIATES)
+    assert posterior.placebo.keys() == set(BY_COVARIATE)
     for name, draws in posterior.placebo.items():
         own, sd = posterior.mean[name], posterior.sd[name]
         assert draws.shape == posterior.draws[name].shape
@@ -393,13 +394,13 @@ def test_the_placebo_is_not_the_covariate_s_own_effect(posterior):
 
 def test_with_the_placebo_there_are_twice_the_covariates(posterior):
     both = posterior.with_placebo()
-    for name in OF_EXPOSURE_COVARIATES:
+    for name in BY_COVARIATE:
         assert torch.equal(both.draws[name][:, :3], posterior.draws[name])
         assert torch.equal(both.draws[name][:, 3:], posterior.placebo[name])
         assert both.draws[name].shape[1] == 6
         assert torch.equal(both.mean[name][:3], posterior.mean[name])
         assert torch.equal(both.mean[name][3:], posterior.placebo[name].mean(0))
-    for name in posterior.draws.keys() - set(OF_EXPOSURE_COVARIATES):
+    for name in posterior.draws.keys() - set(BY_COVARIATE):
         assert torch.equal(both.draws[name], posterior.draws[name])
         assert torch.equal(both.mean[name], posterior.mean[name])
 
