@@ -219,7 +219,7 @@ def expand_categories(
     probability = (logits if past is None else logits.unsqueeze(1) + past).softmax(-1)  # (N, T, C)
     total = counts.sum(-1, keepdim=True)
     expected = (total * probability).sum(1, keepdim=True)  # of all periods (N, 1, C)
-    usual = expected / expected.sum(-1, keepdim=True).clamp_min(1e-9)
+    usual = probability if past is None else expected / expected.sum(-1, keepdim=True).clamp_min(1e-9)
     centred = jacobian - (jacobian * usual).sum(-1, keepdim=True)
     fisher = (centred * expected) @ centred.mT
     if past is not None:  # a period's events are less spread than those of all periods together

@@ -628,7 +628,7 @@ def test_a_malformed_answer_is_named_and_nothing_is_written(runs, tmp_path, key,
     inside = effects
     for part in parents:
         inside = inside[int(part) if isinstance(inside, list) else part]
-    del inside[last]
+    del inside[int(last) if isinstance(inside, list) else last]
     if value is not None:
         inside[last] = value
     run = asked(runs["real"], tmp_path / "run", effects)
