@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,8 +31,12 @@ SCALAR = Statistic("A thing", lambda counts: 0)
 
 @pytest.fixture(scope="module")
 def world():
-    """A world, a guide that has its parameters, a posterior that is sure of them, and its logs."""
-    sim = simulate(DESIGN, 1)
+    return true_world(DESIGN)
+
+
+def true_world(design):
+    """A model that has the world's parameters, a posterior that is sure of them, and the logs."""
+    sim = simulate(design, 1)
     guide = true_expansion(sim)
     mean = fitted_values(guide)
     nothing = {name: torch.zeros_like(value) for name, value in mean.items()}
@@ -57,6 +63,52 @@ def test_at_the_true_parameters_every_check_passes(world):
     for of in found["densities"].values():
         inside = (np.array(of["lower"]) <= of["observed"]) & (of["observed"] <= np.array(of["upper"]))
         assert inside.mean() > 0.7
+
+
+@pytest.fixture(scope="module")
+def loop():
+    """The same of a platform that learns."""
+    return true_world(replace(DESIGN, periods=5, learning=1.5, influence=0.8))
+
+
+def test_at_the_true_parameters_every_check_of_time_passes(loop):
+    found = checked(loop)["checks"]
+    assert {"following_engagement", "following_exposure", "drift", "bursts"} <= set(found)
+    assert {name for name, check in found.items() if check["level"] != "good"} == set()
+
+
+def backwards(logs):
+    return logs._replace(
+        **{name: getattr(logs, name).flip(1) for name in ("search", "exposure", "engagement")}
+    )
+
+
+def searches_backwards(logs):
+    return logs._replace(search=logs.search.flip(1))
+
+
+def one_category_a_period(logs):
+    total = logs.exposure.sum(-1, keepdim=True)
+    return logs._replace(exposure=total * torch.nn.functional.one_hot(logs.exposure.argmax(-1), 8))
+
+
+def everyone_sees_another_category_later(logs):
+    exposure = logs.exposure.clone()
+    exposure[:, 3:] = exposure[:, 3:].roll(1, -1)
+    return logs._replace(exposure=exposure)
+
+
+@pytest.mark.parametrize(
+    ("broken", "seen_by"),
+    [
+        (backwards, "following_engagement"),
+        (searches_backwards, "following_exposure"),
+        (one_category_a_period, "bursts"),
+        (everyone_sees_another_category_later, "drift"),
+    ],
+)
+def test_what_a_period_does_not_owe_to_the_last_is_seen(loop, broken, seen_by):
+    assert checked(loop, broken(loop[2]))["checks"][seen_by]["level"] == "no"
 
 
 def all_or_nothing(logs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from pyro_hmvcrl.data.files import LOCK
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import fit
+from pyro_hmvcrl.queries.answer import effects
+from pyro_hmvcrl.queries.interventions import parse_shift
 from pyro_hmvcrl.run import fitting
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.fitting import fit_folder
@@ -200,3 +203,36 @@ def test_channels_without_covariates_can_be_fitted(tmp_path):
         == "preference is identified only up to an invertible map: it has no covariates."
     )
     assert "platform_location" not in load_run(tmp_path / "run").to_arviz()["posterior"]
+
+
+def test_a_run_of_a_version_that_knew_no_periods_is_refused(folders, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folders[1], run)
+    config = json.loads((run / "config.json").read_text())
+    del config["periods"]
+    (run / "config.json").write_text(json.dumps(config | {"version": "0.1.0"}))
+    with pytest.raises(
+        RunError, match=r"config\.json: a run of version 0\.1\.0, which knew no periods.*fit again"
+    ):
+        load_run(run)
+
+
+@pytest.mark.parametrize("periods", [None, 1])
+def test_a_platform_that_learns_and_suggests_goes_all_the_way(tmp_path, periods):
+    """Fit, what is read back, effects, and the factors of later logs."""
+    design = Design(users=120, categories=6, periods=4, learning=1.0, suggestion=0.3)
+    sim = simulate(design, 0)
+    write_simulation(sim, tmp_path / "data", seed=0)
+    settings = replace(QUICK, restarts=1, periods=periods)
+    fitted = fit_folder(tmp_path / "data", tmp_path / "run", settings)
+    run = load_run(tmp_path / "run")
+    assert run.config["periods"]["number"] == (periods or 4)
+    assert ("learning" in run.posterior.mean) == (periods is None)
+    assert run.posterior.mean["echo"].shape == (1,)
+    assert run.to_arviz() is not None
+    dataset = read_dataset(tmp_path / "data", run.categories, run.periods)
+    assert run.encode(dataset).equals(fitted.encode(dataset))
+    answer = effects(tmp_path / "run", [parse_shift("exposure_1=+1sd")])
+    assert len(answer["course"]["period"]) == (periods or 4)
+    loop = answer["outcomes"]["engagement"]["NIE_loop"]
+    assert (loop["mean"] == 0) == (periods == 1)
