@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from pyro_hmvcrl.data.files import whole_file
+from pyro_hmvcrl.inference.writing import whole_file
 
 with warnings.catch_warnings():
     # 0.23 announces 1.x on import, which Python 3.11 cannot install.

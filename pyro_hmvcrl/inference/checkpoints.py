@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_hmvcrl.data.files import whole_file
 from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.inference.writing import whole_file
 
 
 def save_checkpoint(path: Path, guide: Guide, optimiser: torch.optim.Adam, bounds: list[float]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.data.dataset import CHANNELS
-from pyro_hmvcrl.data.files import whole_file
+from pyro_hmvcrl.inference.writing import whole_file
 from pyro_hmvcrl.queries.averages import (
     EffectDraws,
     average_effects,
