@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -137,6 +138,22 @@ def test_an_unknown_format_is_refused_before_the_work(tmp_path):
         "'xlsx' is none of parquet, csv, kuaisar"
         in run("simulate", tmp_path / "x", "--format", "xlsx").stderr
     )
+
+
+@pytest.mark.parametrize(("user", "runs"), [("=1+1", True), ("@SUM(1)", True), ("-x", True), ("-5", False)])
+def test_a_table_of_text_holds_nothing_that_a_spreadsheet_would_run(base, tmp_path, user, runs):
+    (tmp_path / "data").mkdir()
+    for file in (base / "data").iterdir():
+        if file.suffix == ".parquet":
+            frame = pd.read_parquet(file)
+            frame["user_id"] = frame["user_id"].replace("u000003", user)
+            frame.to_csv(tmp_path / "data" / f"{file.stem}.csv", index=False)
+    (tmp_path / "data" / "dataset.json").write_text((base / "data" / "dataset.json").read_text())
+    said = run("encode", base / "run", tmp_path / "data", "--out", tmp_path / "x.csv")
+    assert said.exit_code == runs, said.output
+    if runs:
+        assert "for a formula; write a .parquet file instead" in said.stderr
+    assert run("encode", base / "run", tmp_path / "data", "--out", tmp_path / "x.parquet").exit_code == 0
 
 
 def test_an_answer_needs_no_file_of_its_own(base):

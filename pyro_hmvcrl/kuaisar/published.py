@@ -34,6 +34,7 @@ from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.data.files import clear_away, read_json
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.evidence.measures import cross_r2, mcc, rotated_mcc, weak_mcc, within_covariate_mcc
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import factor_posterior
 from pyro_hmvcrl.inference.writing import alone_in, whole_file
@@ -61,6 +62,7 @@ class StudyError(ValueError):
     """A study that cannot go on: the message names the folder and the mend."""
 
 
+@own_state()
 def study(
     source: str | Path,
     out: str | Path,
@@ -168,8 +170,10 @@ def _asked(path: Path, shift: str) -> bool:
     return isinstance(answer, dict) and all(answer.get(key) == value for key, value in wanted.items())
 
 
-def compare(out: Path) -> dict[str, list[Row]]:
+@own_state()
+def compare(out: str | Path) -> dict[str, list[Row]]:
     """The rows of the table, from the folders that :func:`study` made: MCCs, and other figures."""
+    out = Path(out)
     run, second = load_run(out / "run"), load_run(out / "second-run")
     earlier = read_dataset(out / "earlier", run.categories, run.periods)
     later = read_dataset(out / "later", run.categories, run.periods)

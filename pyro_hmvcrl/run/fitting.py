@@ -21,6 +21,7 @@ from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.data.files import LOCK, clear_away, read_json, whole_folder
 from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.laplace import DRAWS, ParameterPosterior, laplace_posterior
 from pyro_hmvcrl.inference.processes import first, wait
 from pyro_hmvcrl.inference.settings import Settings
@@ -34,6 +35,7 @@ from pyro_hmvcrl.run.write import run_config, write_run
 FEWEST_HELD_OUT = 8  #: users, that a fit can be judged
 
 
+@own_state()
 def fit_folder(data: str | Path, out: str | Path, settings: Settings, progress: bool = False) -> Run:
     """Fit a dataset folder and write the run folder; a fit of the same that was killed goes on.
 
@@ -75,7 +77,7 @@ def fit_folder(data: str | Path, out: str | Path, settings: Settings, progress: 
     return run
 
 
-def is_run_of(out: Path, data: Path, settings: Settings) -> bool:
+def is_run_of(out: str | Path, data: str | Path, settings: Settings) -> bool:
     """Whether a run folder is that of this very fit.
 
     Raises
@@ -84,13 +86,14 @@ def is_run_of(out: Path, data: Path, settings: Settings) -> bool:
         If the dataset is bad.
     """
     try:
-        config = read_json(out / "config.json")
+        config = read_json(Path(out) / "config.json")
     except (OSError, ValueError):
         return False
     mark = mark_of(read_dataset(data, periods=settings.periods), settings)
     return isinstance(config, dict) and all(config.get(key) == value for key, value in mark.items())
 
 
+@own_state()
 def parameter_posterior(
     found: Fit | Screening, dataset: Dataset, seed: int, draws: int = DRAWS
 ) -> ParameterPosterior:
