@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,36 +65,33 @@ def same(one: object, other: object) -> bool:
     return bool(np.all(one == other))
 
 
-@pytest.fixture(scope="module")
-def plain(base, tmp_path_factory):
-    return numbers(base, tmp_path_factory.mktemp("plain"))
-
-
-@pytest.mark.parametrize("state", ["float64", "no_grad", "inference_mode", "device", "errors"])
-def test_the_caller_s_state_changes_nothing_and_stays(base, plain, tmp_path, state):
-    random = torch.get_rng_state()
-    context = {
-        "float64": lambda: torch.set_default_dtype(torch.float64),
-        "no_grad": lambda: torch.set_grad_enabled(False),
-        "inference_mode": torch.inference_mode,
-        "device": lambda: torch.device("meta"),
-        "errors": lambda: np.errstate(all="raise"),
-    }[state]
+@contextmanager
+def torch_set(put: Callable[[Any], None], value: Any, back: Any) -> Iterator[None]:
+    put(value)
     try:
-        entered = context()
-        if state in ("inference_mode", "device", "errors"):
-            with entered:
-                found = numbers(base, tmp_path)
-        else:
-            found = numbers(base, tmp_path)
-        dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+        yield
     finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_grad_enabled(True)
-    assert all(map(same, found, plain))
+        put(back)
+
+
+def test_the_caller_s_state_changes_nothing_and_stays(base, tmp_path):
+    random = torch.get_rng_state()
+    plain = numbers(base, tmp_path / "plain")
+    states = {
+        "float64": torch_set(torch.set_default_dtype, torch.float64, torch.float32),
+        "no_grad": torch_set(torch.set_grad_enabled, False, True),
+        "inference_mode": torch.inference_mode(),
+        "device": torch.device("meta"),
+        "errors": np.errstate(all="raise"),
+    }
+    for name, state in states.items():
+        with state:
+            found = numbers(base, tmp_path / name)
+            assert torch.get_default_dtype() == (torch.float64 if name == "float64" else torch.float32)
+            assert torch.is_grad_enabled() == (name not in ("no_grad", "inference_mode"))
+            assert torch.get_default_device().type == ("meta" if name == "device" else "cpu")
+        assert all(map(same, found, plain)), name
     assert torch.equal(torch.get_rng_state(), random)
-    assert dtype == (torch.float64 if state == "float64" else torch.float32)
-    assert grad == (state != "no_grad")
 
 
 def test_folders_may_be_text(base, tmp_path, monkeypatch):
