@@ -133,6 +133,8 @@ def _check_sizes(config: dict[str, Any], mean: Values) -> None:
 def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
     """Means, standard deviations and draws of everything that was fitted, in its size."""
     drawn = (posterior.n_draws,)
+    if posterior.n_draws > MOST_DRAWS:
+        raise ValueError(f"has {posterior.n_draws:,} draws, of which no fit makes more than {MOST_DRAWS:,}")
     placebo = [name for name in OF_EXPOSURE_COVARIATES if name in fitted and len(fitted["delta"])]
     for part, values, draws, expected in (
         ("mean", posterior.mean, (), fitted),
@@ -143,7 +145,7 @@ def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
         for name in sorted({*expected, *values}):
             shape = (*draws, *fitted[name].shape)
             of_a_kind = values[name].dtype == fitted[name].dtype  # integers or half precision are not a fit's
-            if values[name].shape != shape or not of_a_kind or not 0 < posterior.n_draws <= MOST_DRAWS:
+            if values[name].shape != shape or not of_a_kind or 0 in drawn:
                 raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
             if part == "sd" and (values[name] < 0).any():
                 raise ValueError(f"{part}/{name} is below 0")
