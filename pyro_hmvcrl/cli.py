@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
 
-from pyro_hmvcrl.data.files import one_line, whole_file
-from pyro_hmvcrl.data.folder import read_dataset
-from pyro_hmvcrl.data.tables import DatasetError
-from pyro_hmvcrl.inference.processes import first, together
+from pyro_hmvcrl.data.files import clear_away, one_line
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.kuaisar.clock import moment
-from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
-from pyro_hmvcrl.kuaisar.download import FULL, SMALL, download
-from pyro_hmvcrl.kuaisar.folder import write_kuaisar
-from pyro_hmvcrl.kuaisar.published import SHIFT, study
-from pyro_hmvcrl.kuaisar.reading import read_kuaisar
-from pyro_hmvcrl.queries.answer import LEVEL, effects, write_effects
-from pyro_hmvcrl.queries.interventions import add, parse_shift
-from pyro_hmvcrl.report.page import write_report
-from pyro_hmvcrl.report.reading import read_run
-from pyro_hmvcrl.report.style import ESTIMANDS
-from pyro_hmvcrl.report.verdicts import regression_sentences
-from pyro_hmvcrl.run.files import RunError
-from pyro_hmvcrl.run.fitting import fit_folder
-from pyro_hmvcrl.run.load import load_run
+from pyro_hmvcrl.inference.writing import alone_in, printable, whole_file
 from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Design
-from pyro_hmvcrl.synthetic.folder import write_simulation
-from pyro_hmvcrl.synthetic.simulation import simulate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What takes seconds to import is imported where it is used: help is there at once, and an interrupt is one line.
 
 app = typer.Typer(
     add_completion=False,
@@ -61,6 +45,7 @@ PeriodNumber = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 DEFAULTS = Settings(platform_factors=1, preference_factors=1)
+FORMATS = ("parquet", "csv", "kuaisar")
 
 
 @app.command()
@@ -69,6 +54,13 @@ def demo(
 ) -> None:
     """Simulate logs with known truth, fit, ask for a policy's effects, report: a few minutes on two cores."""
     with _plain_errors():
+        from pyro_hmvcrl.queries.answer import effects, write_effects
+        from pyro_hmvcrl.queries.interventions import add
+        from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.run.fitting import fit_folder
+        from pyro_hmvcrl.synthetic.folder import write_simulation
+        from pyro_hmvcrl.synthetic.simulation import simulate
+
         data, run = out / "simulated-logs", out / "run"
         if not data.exists():  # a demo that was interrupted goes on
             world = simulate(Design.with_knobs(**SUBSTITUTION), seed=0)
@@ -76,11 +68,12 @@ def demo(
         if not run.exists():
             fit_folder(data, run, Settings(platform_factors=2, preference_factors=3), progress=True)
         answer = effects(run, [add("exposure_1", 1.0)], progress=True)
-        write_effects(answer, run / "effects.json")
-        page = write_report(run)
-    _print_summary(run)
-    _print_effects(answer)
-    typer.echo(f"\nLook at it: {page}")
+        with alone_in(run):
+            write_effects(answer, run / "effects.json")
+            page = write_report(run)
+        _print_summary(run)
+        _print_effects(answer)
+        _say(f"\nLook at it: {page}")
 
 
 @app.command("simulate")
@@ -89,9 +82,8 @@ def simulate_command(
     users: Annotated[int, typer.Option(help="Number of users.")] = Design.users,
     seed: Annotated[int, typer.Option(help="Seed of the world, its users and their logs.")] = 0,
     knob: Annotated[
-        list[str],
-        typer.Option(help="Any knob of simulate.Design as NAME=JSON, e.g. scale=0.", default_factory=list),
-    ] = ...,  # type: ignore[assignment]
+        list[str] | None, typer.Option(help="Any knob of synthetic.Design as NAME=JSON, e.g. scale=0.")
+    ] = None,
     format: Annotated[
         str, typer.Option(help="parquet, csv, or kuaisar: a generated copy of KuaiSAR's files.")
     ] = "parquet",
@@ -99,15 +91,26 @@ def simulate_command(
 ) -> None:
     """Write a dataset folder with known truth, or (--format kuaisar) files like KuaiSAR's with known truth."""
     with _plain_errors():
+        from pyro_hmvcrl.data.tables import DatasetError
+        from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
+        from pyro_hmvcrl.run.files import check_new_folder
+        from pyro_hmvcrl.synthetic.folder import write_simulation
+        from pyro_hmvcrl.synthetic.simulation import simulate
+
+        if format not in FORMATS:
+            raise DatasetError(
+                f"{out}: format {format!r} is none of {', '.join(FORMATS)}; choose one of them"
+            )
+        check_new_folder(out)
         if format == "kuaisar":
             write_kuaisar_copy(out, users, seed, events=events, progress=True)
-            typer.echo(f"{out}: a generated copy of KuaiSAR with {users:,} users")
+            _say(f"{out}: a generated copy of KuaiSAR with {users:,} users")
             return
-        design = Design.with_knobs(**({"users": users} | dict(map(_parse_knob, knob))))
+        design = Design.with_knobs(**({"users": users} | dict(map(_parse_knob, knob or []))))
         world = simulate(design, seed)
         write_simulation(world, out, seed, format=format, progress=True)
-    searched, shown = int(world.search.sum()), int(world.exposure.sum())
-    typer.echo(f"{out}: {design.users:,} users, {searched:,} search and {shown:,} recommendation events")
+        searched, shown = int(world.search.sum()), int(world.exposure.sum())
+        _say(f"{out}: {design.users:,} users, {searched:,} search and {shown:,} recommendation events")
 
 
 @app.command()
@@ -129,6 +132,10 @@ def fit(
     By several processes: torchrun --nproc-per-node 2 -m pyro_hmvcrl fit ...
     """
     with _plain_errors():
+        from pyro_hmvcrl.inference.processes import first, together
+        from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.run.fitting import checkpoints_of, fit_folder, is_run_of
+
         settings = Settings(
             platform_factors=platform_factors,
             preference_factors=preference_factors,
@@ -141,12 +148,14 @@ def fit(
             seed=seed,
         )
         with together(device):
-            fit_folder(dataset, out, settings, progress=True)
+            if not _without_report(out) or not is_run_of(out, dataset, settings):
+                fit_folder(dataset, out, settings, progress=True)
             if not first():
                 return
+        clear_away(checkpoints_of(out))
         page = write_report(out)
-    _print_summary(out)
-    typer.echo(f"\nReport: {page}")
+        _print_summary(out)
+        _say(f"\nReport: {page}")
 
 
 @app.command()
@@ -157,17 +166,24 @@ def encode(
 ) -> None:
     """Write the factors of new logs under a fitted run."""
     with _plain_errors():
+        from pyro_hmvcrl.data.folder import read_dataset
+        from pyro_hmvcrl.run.files import RunError, check_out
+        from pyro_hmvcrl.run.load import load_run
+
         if out.suffix not in (".parquet", ".csv"):
             raise RunError(f"{out}: the name must end in .parquet or .csv")
-        _check_out(out)
+        check_out(out)
         fitted = load_run(run)
-        factors = fitted.encode(read_dataset(dataset, fitted.categories, fitted.periods))
+        logs = read_dataset(dataset, fitted.categories, fitted.periods)
+        if out.suffix == ".csv":
+            _check_formulas(dataset, logs.users["user_id"].astype("str"))
+        factors = fitted.encode(logs)
         with whole_file(out) as file:
             if out.suffix == ".parquet":
                 factors.to_parquet(file, index=False)
             else:
                 factors.to_csv(file, index=False)
-    typer.echo(f"{out}: factors of {len(factors):,} users")
+        _say(f"{out}: factors of {len(factors):,} users")
 
 
 @app.command("effects")
@@ -180,18 +196,26 @@ def effects_command(
             "a factor's or channel's name for COLUMN intervenes on the factors."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file to write, beside the run's own effects.json.")
+    ] = None,
     counterfactual: Annotated[
         bool, typer.Option(help="Effects on these very users, with the noise of their own logs.")
     ] = False,
-    level: Annotated[float, typer.Option(help="Level of the intervals.")] = LEVEL,
+    level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.9,
     extrapolate: Annotated[bool, typer.Option(help="Answer even where no data support the shift.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
 ) -> None:
     """Ask what a change of the platform does: effects and mediation with intervals and checks."""
     with _plain_errors():
-        shifts = [parse_shift(text) for text in shift]
-        _check_out(out)
+        from pyro_hmvcrl.queries.answer import effects, write_effects
+        from pyro_hmvcrl.queries.interventions import parse_shift
+        from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.report.reading import read_run
+        from pyro_hmvcrl.run.files import check_out
+
+        shifts, own = [parse_shift(text) for text in shift], run / "effects.json"
+        check_out(out or own, own)
         read_run(run, answered=False)  # a run that cannot be reported on is not asked either
         answer = effects(
             run,
@@ -202,11 +226,12 @@ def effects_command(
             seed=seed,
             progress=True,
         )
-        write_effects(answer, out)
-        write_effects(answer, run / "effects.json")
-        page = write_report(run)
-    _print_effects(answer)
-    typer.echo(f"\n{out}: all figures.  Report: {page}")
+        with alone_in(run):
+            for file in {out or own, own}:
+                write_effects(answer, file)
+            page = write_report(run)
+        _print_effects(answer)
+        _say(f"\n{out or own}: all figures.  Report: {page}")
 
 
 @app.command("download-kuaisar")
@@ -216,10 +241,12 @@ def download_kuaisar(
 ) -> None:
     """Download KuaiSAR's zip; a download that was interrupted goes on."""
     with _plain_errors():
+        from pyro_hmvcrl.kuaisar.download import FULL, SMALL, download
+
         archive = FULL if full else SMALL
-        typer.echo(archive.terms)
+        _say(archive.terms)
         path = download(archive, out, progress=True)
-    typer.echo(f"{path}: complete, checksum right")
+        _say(f"{path}: complete, checksum right")
 
 
 @app.command("import-kuaisar")
@@ -233,20 +260,24 @@ def import_kuaisar(
 ) -> None:
     """Make a dataset folder of KuaiSAR's files, and say what was kept, what was dropped, and why."""
     with _plain_errors():
-        if out.exists():
-            raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
+        from pyro_hmvcrl.kuaisar.clock import moment
+        from pyro_hmvcrl.kuaisar.folder import write_kuaisar
+        from pyro_hmvcrl.kuaisar.reading import read_kuaisar
+        from pyro_hmvcrl.run.files import check_new_folder
+
+        check_new_folder(out)
         window = moment(since), moment(until)
         logs = read_kuaisar(source, level, progress=True).between(*window)
         account = write_kuaisar(logs, out, min_events=min_events)
-    for file, of in account["files"].items():
-        typer.echo(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")
-        for reason, times in of["dropped"].items():
-            typer.echo(f"    {times:>12,}  {reason}")
-    typer.echo(
-        f"{out}: {account['users']['kept']:,} users, {account['search_events']:,} search and "
-        f"{account['recommendation_events']:,} recommendation events in {account['categories']} categories, "
-        f"{account['window'][0]} to {account['window'][1]}"
-    )
+        for file, of in account["files"].items():
+            _say(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")
+            for reason, times in of["dropped"].items():
+                _say(f"    {times:>12,}  {reason}")
+        _say(
+            f"{out}: {account['users']['kept']:,} users, {account['search_events']:,} search and "
+            f"{account['recommendation_events']:,} recommendation events in {account['categories']} categories, "
+            f"{account['window'][0]} to {account['window'][1]}"
+        )
 
 
 @app.command()
@@ -256,7 +287,7 @@ def kuaisar(
     level: CategoryLevel = "first",
     platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")] = 2,
     preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")] = 3,
-    shift: Annotated[str, typer.Option(help="The policy shift, as in effects.")] = SHIFT,
+    shift: Annotated[str, typer.Option(help="The policy shift, as in effects.")] = "popularity=+1sd",
     restarts: Restarts = DEFAULTS.restarts,
     steps: Steps = DEFAULTS.steps,
     encoder_steps: EncoderSteps = DEFAULTS.encoder_steps,
@@ -265,6 +296,9 @@ def kuaisar(
 ) -> None:
     """Import, fit, evaluate, report: published against obtained figures.  A study that was killed goes on."""
     with _plain_errors():
+        from pyro_hmvcrl.kuaisar.published import study
+        from pyro_hmvcrl.report.page import write_report
+
         settings = Settings(
             platform_factors=platform_factors,
             preference_factors=preference_factors,
@@ -276,16 +310,18 @@ def kuaisar(
         )
         found = study(source, out, settings, level, shift, progress=True)
         page = write_report(out / "run")
-    _print_published(found)
-    typer.echo(f"\nReport: {page}")
+        _print_published(found)
+        _say(f"\nReport: {page}")
 
 
 @app.command()
 def report(run: RunFolder) -> None:
     """Draw a run's figures and write its report.html anew."""
     with _plain_errors():
+        from pyro_hmvcrl.report.page import write_report
+
         page = write_report(run)
-    typer.echo(f"Report: {page}")
+        _say(f"Report: {page}")
 
 
 @contextmanager
@@ -294,27 +330,36 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, FloatingPointError, OverflowError, MemoryError, OSError) as error:
-        typer.echo(f"error: {one_line(error)}", err=True)
+        _say(f"error: {one_line(error)}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo(
+        _say(
             "\nstopped; what was there before is as it was, and the same command goes on or starts anew",
             err=True,
         )
         sys.exit(130)
 
 
-def _check_out(out: Path) -> None:
-    """Say before the work, not after it, that a file cannot be written."""
-    try:
-        if out.is_dir():
-            raise IsADirectoryError("it is a folder")
-        tempfile.TemporaryFile(dir=out.parent).close()
-    except OSError as error:
-        reason = error.strerror or error
+def _without_report(run: Path) -> bool:
+    """Whether a run is there that was stopped while its report was drawn."""
+    return (run / "config.json").exists() and not (run / "report.html").exists()
+
+
+def _check_formulas(dataset: Path, users: pd.Series) -> None:
+    """Refuse to write a table of text that a spreadsheet would run."""
+    from pyro_hmvcrl.run.files import RunError
+
+    runs = users.str.match(r"[=+\-@\t\r]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
+    if runs.any():
         raise RunError(
-            f"{out}: no file can be written there ({reason}); give a file in another folder"
-        ) from error
+            f"{dataset}: a spreadsheet would take user_id {users[runs].iloc[0]!r} for a formula; "
+            "write a .parquet file instead"
+        )
+
+
+def _say(text: str, err: bool = False) -> None:
+    """Print text, in which names may be anything."""
+    typer.echo(printable(text), err=err)
 
 
 def _parse_knob(text: str) -> tuple[str, Any]:
@@ -327,6 +372,8 @@ def _parse_knob(text: str) -> tuple[str, Any]:
 
 def _print_summary(run: Path) -> None:
     """Figures, graph and verdict of a run, for the terminal."""
+    import pandas as pd
+
     found = json.loads((run / "report.json").read_text())
     channels = found["identifiability"]["channels"]
     if all(r["mcc"] for r in channels.values()):
@@ -341,17 +388,19 @@ def _print_summary(run: Path) -> None:
             }
             for channel, r in channels.items()
         }
-        typer.echo("\nRecovery of the true factors, held-out users")
-        typer.echo(pd.DataFrame.from_dict(rows, orient="index").round(3).to_string())
-    typer.echo("\nStructural graph (standardised weights)")
-    typer.echo(pd.read_csv(run / "graph.csv").round(3).to_string(index=False))
-    typer.echo("\nVerdict")
+        _say("\nRecovery of the true factors, held-out users")
+        _say(pd.DataFrame.from_dict(rows, orient="index").round(3).to_string())
+    _say("\nStructural graph (standardised weights)")
+    _say(pd.read_csv(run / "graph.csv").round(3).to_string(index=False))
+    _say("\nVerdict")
     for sentences in found["identifiability"]["verdict"].values():
-        typer.echo("\n".join(f"- {sentence}" for sentence in sentences))
+        _say("\n".join(f"- {sentence}" for sentence in sentences))
 
 
 def _print_published(found: dict[str, Any]) -> None:
     """Published against obtained figures, for the terminal."""
+    import pandas as pd
+
     rows = {}
     for row in found["agreement"] + found["figures"]:
         ends = [row["obtained"].get(end) for end in ("lower", "upper")]
@@ -363,25 +412,28 @@ def _print_published(found: dict[str, Any]) -> None:
             "covariates alone": row.get("covariates_alone"),
             "weak MCC": row.get("weak_mcc"),
         }
-    typer.echo(f"\nPublished against obtained; policy: {found['shift']}")
-    typer.echo(pd.DataFrame.from_dict(rows, "index").round(3).to_string(na_rep=""))
+    _say(f"\nPublished against obtained; policy: {found['shift']}")
+    _say(pd.DataFrame.from_dict(rows, "index").round(3).to_string(na_rep=""))
 
 
 def _print_effects(answer: dict[str, Any]) -> None:
     """Effects, flags and overlap of an answer, for the terminal."""
-    typer.echo(
-        f"\nEffects of {', '.join(answer['shift'])} ({answer['kind']}; {answer['level']:.0%} intervals)"
-    )
+    import pandas as pd
+
+    from pyro_hmvcrl.report.style import ESTIMANDS
+    from pyro_hmvcrl.report.verdicts import regression_sentences
+
+    _say(f"\nEffects of {', '.join(answer['shift'])} ({answer['kind']}; {answer['level']:.0%} intervals)")
     rows = {
         f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in ("mean", "lower", "upper")]
         for outcome, of in answer["outcomes"].items()
         for name in ESTIMANDS
         if name != "NIE_loop" or len(answer["course"]["period"]) > 1
     }
-    typer.echo(pd.DataFrame.from_dict(rows, "index", columns=["mean", "lower", "upper"]).to_string())
+    _say(pd.DataFrame.from_dict(rows, "index", columns=["mean", "lower", "upper"]).to_string())
     for sentence in [
         *regression_sentences(answer),
         *answer["sentences"],
         f"Overlap: {answer['overlap']['verdict']}.",
     ]:
-        typer.echo(f"- {sentence}")
+        _say(f"- {sentence}")

@@ -47,7 +47,7 @@ from pyro import poutine
 from scipy.stats import binom
 from torch import Tensor
 
-from pyro_hmvcrl.evidence.to_arviz import arviz, inference_data
+from pyro_hmvcrl.evidence.to_arviz import inference_data, the_arviz
 from pyro_hmvcrl.guide.experts import PrecisionNormal
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.settings import Settings
@@ -158,7 +158,7 @@ def pareto_k(log_weights: Array) -> Array:
     data = inference_data(draws, log_likelihood={"users": -log_weights})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter")  # large ones are counted here
-        return np.asarray(arviz.loo(data, pointwise=True).pareto_k)
+        return np.asarray(the_arviz().loo(data, pointwise=True).pareto_k)
 
 
 # --- The test of uniformity ----------------------------------------------------------------------------------

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pyro_hmvcrl import cli
 from pyro_hmvcrl.cli import app
 from pyro_hmvcrl.kuaisar.download import DownloadError
+from pyro_hmvcrl.kuaisar.published import study
+from pyro_hmvcrl.queries.answer import effects
 
 SAMPLE = Path(__file__).parents[1] / "data" / "kuaisar-generated"
 
@@ -92,7 +94,7 @@ def test_a_download_states_its_terms_before_it_starts(tmp_path, monkeypatch):
     def download(archive, folder, progress):
         raise DownloadError(f"{archive.name} cannot be had")
 
-    monkeypatch.setattr(cli, "download", download)
+    monkeypatch.setattr("pyro_hmvcrl.kuaisar.download.download", download)
     said = run("download-kuaisar", tmp_path, "--full")
     assert said.exit_code == 1
     assert "845.1 MB" in said.stdout
@@ -126,3 +128,10 @@ def test_bad_input_is_one_line_and_writes_nothing(folder):
 def test_every_command_explains_itself():
     for command in ("demo", "simulate", "fit", "encode", "report"):
         assert run(command, "--help").exit_code == 0
+
+
+def test_defaults_of_commands_are_those_of_what_they_call():
+    """They stand in words, as to import them takes seconds."""
+    said = {c.name or c.callback.__name__: signature(c.callback).parameters for c in app.registered_commands}
+    assert said["effects"]["level"].default == signature(effects).parameters["level"].default
+    assert said["kuaisar"]["shift"].default == signature(study).parameters["shift"].default

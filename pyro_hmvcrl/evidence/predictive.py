@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pyro import poutine
 from tqdm.auto import tqdm
 
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
 from pyro_hmvcrl.story.logs import Logs, SparseLogs
 from pyro_hmvcrl.story.model import HMVCRL
@@ -82,6 +83,7 @@ class Statistic:
     excess: bool = False
 
 
+@own_state()
 def predictive_checks(
     model: HMVCRL,
     posterior: ParameterPosterior,

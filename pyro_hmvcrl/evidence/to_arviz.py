@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from pyro_hmvcrl.data.files import whole_file
+from pyro_hmvcrl.inference.writing import whole_file
 
-with warnings.catch_warnings():
-    # 0.23 announces 1.x on import, which Python 3.11 cannot install.
-    warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing", category=FutureWarning)
-    import arviz
-NESTED_GROUPS = int(arviz.__version__.split(".")[0]) >= 1  # each line misreads the other's form of from_dict
+NESTED_GROUPS = int(version("arviz").split(".")[0]) >= 1  # each line misreads the other's form of from_dict
 Arrays = Mapping[str, ArrayLike]
+
+
+def the_arviz() -> Any:
+    """ArviZ, where it is needed: it is slow to import, and 0.23 writes into the home folder."""
+    with warnings.catch_warnings():
+        # 0.23 announces 1.x on import, which Python 3.11 cannot install.
+        warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing", category=FutureWarning)
+        import arviz
+    return arviz
 
 
 def inference_data(
@@ -70,7 +76,8 @@ def inference_data(
         "coords": {name: np.asarray(list(values)) for name, values in (coords or {}).items()},
         "dims": {name: list(names) for name, names in (dims or {}).items()},
     }
-    return arviz.from_dict(groups, **labels) if NESTED_GROUPS else arviz.from_dict(**groups, **labels)
+    from_dict = the_arviz().from_dict
+    return from_dict(groups, **labels) if NESTED_GROUPS else from_dict(**groups, **labels)
 
 
 def _one_chain(group: str, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -103,5 +110,5 @@ def summary(idata: Any, level: float = 0.9) -> pd.DataFrame:
         One row per coordinate, such as ``weight[platform_1]``; columns mean, sd, lower, upper, unrounded.
     """
     interval: dict[str, Any] = {"ci_prob": level, "ci_kind": "hdi"} if NESTED_GROUPS else {"hdi_prob": level}
-    table = arviz.summary(idata, kind="stats", round_to="none", **interval)
+    table = the_arviz().summary(idata, kind="stats", round_to="none", **interval)
     return pd.DataFrame(table.to_numpy(float), table.index, ["mean", "sd", "lower", "upper"])

@@ -36,6 +36,7 @@ from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.guide.guide import TAILS, Guide
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.processes import every_nth, place, total
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
 from pyro_hmvcrl.story.logs import Cohort, Logs
@@ -162,6 +163,7 @@ def check_size(guide: Guide) -> None:
         )
 
 
+@own_state()
 def laplace_posterior(guide: Guide, users: Cohort, seed: int, draws: int = DRAWS) -> ParameterPosterior:
     """The posterior at the fitted values, given these users; on the CPU, in double precision.
 

@@ -48,7 +48,7 @@ def optimise(
     parameters: list[nn.Parameter],
     users: Cohort,
     seed: int,
-    checkpoints: Path | None = None,
+    checkpoints: str | Path | None = None,
     before_step: Callable[[int], bool] = lambda step: False,
     progress: bool = False,
 ) -> list[float]:
@@ -66,7 +66,7 @@ def optimise(
     rate = torch.zeros((), device="cuda") if on_gpu else 0.0
     # fused: one call for the many small tensors
     optimiser = torch.optim.Adam(parameters, rate, betas=(0.9, 0.99), fused=True, capturable=on_gpu)
-    path = checkpoints / f"{stage.name}.safetensors" if checkpoints else None
+    path = Path(checkpoints) / f"{stage.name}.safetensors" if checkpoints else None
     torch.manual_seed(seed)
     bounds = load_checkpoint(path, guide, optimiser) if path and path.exists() else []
     draw_otherwise()

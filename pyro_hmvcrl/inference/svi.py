@@ -34,6 +34,7 @@ from pyro_hmvcrl.data.dataset import Dataset, Standardisation
 from pyro_hmvcrl.guide.experts import PrecisionNormal, Prior
 from pyro_hmvcrl.guide.guide import STEPS_FROM_AFAR, USERS_AT_ONCE, ExpansionGuide
 from pyro_hmvcrl.guide.transformers import TransformerGuide
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
 from pyro_hmvcrl.inference.laplace import check_size, score_to_the_mode
 from pyro_hmvcrl.inference.processes import agreed
@@ -94,7 +95,13 @@ Build = Callable[
 ]  #: a restart's guide, from its new model and the number of users
 
 
-def fit(dataset: Dataset, settings: Settings, checkpoints: Path | None = None, progress: bool = False) -> Fit:
+@own_state()
+def fit(
+    dataset: Dataset,
+    settings: Settings,
+    checkpoints: str | Path | None = None,
+    progress: bool = False,
+) -> Fit:
     """Fit the model and its guide to a dataset.
 
     Parameters
@@ -123,10 +130,11 @@ def fit(dataset: Dataset, settings: Settings, checkpoints: Path | None = None, p
     return Fit(*found, history, (mean, error))
 
 
+@own_state()
 def screen(
     dataset: Dataset,
     settings: Settings,
-    checkpoints: Path | None = None,
+    checkpoints: str | Path | None = None,
     progress: bool = False,
     build: Build = ExpansionGuide,
 ) -> Screening:
@@ -156,7 +164,7 @@ def _run_restart(
     train: Cohort,
     held: Cohort,
     settings: Settings,
-    checkpoints: Path | None,
+    checkpoints: str | Path | None,
     progress: bool,
     build: Build = ExpansionGuide,
 ) -> tuple[Restart, list[float]]:
@@ -200,7 +208,7 @@ def _run_restart(
 
 
 def _amortise(
-    start: ExpansionGuide, train: Cohort, settings: Settings, checkpoints: Path | None, progress: bool
+    start: ExpansionGuide, train: Cohort, settings: Settings, checkpoints: str | Path | None, progress: bool
 ) -> tuple[TransformerGuide, list[float]]:
     seed = _seed(settings, settings.restarts)
     torch.manual_seed(seed)

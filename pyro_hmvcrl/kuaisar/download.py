@@ -1,6 +1,7 @@
 """KuaiSAR's archives from Zenodo: an interrupted download goes on where it stopped, and md5 has the last word.
 
-What came so far waits as ``NAME.partial``; the archive appears under its own name whole or not at all.
+What came so far waits as ``NAME.partial``, until there is more or better; the archive appears under its own name whole
+or not at all.
 """
 
 from __future__ import annotations
@@ -8,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+import urllib3
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl import __version__
@@ -25,6 +30,10 @@ TIMEOUT = (10, 60)  #: seconds to wait for a connection, and for the next bytes
 TRIES = 3  #: connections in a row that bring nothing
 PAUSE = 1.0  #: seconds to wait after the first of them; more after the next
 BLOCK = 2**16  #: bytes to take at a time; a connection that breaks loses fewer than that
+SLOWEST = (
+    1_000  #: bytes a second; a connection that brings fewer, for as long as one waits for bytes, is given up
+)
+LONGEST = 24 * 3_600.0  #: seconds of a whole download
 
 
 class DownloadError(ValueError):
@@ -44,6 +53,11 @@ class Archive:
     @property
     def url(self) -> str:
         return f"{self.record}/files/{self.name}?download=1"
+
+    @property
+    def most_bytes(self) -> int:
+        """More than it has, in whatever way its megabytes are counted."""
+        return int(1.01 * self.megabytes * 2**20)
 
     @property
     def terms(self) -> str:
@@ -78,51 +92,78 @@ def download(archive: Archive, folder: str | Path, progress: bool = False) -> Pa
     Raises
     ------
     DownloadError
-        If the server cannot be reached or refuses, the folder cannot be written, or the md5 is wrong.
+        If the server cannot be reached, refuses, or sends something else, the folder cannot be written, another
+        download is at work in it, or the md5 is wrong.
     """
     path = Path(folder) / archive.name
     partial = path.with_name(f"{archive.name}.partial")
     try:
-        if path.exists():
-            if (md5 := _md5(path)) != archive.md5:
-                raise DownloadError(
-                    f"{path}: exists and is not the archive (md5 {md5}, not {archive.md5}); "
-                    "remove this file and try again"
-                )
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not partial.exists() or _md5(partial) != archive.md5:
-            _receive(archive, partial, progress)
-            if (md5 := _md5(partial)) != archive.md5:
-                # Of no use, whether the server has another file now or the first part was damaged here.
-                partial.unlink()
-                raise _failure(archive, f"what came has md5 {md5}, not {archive.md5}, and was removed")
-        os.replace(partial, path)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(partial):
+                if not path.exists():  # another process may have brought it meanwhile
+                    _bring(archive, partial, progress)
+                    os.replace(partial, path)
+                    return path
+        if (md5 := _md5(path)) != archive.md5:
+            raise DownloadError(
+                f"{path}: exists and is not the archive (md5 {md5}, not {archive.md5}); "
+                "remove this file and try again"
+            )
         return path
     except requests.RequestException as error:  # an OSError too
-        problem = f"no connection, or it broke ({type(error).__name__}); {partial} keeps what came so far"
+        kept = f"; {partial} keeps what came so far" if _size(partial) else ""
+        problem = f"no connection, or it broke ({type(error).__name__}){kept}"
         raise _failure(archive, problem) from error
     except OSError as error:
         where = error.filename or partial  # a full disk names no file
         raise DownloadError(f"{where}: {error.strerror}; mend that or choose another folder") from error
 
 
+@contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """Let no other download write there; what is empty in the end is removed."""
+    lock = FileLock(partial)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DownloadError(f"{partial}: another download is at work there; wait for it to end") from None
+    try:
+        yield
+    finally:
+        if partial.exists() and not _size(partial):
+            partial.unlink()
+        lock.release()
+
+
+def _bring(archive: Archive, partial: Path, progress: bool) -> None:
+    """Make `partial` the whole archive."""
+    if not _size(partial) or _md5(partial) != archive.md5:
+        _receive(archive, partial, progress)
+        if (md5 := _md5(partial)) != archive.md5:
+            # Of no use, whether the server has another file now or the first part was damaged here.
+            partial.unlink()
+            raise _failure(archive, f"what came has md5 {md5}, not {archive.md5}, and was removed")
+
+
 def _receive(archive: Archive, partial: Path, progress: bool) -> None:
     """Append to `partial` what it lacks; a connection that breaks is followed by another."""
-    fruitless = 0
+    fruitless, deadline = 0, time.monotonic() + LONGEST
     with requests.Session() as session:
         while True:
             before = _size(partial)
             try:
-                return _connect(session, archive, partial, progress)
+                return _connect(session, archive, partial, deadline, progress)
             except requests.RequestException:
                 fruitless = 0 if _size(partial) > before else fruitless + 1
-                if fruitless == TRIES:
+                if fruitless == TRIES or time.monotonic() > deadline:
                     raise
                 time.sleep(PAUSE * fruitless)
 
 
-def _connect(session: requests.Session, archive: Archive, partial: Path, progress: bool) -> None:
+def _connect(
+    session: requests.Session, archive: Archive, partial: Path, deadline: float, progress: bool
+) -> None:
     """One connection, to its end."""
     start = _size(partial)
     headers = HEADERS | ({"Range": f"bytes={start}-"} if start else {})
@@ -131,25 +172,87 @@ def _connect(session: requests.Session, archive: Archive, partial: Path, progres
             return
         if response.status_code not in (200, 206):
             raise _failure(archive, f"the server says {response.status_code} {response.reason}")
-        if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            start = 0  # a server may ignore the range and send everything
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        with (
-            partial.open("ab" if start else "wb") as file,
-            tqdm(
-                desc=archive.name,
-                initial=start,
-                total=total,
-                unit="B",
-                unit_scale=True,
-                disable=not progress,
-                leave=False,
-            ) as bar,
-        ):
-            for block in response.iter_content(BLOCK):
-                file.write(block)
-                bar.update(len(block))
+        goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if response.status_code == 206 and not goes_on:
+            raise _failure(archive, "the server sends another part than was asked for")
+        if goes_on or not start:
+            _take(response, archive, partial, start, deadline, progress)
+        else:  # a server may ignore the range and send everything
+            _take_anew(response, archive, partial, deadline, progress)
+
+
+def _take_anew(
+    response: requests.Response, archive: Archive, partial: Path, deadline: float, progress: bool
+) -> None:
+    """Take the whole into another file, which becomes `partial` if it is better."""
+    anew = partial.with_name(f"{partial.name}.new")
+    anew.unlink(missing_ok=True)
+    try:
+        try:
+            _take(response, archive, anew, 0, deadline, progress)
+        except requests.RequestException:
+            if _size(anew) > _size(partial):
+                os.replace(anew, partial)
+            raise
+        if _md5(anew) != archive.md5:
+            problem = (
+                f"the server sent {_size(anew):,} bytes of something else; {partial} keeps what came before"
+            )
+            raise _failure(archive, problem)
+        os.replace(anew, partial)
+    finally:
+        anew.unlink(missing_ok=True)
+
+
+def _take(
+    response: requests.Response, archive: Archive, file: Path, start: int, deadline: float, progress: bool
+) -> None:
+    """Write what comes into a file from `start` on, block by block."""
+    length = response.headers.get("Content-Length", "")
+    total = start + int(length) if length.isdigit() else None
+    bar = tqdm(
+        desc=archive.name,
+        initial=start,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        disable=not progress,
+        leave=False,
+    )
+    at = total if total and total > archive.most_bytes else start
+    with file.open("ab") as handle, bar:
+        for block in _blocks(response, deadline):
+            at += len(block)
+            if at > archive.most_bytes:
+                handle.truncate(start)
+                problem = (
+                    f"the server sends more than the archive's {archive.megabytes} MB, which is not kept"
+                )
+                raise _failure(archive, problem)
+            handle.write(block)
+            bar.update(len(block))
+
+
+def _blocks(response: requests.Response, deadline: float) -> Iterator[bytes]:
+    """What comes, in blocks; a connection that all but stands still breaks."""
+    block, since, came = bytearray(), time.monotonic(), 0
+    try:
+        while part := response.raw.read1(BLOCK - len(block)):
+            block += part
+            came += len(part)
+            if len(block) == BLOCK:
+                yield bytes(block)
+                block.clear()
+            now = time.monotonic()
+            if now > deadline:
+                raise requests.Timeout("it takes too long")
+            if now - since > TIMEOUT[1]:
+                if came < SLOWEST * (now - since):
+                    raise requests.Timeout("it is too slow")
+                since, came = now, 0
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(str(error)) from error
+    yield bytes(block)
 
 
 def _failure(archive: Archive, problem: str) -> DownloadError:

@@ -16,6 +16,7 @@ it.  A generated copy of KuaiSAR has true factors, and its table has them too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from dataclasses import asdict
@@ -28,18 +29,22 @@ from numpy.typing import NDArray
 from sklearn.decomposition import FactorAnalysis, FastICA
 from sklearn.exceptions import ConvergenceWarning
 
+from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
-from pyro_hmvcrl.data.files import read_json, whole_file
+from pyro_hmvcrl.data.files import clear_away, read_json
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.evidence.measures import cross_r2, mcc, rotated_mcc, weak_mcc, within_covariate_mcc
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import factor_posterior
+from pyro_hmvcrl.inference.writing import alone_in, whole_file
+from pyro_hmvcrl.kuaisar.files import Files
 from pyro_hmvcrl.kuaisar.folder import write_kuaisar
 from pyro_hmvcrl.kuaisar.logs import Kuaisar
 from pyro_hmvcrl.kuaisar.reading import read_kuaisar
-from pyro_hmvcrl.queries.answer import effects, write_effects
+from pyro_hmvcrl.queries.answer import LEVEL, effects, write_effects
 from pyro_hmvcrl.queries.interventions import parse_shift
-from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.run.fitting import fit_folder, is_run_of
 from pyro_hmvcrl.run.judge import Truth
 from pyro_hmvcrl.run.load import load_run
 from pyro_hmvcrl.run.run import Run
@@ -57,9 +62,10 @@ class StudyError(ValueError):
     """A study that cannot go on: the message names the folder and the mend."""
 
 
+@own_state()
 def study(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     settings: Settings,
     level: str = "first",
     shift: str = SHIFT,
@@ -75,8 +81,10 @@ def study(
     StudyError
         If `out` holds a study of another source or other settings.
     """
-    parse_shift(shift)  # a typing error is told before the fits
-    asked = {"source": str(source), "level": level, "settings": asdict(settings)}
+    source, out = Path(source), Path(out)
+    wanted = str(parse_shift(shift))  # a typing error is told before the fits
+    asked = {"version": __version__, "level": level, "settings": asdict(settings)}
+    asked["source"] = _digest(source, out)
     _check_claim(out, asked)
     if not (out / "later").exists():
         logs = read_kuaisar(source, level, progress=progress)
@@ -88,22 +96,43 @@ def study(
     for data, run in (("earlier", "run"), ("later", "second-run")):
         if not (out / run).exists():
             fit_folder(out / data, out / run, settings, progress)
-    if not _asked(out / "run" / "effects.json", shift):
-        write_effects(
-            effects(out / "run", [parse_shift(shift)], progress=progress), out / "run" / "effects.json"
-        )
-    found = {"shift": shift} | compare(out)
-    with whole_file(out / "run" / "kuaisar.json") as file:
-        file.write_text(json.dumps(found, indent=2, allow_nan=False))
+        elif not is_run_of(out / run, out / data, settings):
+            raise StudyError(f"{out / run}: not the fit of {out / data} with these settings; remove it")
+    with alone_in(out / "run"):
+        if not _asked(out / "run" / "effects.json", wanted):
+            answer = effects(out / "run", [parse_shift(shift)], progress=progress)
+            write_effects(answer, out / "run" / "effects.json")
+        found = {"shift": shift} | compare(out)
+        with whole_file(out / "run" / "kuaisar.json") as file:
+            file.write_text(json.dumps(found, indent=2, allow_nan=False))
+    for left in (*out.glob(".*.partial"), *out.glob(".*.unfinished")):  # of what was killed at its very end
+        clear_away(left)
     return found
+
+
+def _digest(source: Path, out: Path) -> str:
+    """Of the content of KuaiSAR's files, wherever they stand."""
+    digest, stems = hashlib.sha256(), {name.partition(".")[0] for name in Files(source).found}
+    paths = [source] if source.is_file() else sorted(source.rglob("*"))
+    for path in paths:
+        names = path.relative_to(source).parts
+        is_read = path == source or any(name.partition(".")[0].lower() in stems for name in names)
+        if path.is_file() and is_read and out.resolve() not in path.resolve().parents:
+            with path.open("rb") as file:
+                digest.update("/".join(names).encode("utf-8", "surrogateescape"))
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _check_claim(out: Path, asked: dict[str, Any]) -> None:
     marker = out / "study.json"
-    if out.exists() and not marker.exists():
-        raise StudyError(f"{out}: exists already, and is no study; choose another folder")
+    if not marker.exists():
+        of_killed = f".{marker.name}."  # before there was anything to go on with
+        if out.exists() and not (out.is_dir() and all(p.name.startswith(of_killed) for p in out.iterdir())):
+            raise StudyError(f"{out}: exists already, and is no study; choose another folder")
+        return
     try:
-        same = not marker.exists() or read_json(marker) == asked
+        same = read_json(marker) == asked
     except ValueError:
         same = False
     if not same:
@@ -132,15 +161,19 @@ def _enough_users(out: Path, settings: Settings) -> None:
 
 
 def _asked(path: Path, shift: str) -> bool:
+    """Whether a run's answer is that to this shift, with nothing else asked for."""
     try:
         answer = read_json(path)
     except (OSError, ValueError):  # not there, or no answer: it is asked anew
         return False
-    return isinstance(answer, dict) and answer.get("shift") == [str(parse_shift(shift))]
+    wanted = {"shift": [shift], "kind": "interventional", "level": LEVEL}
+    return isinstance(answer, dict) and all(answer.get(key) == value for key, value in wanted.items())
 
 
-def compare(out: Path) -> dict[str, list[Row]]:
+@own_state()
+def compare(out: str | Path) -> dict[str, list[Row]]:
     """The rows of the table, from the folders that :func:`study` made: MCCs, and other figures."""
+    out = Path(out)
     run, second = load_run(out / "run"), load_run(out / "second-run")
     earlier = read_dataset(out / "earlier", run.categories, run.periods)
     later = read_dataset(out / "later", run.categories, run.periods)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.data.dataset import CHANNELS
-from pyro_hmvcrl.data.files import whole_file
+from pyro_hmvcrl.inference.ambient import own_state
+from pyro_hmvcrl.inference.writing import whole_file
 from pyro_hmvcrl.queries.averages import (
     EffectDraws,
     average_effects,
@@ -49,8 +51,9 @@ IN_DETAIL, OF_CURVE = (
 SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  #: of the dose-response, in units of the asked shift
 
 
+@own_state()
 def effects(
-    folder: Path,
+    folder: str | Path,
     change: Policy | Sequence[Shift],
     *,
     counterfactual: bool = False,
@@ -68,7 +71,8 @@ def effects(
         A run folder.
     change
         A policy, that is a function of the exposure covariates; or shifts of covariates, of factors, or of whole
-        channels (``platform``: the same shift of each of its factors).
+        channels (``platform``: the same shift of each of its factors).  Several of one column are done one after
+        the other; a standard deviation is always that of the users as they are.
     counterfactual
         Effects on these very users, with the noise that their own logs speak of, instead of on a population with
         their covariates.
@@ -104,7 +108,7 @@ def effects(
     question = _question(population, change, seed)
     if not question.support.supported and not extrapolate:
         raise InterventionError(
-            f"the change is {question.support.verdict}. Make it smaller, or ask for the extrapolation by name "
+            f"the change is {question.support.verdict}. {question.support.mend}, or ask for the extrapolation by name "
             "(extrapolate=True; on the command line --extrapolate)"
         )
     try:
@@ -206,9 +210,9 @@ def _answer(
     return answer
 
 
-def write_effects(answer: dict[str, Any], out: Path) -> None:
+def write_effects(answer: dict[str, Any], out: str | Path) -> None:
     """Write an answer as JSON, whole or not at all."""
-    with whole_file(out) as file:
+    with whole_file(Path(out)) as file:
         file.write_text(json.dumps(answer, indent=2, allow_nan=False))
 
 
@@ -228,9 +232,23 @@ def _question(population: Population, change: Policy | Sequence[Shift], seed: in
     names = population.run.factor_names
     shifts = [shift for of_one in change for shift in _each_factor(of_one, names)]
     words = [str(shift) for shift in shifts]
-    if any(shift.column in names for shift in shifts):
+    exposure = population.run.config["exposure_covariates"]
+    for shift in shifts:
+        if shift.column not in [*names, *exposure]:
+            raise InterventionError(
+                f"no exposure covariate or factor {shift.column}: choose of {', '.join([*exposure, *names])}, "
+                f"or {' or '.join(CHANNELS)} for all factors of it"
+            )
+    of_factors = [shift.column in names for shift in shifts]
+    if any(of_factors) and not all(of_factors):
+        other = shifts[of_factors.index(False)].column
+        raise InterventionError(
+            f"{other} is no factor: shift covariates or factors ({', '.join(names)}), not both at once"
+        )
+    if any(of_factors):
         return Question(words, *_force_factors(population, shifts), None)
-    policy = together(*shifts)
+    spread = population.covariates[exposure].std(ddof=0)
+    policy = together(*(shift.in_units(float(spread[shift.column])) for shift in shifts))
     return Question(words, *population.under(policy, seed), policy)
 
 
@@ -243,15 +261,18 @@ def _each_factor(shift: Shift, names: Sequence[str]) -> list[Shift]:
 
 def _force_factors(population: Population, shifts: Sequence[Shift]) -> tuple[Interventions, Overlap]:
     """Interventions on factors, and whether the users' own factors support them."""
-    names = population.run.factor_names
-    for shift in shifts:
-        if shift.column not in names:
-            raise InterventionError(
-                f"{shift.column} is no factor: shift covariates or factors ({', '.join(names)}), not both at once"
-            )
+    shifts = [shift.in_units(population.sd_of(shift.column)) for shift in shifts]
     forced = apply(together(*shifts), population.factor_means)
-    interventions = {s.column: s.force(population.sd_of(s.column)) for s in shifts}
+    own = {name: [s for s in shifts if s.column == name] for name in {s.column: None for s in shifts}}
+    interventions = {name: partial(_in_turn, each) for name, each in own.items()}
     return interventions, overlap(population.factor_means, forced)
+
+
+def _in_turn(shifts: Sequence[Shift], now: Tensor) -> Tensor:
+    """A factor's value after one shift and the next."""
+    for shift in shifts:
+        now = shift.changed(now)
+    return now
 
 
 def _in_detail(population: Population) -> Mediators:

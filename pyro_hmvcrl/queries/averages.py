@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.guide.experts import Expert, product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
 from pyro_hmvcrl.queries.interventions import Interventions, World, by_chance, hold
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome, UserEffects, natural_effects
@@ -98,6 +99,7 @@ class EffectDraws:
     course: dict[str, dict[str, Array]]
 
 
+@own_state()
 def average_effects(
     guide: Guide,
     posterior: ParameterPosterior,

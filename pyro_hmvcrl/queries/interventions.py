@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -61,15 +61,19 @@ class Shift:
             known = ", ".join(covariates.columns)
             raise InterventionError(f"no exposure covariate or factor {self.column}: choose of {known}")
         values = covariates[self.column]
-        sd = float(values.std(ddof=0))
-        return covariates.assign(**{self.column: self._changed(values, sd)})
+        return covariates.assign(**{self.column: self.in_units(float(values.std(ddof=0))).changed(values)})
 
     def force(self, sd: float) -> Callable[[Tensor], Tensor]:
         """The change as a function of a factor's natural value; `sd` is the factor's."""
-        return lambda now: self._changed(now, sd)
+        return self.in_units(sd).changed
 
-    def _changed(self, now: Any, sd: float) -> Any:
-        return 0 * now + self.amount if self.fixed else now + self.amount * (sd if self.in_sd else 1)
+    def in_units(self, sd: float) -> Shift:
+        """The same change in the column's own units; `sd` is the column's."""
+        return replace(self, amount=self.amount * sd, in_sd=False) if self.in_sd else self
+
+    def changed(self, now: Any) -> Any:
+        """Values after a change in their own units."""
+        return 0 * now + self.amount if self.fixed else now + self.amount
 
     def __str__(self) -> str:
         if self.fixed:

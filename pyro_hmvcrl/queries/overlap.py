@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ LEVELS = 10  #: a covariate with no more values than this is taken for discrete
 TAIL = 0.99  #: share of users that the support holds
 EXTRAPOLATES = 0.1  #: share of users outside the support from which an answer is said to extrapolate
 UNSUPPORTED = 0.5  #: ... and from which there is none
+ROUNDING = 1e-9  #: relative to the largest value of a column
 
 
 @dataclass(frozen=True)
@@ -26,31 +28,42 @@ class Overlap:
     outside
         For any of the reasons below.
     beyond_range, no_level, unlike_others
-        A shifted column is beyond its observed range; a discrete one has a value that nobody has; or the shifted
-        columns are, given the user's other covariates, further from expectation than those of 99% of the users.
+        A shifted column is beyond its observed range; a discrete one has a value that nobody has, or two of two
+        values each have a pair that nobody has; or the shifted columns are, given the user's other covariates,
+        further from expectation than those of 99% of the users, or leave a rule that all users keep.
+    tied
+        Columns of such a rule, as of a copy, or of shares that add up to 1.
     """
 
     outside: float
     beyond_range: float
     no_level: float
     unlike_others: float
+    tied: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
+        rule = f": {' and '.join(self.tied)} determine one another in the data" if self.tied else ""
         if self.outside <= EXTRAPOLATES:
             return "supported: the shifted policy lies within what the data have seen"
         if self.supported:
             return (
                 f"in part: for {self.outside:.0%} of the users the answer rests on the model's extrapolation"
             )
-        return f"not supported: {self.outside:.0%} of the users are shifted to where there are no data"
+        return f"not supported: {self.outside:.0%} of the users are shifted to where there are no data{rule}"
+
+    @property
+    def mend(self) -> str:
+        """What to do about a change that is not supported."""
+        return f"Shift {' and '.join(self.tied)} together" if self.tied else "Make it smaller"
 
     @property
     def supported(self) -> bool:
         return self.outside <= UNSUPPORTED
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"verdict": self.verdict}
+        shares = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tied"}
+        return shares | {"verdict": self.verdict}
 
 
 def overlap(observed: pd.DataFrame, shifted: pd.DataFrame) -> Overlap:
@@ -73,25 +86,61 @@ def overlap(observed: pd.DataFrame, shifted: pd.DataFrame) -> Overlap:
     now, then = observed[moved].to_numpy(float), shifted[moved].to_numpy(float)
     beyond, no_level = np.zeros((2, len(observed)), bool)
     for x, to in zip(now.T, then.T, strict=True):
-        rounding, levels = 1e-9 * np.abs(x).max(), np.unique(x)
+        rounding, levels = ROUNDING * np.abs(x).max(), np.unique(x)
         beyond |= (to < levels[0] - rounding) | (to > levels[-1] + rounding)
         if len(levels) <= LEVELS:
             no_level |= (np.abs(to[:, None] - levels) > rounding).all(1)
-    unlike = _unlike_others(observed.drop(columns=moved).to_numpy(float), now, then)
+    no_level |= _no_pair(observed, shifted[moved])
+    unlike, tied = _unlike_others(observed, shifted[moved])
     outside = beyond | no_level | unlike
-    return Overlap(*(float(part.mean()) for part in (outside, beyond, no_level, unlike)))
+    shares = [float(part.mean()) for part in (outside, beyond, no_level, unlike)]
+    return Overlap(shares[0], shares[1], shares[2], shares[3], tied)
 
 
-def _unlike_others(given: Array, now: Array, then: Array) -> NDArray[np.bool_]:
-    """Who is, after the shift, further from a linear prediction (Mahalanobis) than `TAIL` of the users are before."""
-    if not now.shape[1]:
-        return np.zeros(len(now), bool)
-    design = np.column_stack([np.ones(len(given)), given])
-    expected = design @ np.linalg.lstsq(design, now, rcond=None)[0]
-    residual = now - expected
-    precision = np.linalg.pinv(np.atleast_2d(np.cov(residual.T)))
+def _no_pair(observed: pd.DataFrame, shifted: pd.DataFrame) -> NDArray[np.bool_]:
+    """Who has, after the shift, two values of two columns of two values each that nobody has together before."""
+    upper = {c: observed[c].max() for c in observed if observed[c].nunique() == 2}
+    nobody = np.zeros(len(observed), bool)
+    for pair in combinations(upper, 2):
+        if not {*pair} & {*shifted}:
+            continue
+        before, after = (
+            sum(place * np.isclose(users[c], upper[c]) for place, c in zip((1, 2), pair, strict=True))
+            for users in (observed, observed.assign(**shifted))
+        )
+        nobody |= ~np.isin(after, before)
+    return nobody
 
-    def distance(r: Array) -> Array:
-        return np.asarray(np.einsum("ni,ij,nj->n", r, precision, r))
 
-    return distance(then - expected) > np.quantile(distance(residual), TAIL)
+def _unlike_others(
+    observed: pd.DataFrame, shifted: pd.DataFrame
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Who is, after the shift, further from a linear prediction (Mahalanobis) than `TAIL` of the users are before.
+
+    A direction without spread is a rule that all users keep, and whoever leaves it is unlike them; columns of the
+    rules that are left come too.
+    """
+    if not shifted.shape[1]:
+        return np.zeros(len(observed), bool), ()
+    others = observed.drop(columns=shifted.columns)
+    middle, spread = observed.mean(), observed.std(ddof=0)
+    spread = spread.where(spread > 0, 1.0)
+    given, now, then = (
+        ((users - middle[users.columns]) / spread[users.columns]).to_numpy(float)
+        for users in (others, observed[shifted.columns], shifted)
+    )
+    slopes = np.linalg.lstsq(given, now, rcond=ROUNDING)[0]
+    _, root, axes = np.linalg.svd(now - given @ slopes, full_matrices=False)
+    before, after = ((x - given @ slopes) @ axes.T for x in (now, then))
+    rounding = ROUNDING * max(1.0, float((observed.abs().max() / spread).max()))
+    free = root > rounding * len(observed) ** 0.5
+    leaves = np.abs(after[:, ~free]) > 10 * rounding
+
+    def distance(x: Array) -> Array:
+        return np.asarray(((x[:, free] / root[free]) ** 2).sum(1))
+
+    left = axes[~free][leaves.any(0)]
+    weights = np.abs(np.hstack([left, left @ slopes.T])).max(0, initial=0.0)
+    names = [*shifted.columns, *others.columns]
+    tied = tuple(str(c) for c, weight in zip(names, weights, strict=True) if weight > 1e-6)
+    return leaves.any(1) | (distance(after) > np.quantile(distance(before), TAIL)), tied

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_hmvcrl.guide.experts import Expert
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.queries.averages import Users
 from pyro_hmvcrl.queries.interventions import Interventions, Policy, apply
 from pyro_hmvcrl.queries.overlap import Overlap, overlap
@@ -33,7 +34,8 @@ class Population:
     users: Users
 
     @classmethod
-    def of(cls, folder: Path) -> Population:
+    @own_state()
+    def of(cls, folder: str | Path) -> Population:
         """The users whom a run folder was fitted on.
 
         Raises
@@ -41,6 +43,7 @@ class Population:
         RunError
             If the folder is not a run folder, or lacks a file.
         """
+        folder = Path(folder)
         run = load_run(folder)
         names = [*run.config["exposure_covariates"], *run.config["preference_covariates"]]
         with of_file(folder / "covariates.parquet"):

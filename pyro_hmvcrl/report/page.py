@@ -13,8 +13,8 @@ from pathlib import Path
 import jinja2
 from matplotlib.figure import Figure
 
-from pyro_hmvcrl.data.files import whole_file
 from pyro_hmvcrl.evidence.predictive import FAR, MATTERS, verdict
+from pyro_hmvcrl.inference.writing import alone_in, whole_file
 from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.report.answer_figures import SHOWN_PATHS
 from pyro_hmvcrl.report.pictures import MENDS, PICTURES, Picture
@@ -38,7 +38,7 @@ from pyro_hmvcrl.run.run import LIKELY
 ANSWERS = ("effects", "kuaisar")  #: of questions that were put to a run
 
 
-def write_report(run_folder: Path) -> Path:
+def write_report(run_folder: str | Path) -> Path:
     """Write ``report.html``, ``figures/*.png`` and ``figures/*.svg`` into a run folder; returns the page's path.
 
     ``report.json`` gets the answers that the page tells of (``effects``, ``kuaisar``), so that it has every number in
@@ -50,6 +50,14 @@ def write_report(run_folder: Path) -> Path:
     ReportError
         If a file of the run folder is missing or malformed.
     """
+    run_folder = Path(run_folder)
+    with of_run_file(run_folder / "config.json"):
+        (run_folder / "config.json").stat()
+    with alone_in(run_folder):  # what is drawn is what is there
+        return _write_report(run_folder)
+
+
+def _write_report(run_folder: Path) -> Path:
     run = read_run(run_folder)
     pictures: list[Picture] = []
     files: dict[str, bytes] = {}
@@ -65,7 +73,10 @@ def write_report(run_folder: Path) -> Path:
         page = _template().render(run, alts=alts, sources=sources, **WORDS)
     answers = {name: run[name] for name in ANSWERS if run[name] is not None}
     numbers = {key: value for key, value in run["report"].items() if key not in ANSWERS} | answers
-    files |= {"report.html": page.encode(), "report.json": json.dumps(numbers, indent=2).encode()}
+    files |= {
+        "report.json": json.dumps(numbers, indent=2).encode(),
+        "report.html": page.encode(),
+    }  # this last
     (run_folder / "figures").mkdir(exist_ok=True)
     for name, content in files.items():
         with whole_file(run_folder / name) as file:

@@ -71,7 +71,7 @@ class ReportError(ValueError):
 of_run_file = partial(of_file, kind=ReportError)
 
 
-def read_run(folder: Path, answered: bool = True) -> Run:
+def read_run(folder: str | Path, answered: bool = True) -> Run:
     """The checked files of a run folder, by name; `factors` and `covariates` of the held-out users, in one order.
 
     With `answered` off, what a new answer replaces is not read.
@@ -81,6 +81,7 @@ def read_run(folder: Path, answered: bool = True) -> Run:
     ReportError
         If a file is missing or malformed.
     """
+    folder = Path(folder)
     config = _json(folder / "config.json", CONFIG_KEYS)
     with of_run_file(folder / "config.json"):
         check_config(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
@@ -13,10 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
+from pyro_hmvcrl.inference.writing import printable
+
 Array = NDArray[np.float64]
 Mechanisms = Mapping[str, Mapping[str, Any]]
 Effects = Mapping[str, Any]  #: what effects.json holds
 P = ParamSpec("P")
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  #: characters that no XML may hold
 HUES = {"platform": "#0072B2", "preference": "#D55E00"}
 INK, QUIET, RULE = "#24292f", "#818b96", "#d5dae0"
 STYLE = {
@@ -59,12 +63,14 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+    if kind == "svg":  # which has the names in comments
+        return NOT_XML.sub("\ufffd", buffer.getvalue().decode()).encode()
     return buffer.getvalue()
 
 
 def label(name: str, width: int = 24) -> str:
     """A factor's or covariate's name as shown: no underscores, cut at `width` characters."""
-    text = str(name).replace("_", " ")
+    text = printable(str(name)).replace("_", " ")
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

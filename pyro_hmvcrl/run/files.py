@@ -1,7 +1,8 @@
-"""Files of a run folder that may be missing, damaged or of another run: one error that names the file and the mend."""
+"""Files of a run folder, and outputs that must not take their place: errors name the file and the mend."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from pyro_hmvcrl.data.files import one_line
 from pyro_hmvcrl.inference.checkpoints import load_tensors
 
+SIGNS = {"dataset.json": "dataset folder", "model.safetensors": "run folder", "study.json": "study's folder"}
+SIGNS |= {"fit.json": "folder of an unfinished fit", "rec_inter.csv": "folder of KuaiSAR's files"}
 MEND = "restore it from a copy of the run, or fit again into a new folder"
 
 
@@ -48,3 +51,62 @@ def finite_tensors(path: Path) -> dict[str, torch.Tensor]:
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
     return tensors
+
+
+def check_out(out: Path, own: Path | None = None) -> None:
+    """Say before the work, not after it, that a file cannot be written there, or would stand among a folder's own.
+
+    Parameters
+    ----------
+    own
+        The one file of a run folder that it may be.
+
+    Raises
+    ------
+    RunError
+        If a dataset or a run would be spoilt, or the file cannot be written.
+    """
+    try:
+        if out.is_symlink() and not out.exists():
+            raise RunError(f"{out}: a link to nothing; remove it, or give another file")
+        target = out.resolve()
+        kind = _kind_of(target.parent)
+        if kind and (own is None or target != own.resolve()):
+            raise RunError(
+                f"{out}: {target.parent} is a {kind}, where only its own files stand; give a file elsewhere"
+            )
+        if out.is_dir():
+            raise IsADirectoryError("it is a folder")
+        with tempfile.TemporaryDirectory(dir=out.parent) as beside:
+            (Path(beside) / out.name).touch()
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(
+            f"{out}: no file can be written there ({reason}); give a file in another folder"
+        ) from error
+
+
+def check_new_folder(out: Path) -> None:
+    """Say before the work that a folder is there already, or cannot be made.
+
+    Raises
+    ------
+    RunError
+        If it is, or cannot.
+    """
+    try:
+        if out.exists() or out.is_symlink():
+            raise RunError(f"{out}: exists already; choose another folder or remove this one")
+        near = next(parent for parent in out.absolute().parents if parent.exists())
+        with tempfile.TemporaryDirectory(dir=near) as beside:
+            (Path(beside) / f".{out.name}.{'x' * 32}.partial").mkdir()  # the longest that it is called
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(
+            f"{out}: no folder can be made there ({reason}); give another, with a shorter name if it is that"
+        ) from error
+
+
+def _kind_of(folder: Path) -> str | None:
+    """What a folder is that takes no other files."""
+    return next((kind for name, kind in SIGNS.items() if (folder / name).exists()), None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +19,15 @@ from filelock import FileLock, Timeout
 
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
-from pyro_hmvcrl.data.files import LOCK, clear_away, whole_file, whole_folder
+from pyro_hmvcrl.data.files import LOCK, clear_away, read_json, whole_folder
 from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.laplace import DRAWS, ParameterPosterior, laplace_posterior
 from pyro_hmvcrl.inference.processes import first, wait
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Fit, Screening, fit, tensors_of
-from pyro_hmvcrl.run.files import RunError
+from pyro_hmvcrl.inference.writing import whole_file
+from pyro_hmvcrl.run.files import RunError, check_new_folder
 from pyro_hmvcrl.run.judge import Truth
 from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.run.write import run_config, write_run
@@ -31,7 +35,8 @@ from pyro_hmvcrl.run.write import run_config, write_run
 FEWEST_HELD_OUT = 8  #: users, that a fit can be judged
 
 
-def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False) -> Run:
+@own_state()
+def fit_folder(data: str | Path, out: str | Path, settings: Settings, progress: bool = False) -> Run:
     """Fit a dataset folder and write the run folder; a fit of the same that was killed goes on.
 
     Of several processes (:mod:`pyro_hmvcrl.inference.processes`) the first writes.  The run that is returned is on
@@ -44,22 +49,24 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     DatasetError
         If the dataset is bad; nothing is written then.
     """
-    if out.exists():
-        if (left := _beside(out)).exists():  # of a fit that was killed when its run was there already
-            clear_away(left)
-        raise RunError(f"{out}: exists already; choose another folder or remove this one")
+    data, out = Path(data), Path(out)
+    checkpoints = checkpoints_of(out)
+    if os.path.isdir(out):  # of a fit that was killed when its run was there already
+        clear_away(checkpoints)
+    check_new_folder(out)
     dataset = read_dataset(data, periods=settings.periods)
     if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
         needed = round(FEWEST_HELD_OUT / settings.held_out)
         raise RunError(f"{data}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")
     truth = Truth.beside(data, dataset)
-    checkpoints = _checkpoint_folder(out, dataset, settings)
-    with _alone(checkpoints) if first() else nullcontext():
+    mark = mark_of(dataset, settings)
+    with _alone(checkpoints, mark) if first() else nullcontext():
+        wait()  # until the first has looked at what was left
         start = time.monotonic()
         found = fit(dataset, settings, checkpoints, progress and first())
         posterior = parameter_posterior(found, dataset, settings.seed)
         seconds = time.monotonic() - start
-        config = run_config(dataset, settings, found, seconds)
+        config = run_config(dataset, settings, found, seconds) | {"dataset": mark["dataset"]}
         run = Run(found.guide, posterior, found.standardisation, dataset.categories, config)
         wait()  # for those that still read checkpoints
         if first():
@@ -70,6 +77,23 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
     return run
 
 
+def is_run_of(out: str | Path, data: str | Path, settings: Settings) -> bool:
+    """Whether a run folder is that of this very fit.
+
+    Raises
+    ------
+    DatasetError
+        If the dataset is bad.
+    """
+    try:
+        config = read_json(Path(out) / "config.json")
+    except (OSError, ValueError):
+        return False
+    mark = mark_of(read_dataset(data, periods=settings.periods), settings)
+    return isinstance(config, dict) and all(config.get(key) == value for key, value in mark.items())
+
+
+@own_state()
 def parameter_posterior(
     found: Fit | Screening, dataset: Dataset, seed: int, draws: int = DRAWS
 ) -> ParameterPosterior:
@@ -79,49 +103,57 @@ def parameter_posterior(
     return laplace_posterior(found.guide, users, seed, draws)
 
 
-def _checkpoint_folder(out: Path, dataset: Dataset, settings: Settings) -> Path:
-    """The hidden folder of an unfinished fit, which the first process marks with what is being fitted."""
-    folder = _beside(out)
-    if first():
-        _mark(folder, dataset, settings)
-    wait()
-    return folder
-
-
-def _beside(out: Path) -> Path:
+def checkpoints_of(out: Path) -> Path:
+    """The hidden folder of an unfinished fit."""
     return out.with_name(f".{out.name}.unfinished")
 
 
-def _mark(folder: Path, dataset: Dataset, settings: Settings) -> None:
-    """Make the folder, unless it stands there for another fit."""
+def mark_of(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+    """What is being fitted; that of another fit is never the same."""
     digest = hashlib.sha256()
+    names = [dataset.exposure_covariates, dataset.preference_covariates, dataset.categories]
+    digest.update(json.dumps([names, dataset.periods.to_dict(), list(dataset.counts)]).encode())
+    digest.update("\n".join(map(str, dataset.user_id)).encode("utf-8", "surrogatepass"))
     kept = [part for of in dataset.counts.values() for part in (of.indptr, of.indices, of.data)]
     for part in (*kept, *map(dataset.covariates, CHANNELS)):
         digest.update(np.ascontiguousarray(part).data)
-    mark = json.dumps(
-        {"version": __version__, "settings": asdict(settings), "dataset": digest.hexdigest()}, sort_keys=True
-    )
-    marker = folder / "fit.json"
-    if marker.exists() and marker.read_text() != mark:
-        raise RunError(
-            f"{folder}: an unfinished fit of another dataset, version or settings; remove it to start anew"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(marker) as file:
-        file.write_text(mark)
+    return {"version": __version__, "settings": asdict(settings), "dataset": digest.hexdigest()}
 
 
 @contextmanager
-def _alone(checkpoints: Path) -> Iterator[None]:
-    """Keep other fits out of the folder; the system lets go of the lock of one that was killed."""
-    lock = FileLock(checkpoints / LOCK, timeout=0)
+def _alone(checkpoints: Path, mark: dict[str, Any]) -> Iterator[None]:
+    """Make the folder this fit's own, and keep others out; the system lets go of the lock of one that was killed.
+
+    A fit that ends before its first checkpoint leaves no folder.
+    """
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(checkpoints / LOCK)
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
         raise RunError(
             f"{checkpoints}: another fit is at work there; wait for it, or choose another folder"
         ) from None
     try:
-        yield
+        _claim(checkpoints, mark)
+        try:
+            yield
+        finally:
+            if not list(checkpoints.glob("*.safetensors")):
+                shutil.rmtree(checkpoints, ignore_errors=True)
     finally:
         lock.release()
+
+
+def _claim(checkpoints: Path, mark: dict[str, Any]) -> None:
+    """Mark the folder with what is being fitted.  What has no mark may be of anything, and is removed."""
+    marker, text = checkpoints / "fit.json", json.dumps(mark, sort_keys=True)
+    if not marker.exists():
+        for left in checkpoints.glob("*.safetensors"):
+            left.unlink()
+    elif marker.read_text() != text:
+        raise RunError(
+            f"{checkpoints}: an unfinished fit of another dataset, version or settings; remove it to start anew"
+        )
+    with whole_file(marker) as file:
+        file.write_text(text)

@@ -11,6 +11,7 @@ import torch
 
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.evidence.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.svi import Fit, factor_posterior, tensors_of
 from pyro_hmvcrl.run.files import RunError, of_file
 from pyro_hmvcrl.run.run import Array
@@ -27,7 +28,7 @@ class Truth:
     oracle: dict[str, Array]
 
     @classmethod
-    def beside(cls, folder: Path, dataset: Dataset) -> Truth | None:
+    def beside(cls, folder: str | Path, dataset: Dataset) -> Truth | None:
         """The truth in a dataset folder, if it has one, in the dataset's order of users.
 
         Raises
@@ -35,7 +36,7 @@ class Truth:
         RunError
             If it lacks a user of the dataset, or is no such file.
         """
-        path = folder / "truth.npz"
+        path = Path(folder) / "truth.npz"
         if not path.exists():
             return None
         with of_file(path, "remove it"), np.load(path, allow_pickle=False) as file:
@@ -53,6 +54,7 @@ class Truth:
             return cls(true, oracle)
 
 
+@own_state()
 def evaluate(found: Fit, dataset: Dataset, truth: Truth | None = None) -> IdentifiabilityReport:
     """Every identifiability figure, at the held-out users."""
     rows = np.flatnonzero(found.held_out)

@@ -6,21 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.dataset import Standardisation
 from pyro_hmvcrl.data.files import read_json
 from pyro_hmvcrl.data.periods import MOST_PERIODS, Periods
 from pyro_hmvcrl.guide.transformers import TransformerGuide
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.laplace import OF_EXPOSURE_COVARIATES, ParameterPosterior, Values, fitted_values
 from pyro_hmvcrl.run.files import RunError, finite_tensors, of_file
 from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.story.model import HMVCRL
 
 MOST_FACTORS = 1_000  #: of a channel
+MOST_DRAWS = 10_000
 
 
-def load_run(folder: Path) -> Run:
+@own_state()
+def load_run(folder: str | Path) -> Run:
     """A run from its folder, on the CPU.
 
     Raises
@@ -28,6 +32,7 @@ def load_run(folder: Path) -> Run:
     RunError
         If the folder is not a run folder, or its files are damaged or of different runs.
     """
+    folder = Path(folder)
     path = folder / "config.json"
     with of_file(path):
         config = read_json(path)
@@ -39,9 +44,26 @@ def load_run(folder: Path) -> Run:
         config = check_config(config)
         standardisation = Standardisation.from_dict(config["standardisation"])
         _check_standardisation(standardisation, config)
+    # What takes memory is made only when the files have proved to be of its size.
     with of_file(folder / "posterior.safetensors"):
         posterior = ParameterPosterior.from_tensors(finite_tensors(folder / "posterior.safetensors"))
-        _check_sizes(config, posterior.mean)  # before a model of any size is made
+        _check_sizes(config, posterior.mean)
+        suggested = "echo" in posterior.mean
+        with torch.device("meta"):
+            outline = _guide(config, suggested)
+        _check_posterior(posterior, fitted_values(outline))
+    with of_file(folder / "model.safetensors"):
+        weights = finite_tensors(folder / "model.safetensors")
+        _check_weights(weights, outline.state_dict())
+        guide = _guide(config, suggested)
+        as_made = {name: buffer.clone() for name, buffer in guide.named_buffers()}
+        guide.load_state_dict(weights)
+        _check_buffers(guide, as_made)
+    return Run(guide, posterior, standardisation, config["categories"], config)
+
+
+def _guide(config: dict[str, Any], suggested: bool) -> TransformerGuide:
+    """A new guide, with its model, of the sizes of config.json."""
     model = HMVCRL(
         config["platform_factors"],
         config["preference_factors"],
@@ -49,14 +71,9 @@ def load_run(folder: Path) -> Run:
         len(config["preference_covariates"]),
         len(config["categories"]),
         past=config["periods"]["number"] > 1,
-        suggested="echo" in posterior.mean,
+        suggested=suggested,
     )
-    guide = TransformerGuide(model)
-    with of_file(folder / "model.safetensors"):
-        guide.load_state_dict(finite_tensors(folder / "model.safetensors"))
-    with of_file(folder / "posterior.safetensors"):
-        _check_posterior(posterior, fitted_values(guide))
-    return Run(guide, posterior, standardisation, config["categories"], config)
+    return TransformerGuide(model)
 
 
 def check_config(config: Any) -> dict[str, Any]:
@@ -116,6 +133,8 @@ def _check_sizes(config: dict[str, Any], mean: Values) -> None:
 def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
     """Means, standard deviations and draws of everything that was fitted, in its size."""
     drawn = (posterior.n_draws,)
+    if posterior.n_draws > MOST_DRAWS:
+        raise ValueError(f"has {posterior.n_draws:,} draws, of which no fit makes more than {MOST_DRAWS:,}")
     placebo = [name for name in OF_EXPOSURE_COVARIATES if name in fitted and len(fitted["delta"])]
     for part, values, draws, expected in (
         ("mean", posterior.mean, (), fitted),
@@ -130,3 +149,36 @@ def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
                 raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
             if part == "sd" and (values[name] < 0).any():
                 raise ValueError(f"{part}/{name} is below 0")
+
+
+def _check_weights(weights: Values, expected: Values) -> None:
+    """Every tensor that there must be, in its size, and no other."""
+    for name in sorted({*expected, *weights}):
+        if name not in expected:
+            raise ValueError(f"{name} is no part of such a model")
+        shape, dtype = expected[name].shape, expected[name].dtype
+        if weights[name].shape != shape or weights[name].dtype != dtype:
+            raise ValueError(f"{name} is not of {tuple(shape)} numbers ({dtype})")
+
+
+def _check_buffers(guide: TransformerGuide, as_made: Values) -> None:
+    """What is not fitted is as it was made, but for the graph, which is oriented, and a rate."""
+    own = dict(guide.named_buffers())
+    graph = guide.model.graph
+    forth, back = graph.allowed, graph.allowed.T
+    across = as_made.pop("model.graph.allowed")  # as it was made, both ways between the channels
+    position = graph.order.argsort()
+    late = forth.bool() & (
+        position[:, None] >= position[None, :]
+    )  # a source that is worked out after its target
+    both_ways = not torch.equal(forth, forth.bool().float()) or not torch.equal(forth + back, across)
+    if not graph.oriented or both_ways or late.any():
+        raise ValueError("its graph is none that a fit makes")
+    if not torch.equal(graph.order.sort().values, as_made.pop("model.graph.order")):
+        raise ValueError("its graph leaves factors out")
+    as_made.pop("model.graph.oriented")
+    if as_made.pop("model.usual_engagement", None) is not None and not 0 <= guide.model.usual_engagement <= 1:
+        raise ValueError("its usual engagement is no rate")
+    for name, buffer in as_made.items():
+        if not torch.equal(own[name], buffer):
+            raise ValueError(f"{name} is not what it must be")

@@ -18,6 +18,7 @@ from pyro_hmvcrl.evidence.to_arviz import inference_data
 from pyro_hmvcrl.guide.experts import Expert, product_of_experts
 from pyro_hmvcrl.guide.guide import USERS_AT_ONCE
 from pyro_hmvcrl.guide.transformers import TransformerGuide
+from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.laplace import ParameterPosterior
 from pyro_hmvcrl.inference.svi import factor_posterior, tensors_of
 from pyro_hmvcrl.run.files import RunError
@@ -54,6 +55,7 @@ class Run:
         """A dataset as this run's model reads it, with this run's standardisation: all users at once."""
         return tensors_of(dataset, self.standardisation, self.guide.model).all()
 
+    @own_state()
     def encode(self, dataset: Dataset, evidence: Expert | None = None) -> pd.DataFrame:
         """Posterior mean and standard deviation (``_sd``) of each user's factors, a row a user.
 
@@ -94,10 +96,12 @@ class Run:
         mean, sd = map(np.concatenate, zip(*found, strict=True))
         return mean, sd
 
+    @own_state()
     def evidence(self, dataset: Dataset) -> Expert:
         """What the users' own logs say of their factors."""
         return Expert(*(part.cpu() for part in self.guide.evidence(self._logs(dataset))))
 
+    @own_state()
     def predictive(self, dataset: Dataset, progress: bool = False) -> dict[str, Any]:
         """Do logs that this run's model makes look like these? See :func:`predictive.predictive_checks`."""
         names = self.categories, self.config["exposure_covariates"]
@@ -109,6 +113,7 @@ class Run:
         """Where the guide is."""
         return tensors_of(dataset, self.standardisation, self.guide.model).to(self.guide.model.zero.device)
 
+    @own_state()
     def edges(self, factors: pd.DataFrame) -> pd.DataFrame:
         """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.
 
@@ -125,6 +130,7 @@ class Run:
             rows.append((names[j], names[k], weight * to_standard, sd * to_standard, 1 / (1 + against)))
         return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])
 
+    @own_state()
     def to_arviz(self) -> Any:
         """Draws from the posterior over the structural coefficients, for ArviZ.
 

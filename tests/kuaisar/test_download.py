@@ -36,6 +36,8 @@ class Zenodo:
     ranges: bool = True  # else a range is ignored and everything is sent, as HTTP allows
     drop_every: int | None = None  # bytes after which a connection breaks
     stall: threading.Event | None = None  # awaited in the middle of the file
+    endless: bool = False  # after the file comes more and more
+    drip: float | None = None  # seconds between bytes
     headers: list[Message] = field(default_factory=list)  # of each request
     sent: list[int] = field(default_factory=list)  # bytes in answer to each
 
@@ -65,8 +67,15 @@ class Zenodo:
             last = len(self.content) - 1
             request.send_header("Content-Range", f"bytes {start}-{last}/{last + 1}")
         body = self.content[start:] if self.status == 200 else b"no"
-        request.send_header("Content-Length", str(len(body)))
+        if not self.endless:
+            request.send_header("Content-Length", str(len(body)))
         request.end_headers()
+        while self.endless:
+            request.wfile.write(CONTENT)
+            self.sent[number] += len(CONTENT)
+        for byte in body if self.drip else b"":
+            request.wfile.write(bytes([byte]))
+            time.sleep(self.drip or 0)
         middle = max(HALF - start, 0)
         for piece in (body[:middle], body[middle:]) if self.stall else (body[: self.drop_every],):
             self.sent[number] += len(piece)  # before the client can have it
@@ -279,3 +288,108 @@ def test_a_full_disk_keeps_what_came(zenodo: Zenodo, tmp_path: Path) -> None:
     assert names(tmp_path) == ["KuaiSAR.zip.partial"]
     assert download(zenodo.archive, tmp_path).read_bytes() == CONTENT
     assert zenodo.asked == [None, f"bytes={HALF}-"]
+
+
+MOST = CONTENT[: 4 * BLOCK - 5]  #: all but a little
+
+
+def test_a_page_in_its_place_does_not_cost_what_came(zenodo: Zenodo, tmp_path: Path) -> None:
+    (tmp_path / "KuaiSAR.zip.partial").write_bytes(MOST)
+    zenodo.content, zenodo.ranges = b"<html>come back later</html>", False
+    said = failure(zenodo, tmp_path)
+    assert f"28 bytes of something else; {tmp_path / 'KuaiSAR.zip.partial'} keeps what came before" in said
+    assert (tmp_path / "KuaiSAR.zip.partial").read_bytes() == MOST
+    zenodo.content, zenodo.ranges = CONTENT, True
+    assert download(zenodo.archive, tmp_path).read_bytes() == CONTENT
+    assert names(tmp_path) == ["KuaiSAR.zip"]
+
+
+def test_a_server_that_ignores_the_range_and_breaks_does_not_cost_what_came(
+    zenodo: Zenodo, tmp_path: Path
+) -> None:
+    (tmp_path / "KuaiSAR.zip.partial").write_bytes(MOST)
+    zenodo.ranges, zenodo.drop_every = False, HALF
+    assert "keeps what came so far" in failure(zenodo, tmp_path)
+    assert (tmp_path / "KuaiSAR.zip.partial").read_bytes() == MOST
+    assert names(tmp_path) == ["KuaiSAR.zip.partial"]
+
+
+def test_what_comes_anew_takes_the_place_of_less(zenodo: Zenodo, tmp_path: Path) -> None:
+    (tmp_path / "KuaiSAR.zip.partial").write_bytes(CONTENT[:BLOCK])
+    zenodo.ranges, zenodo.drop_every = False, HALF
+    failure(zenodo, tmp_path)
+    assert (tmp_path / "KuaiSAR.zip.partial").read_bytes() == CONTENT[:HALF]
+
+
+def test_another_part_than_asked_for_is_not_appended(
+    zenodo: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "KuaiSAR.zip.partial").write_bytes(CONTENT[:HALF])
+    monkeypatch.setattr("pyro_hmvcrl.kuaisar.download._size", lambda path: HALF + 1)
+    send = BaseHTTPRequestHandler.send_header
+
+    def shifted(self: BaseHTTPRequestHandler, name: str, value: str) -> None:
+        send(self, name, value.replace(str(HALF + 1), "7") if name == "Content-Range" else value)
+
+    monkeypatch.setattr(BaseHTTPRequestHandler, "send_header", shifted)
+    assert "another part than was asked for" in failure(zenodo, tmp_path)
+    assert (tmp_path / "KuaiSAR.zip.partial").read_bytes() == CONTENT[:HALF]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_body_without_end_has_one(zenodo: Zenodo, tmp_path: Path, ranges: bool) -> None:
+    there = tmp_path / "KuaiSAR.zip.partial"
+    there.write_bytes(CONTENT[:HALF])
+    zenodo.endless, zenodo.ranges = True, ranges
+    small = replace(zenodo.archive, megabytes=1.0)
+    with pytest.raises(DownloadError, match=r"more than the archive's 1\.0 MB, which is not kept"):
+        download(small, tmp_path)
+    assert there.read_bytes() == CONTENT[:HALF]
+    assert names(tmp_path) == ["KuaiSAR.zip.partial"]
+
+
+def test_a_file_that_says_that_it_is_too_long_is_not_taken(zenodo: Zenodo, tmp_path: Path) -> None:
+    small = replace(zenodo.archive, megabytes=0.1)
+    with pytest.raises(DownloadError, match=r"more than the archive's 0\.1 MB"):
+        download(small, tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_byte_now_and_then_has_an_end(
+    zenodo: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyro_hmvcrl.kuaisar.download.TIMEOUT", (1.0, 0.3))
+    zenodo.drip = 0.05
+    begun = time.monotonic()
+    assert "it broke (Timeout)" in failure(zenodo, tmp_path)
+    assert time.monotonic() - begun < 10
+    assert names(tmp_path) == []
+
+
+def test_a_download_has_an_end_however_it_goes(
+    zenodo: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyro_hmvcrl.kuaisar.download.LONGEST", -1.0)
+    zenodo.drop_every = BLOCK
+    assert "it broke (Timeout)" in failure(zenodo, tmp_path)
+    assert len(zenodo.asked) == 1
+
+
+def test_a_second_download_into_the_folder_is_refused_and_the_first_is_whole(
+    zenodo: Zenodo, tmp_path: Path
+) -> None:
+    zenodo.stall = threading.Event()
+    done: list[Path] = []
+    first = threading.Thread(target=lambda: done.append(download(zenodo.archive, tmp_path)))
+    first.start()
+    while not zenodo.asked:
+        time.sleep(0.01)
+    with pytest.raises(
+        DownloadError, match=r"KuaiSAR\.zip\.partial: another download is at work there; wait"
+    ):
+        download(zenodo.archive, tmp_path)
+    zenodo.stall.set()
+    first.join()
+    assert done[0].read_bytes() == CONTENT
+    assert len(zenodo.asked) == 1
+    assert names(tmp_path) == ["KuaiSAR.zip"]

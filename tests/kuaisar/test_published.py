@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -55,10 +57,13 @@ def test_the_periods_share_no_event_and_no_user_is_judged_who_was_fitted(studied
 
 def test_a_study_goes_on_where_it_was(studied, monkeypatch):
     base, found = studied
+    for left in (".run.unfinished", ".later.x.partial"):  # as where it was killed at the end of each
+        (base / "study" / left).mkdir()
     for done in ("fit_folder", "read_kuaisar", "effects"):
         monkeypatch.setattr(published, done, lambda *args, **kwargs: pytest.fail("done already"))
     assert study(base / "copy", base / "study", QUICK) == found
     assert json.loads((base / "study" / "run" / "kuaisar.json").read_text()) == found
+    assert not list((base / "study").glob(".*"))
 
 
 def test_another_study_in_its_folder_is_refused(studied):
@@ -67,6 +72,63 @@ def test_another_study_in_its_folder_is_refused(studied):
         study(base / "copy", base / "study", replace(QUICK, seed=1))
     with pytest.raises(StudyError, match="is no study"):
         study(base / "study", base / "copy", QUICK)
+
+
+def stop(*args, **options):
+    raise KeyboardInterrupt
+
+
+def another_source(base):
+    """A source in the place of another."""
+    shutil.rmtree(base / "copy")
+    write_kuaisar_copy(base / "copy", users=60, seed=1, events=0.3)
+
+
+@pytest.mark.parametrize("stopped", ["_two_periods", "_enough_users", "compare"])
+def test_a_stopped_study_does_not_go_on_with_another_source(tmp_path, monkeypatch, stopped):
+    """At the same place, under the same name: what is compared is what is in it."""
+    write_kuaisar_copy(tmp_path / "copy", users=60, seed=0, events=0.3)
+    for name in ("_enough_users", "fit_folder", "write_effects", "effects"):
+        monkeypatch.setattr(published, name, lambda *args, **options: None)
+    monkeypatch.setattr(published, "alone_in", lambda folder: nullcontext())
+    monkeypatch.setattr(published, stopped, stop)
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "copy", tmp_path / "study", QUICK)
+    shutil.copytree(tmp_path / "copy", tmp_path / "moved", copy_function=shutil.copyfile)
+    with pytest.raises(KeyboardInterrupt):  # it goes on
+        study(tmp_path / "moved", tmp_path / "study", QUICK)
+    another_source(tmp_path)
+    with pytest.raises(StudyError, match="another source"):
+        study(tmp_path / "copy", tmp_path / "study", QUICK)
+
+
+def test_a_study_takes_no_run_of_something_else(tmp_path, monkeypatch):
+    write_kuaisar_copy(tmp_path / "copy", users=60, seed=0, events=0.3)
+    monkeypatch.setattr(published, "_enough_users", lambda *args: None)
+    (tmp_path / "study").mkdir()
+    monkeypatch.setattr(published, "fit_folder", stop)
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "copy", tmp_path / "study", QUICK)
+    (tmp_path / "study" / "run").mkdir()
+    (tmp_path / "study" / "run" / "config.json").write_text("{}")
+    with pytest.raises(StudyError, match=r"study/run: not the fit of .*study/earlier with these settings"):
+        study(tmp_path / "copy", tmp_path / "study", QUICK)
+
+
+def test_a_study_that_was_killed_at_its_start_goes_on(tmp_path, monkeypatch):
+    write_kuaisar_copy(tmp_path / "copy", users=60, seed=0, events=0.3)
+    (tmp_path / "study" / ".study.json.x.partial").mkdir(parents=True)
+    monkeypatch.setattr(published, "_enough_users", stop)
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "copy", tmp_path / "study", QUICK)
+    assert (tmp_path / "study" / "later").exists()
+
+
+def test_an_answer_to_another_question_is_asked_anew(tmp_path):
+    kept = {"shift": ["popularity=+1sd"], "kind": "interventional", "level": 0.9}
+    for other in ({}, {"shift": ["x=+1"]}, {"kind": "counterfactual"}, {"level": 0.5}):
+        (tmp_path / "effects.json").write_text(json.dumps(kept | other))
+        assert published._asked(tmp_path / "effects.json", "popularity=+1sd") == (not other)
 
 
 def test_too_few_users_are_refused_before_anything_is_fitted(tmp_path, monkeypatch):

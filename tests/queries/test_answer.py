@@ -106,6 +106,33 @@ def test_a_whole_channel_can_be_intervened_on(run):
     assert all(answer["displacement"][f"preference_{k}"]["upper"] < 0 for k in (1, 2, 3))
 
 
+@pytest.mark.parametrize("column", ["platform_1", "exposure_1"])
+def test_shifts_of_one_column_are_done_one_after_the_other(run, column):
+    """As one: of a factor, of its channel and of itself, and of a covariate."""
+    population = Population.of(run)
+    sd = population.sd_of(column) if column == "platform_1" else population.covariates[column].std(ddof=0)
+    for several, one in (
+        ([add(column, 0.5, in_sd=True), add(column, -0.2, in_sd=True)], add(column, 0.3, in_sd=True)),
+        ([set_to(column, 0.1), add(column, 0.2, in_sd=True)], set_to(column, 0.1 + 0.2 * sd)),
+        ([add(column, 1.0), set_to(column, 0.1)], set_to(column, 0.1)),
+    ):
+        found, expected = (effects(run, shifts, extrapolate=True) for shifts in (several, [one]))
+        assert found["shift"] == [str(shift) for shift in several]
+        for part in ("mean", "lower", "upper"):
+            assert found["outcomes"]["engagement"]["TE"][part] == pytest.approx(
+                expected["outcomes"]["engagement"]["TE"][part], abs=1e-5
+            )
+        assert found["overlap"] == pytest.approx(expected["overlap"], abs=0.02)
+
+
+def test_a_channel_s_shift_and_one_of_its_factors_add_up(run):
+    both = effects(run, [add("platform", 0.5, in_sd=True), add("platform_1", -0.5, in_sd=True)])
+    other = effects(run, [add("platform_1", 0.0), add("platform_2", 0.5, in_sd=True)])
+    for outcome in ("engagement", "alignment"):
+        te = [answer["outcomes"][outcome]["TE"]["mean"] for answer in (both, other)]
+        assert te[0] == pytest.approx(te[1], abs=1e-5)
+
+
 def test_counterfactual_effects_say_so(run):
     answer = effects(run, [add("exposure_1", 0.5)], counterfactual=True)
     assert answer["kind"] == "counterfactual"
@@ -125,6 +152,10 @@ def test_bad_questions_are_one_line_and_write_nothing(run, tmp_path):
     before = sorted(run.rglob("*")), (run / "effects.json").exists() and (run / "effects.json").read_text()
     for words, message in (
         (["--shift", "colour=+1"], "no exposure covariate or factor colour: choose of exposure_1"),
+        (
+            ["--shift", "colour=+1"],
+            "platform_1, platform_2, preference_1, preference_2, preference_3, or platform",
+        ),
         (["--shift", "taste_1=+1"], "no exposure covariate or factor taste_1"),
         (["--shift", "exposure_1"], "write COLUMN=+1.0"),
         (["--shift", "exposure_1=+9"], "not supported"),

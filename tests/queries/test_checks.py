@@ -156,6 +156,73 @@ def test_a_column_that_does_not_move_is_one_of_the_others(observed):
     assert both == overlap(observed, observed[["x"]] + 1)
 
 
+@pytest.fixture(scope="module")
+def bound():
+    """Users whose covariates are bound to one another: three of which one holds, a copy, shares, and two at most."""
+    rng = np.random.default_rng(1)
+    one, copy, share = rng.integers(0, 3, N), rng.normal(5, 2, N), rng.dirichlet([3, 3, 3], N)
+    at_most = rng.integers(0, 4, N)
+    return pd.DataFrame(
+        {"a": one == 0, "b": one == 1, "c": one == 2}
+        | {"copy": copy, "original": copy, "double": 2 * copy + 7, "free": rng.normal(size=N)}
+        | {f"share_{k}": share[:, k] for k in range(3)}
+        | {"red": at_most == 0, "blue": at_most == 1, "green": at_most == 2}
+    ).astype(float)
+
+
+ONE = ({"a": 1, "b": 1, "c": 1}, 1)
+PAIR, DOUBLE = ({"copy": 1, "original": -1}, 0), ({"double": 1, "copy": -2}, 7)
+SHARES = ({"share_0": 1, "share_1": 1, "share_2": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "to"),
+    [
+        (ONE, {"a": lambda x: 1, "b": lambda x: 1, "c": lambda x: 1}),
+        (ONE, {"a": lambda x: 0, "b": lambda x: 0, "c": lambda x: 0}),
+        (ONE, {"a": lambda x: 1, "b": lambda x: 1}),
+        (ONE, {"a": lambda x: 0}),  # of those alone who had a
+        (PAIR, {"copy": lambda x: x + 1, "original": lambda x: x - 1}),
+        (PAIR, {"copy": lambda x: x + 1e-6}),
+        (DOUBLE, {"double": lambda x: x + 1, "copy": lambda x: x + 1}),
+        (SHARES, {"share_0": lambda x: x + 0.01}),
+        (SHARES, {f"share_{k}": lambda x: 1.1 * x for k in range(3)}),
+    ],
+)
+def test_whoever_leaves_a_rule_that_all_keep_is_outside_and_its_columns_are_named(bound, rule, to):
+    weights, total = rule
+    users = bound[[*weights, "free"]]
+    shifted = users.assign(**{name: change(users[name]) for name, change in to.items()})
+    leaves = ~np.isclose(sum(w * shifted[name] for name, w in weights.items()), total, rtol=0, atol=1e-9)
+    found = overlap(users, shifted[list(to)])
+    assert leaves.any()
+    assert found.unlike_others >= leaves.mean()
+    assert set(found.tied) == set(weights)
+    assert found.mend == f"Shift {' and '.join(found.tied)} together"
+    if leaves.all():
+        assert found.verdict.endswith(f"{' and '.join(found.tied)} determine one another in the data")
+
+
+def test_a_move_that_keeps_the_rule_is_judged_as_any_other(bound):
+    for to in ({"a": 1.0, "b": 0.0, "c": 0.0}, {"copy": bound["copy"] + 1, "original": bound["copy"] + 1}):
+        users = bound[[*to, "free"]]
+        found = overlap(users, users.assign(**to))
+        assert found.outside < 0.1
+        assert found.tied == ()
+        assert found.mend == "Make it smaller"
+    half = {"copy": bound["copy"] + 1, "original": bound["original"] + 1, "double": bound["double"] + 2}
+    assert overlap(bound, bound.assign(**half)).outside < 0.1
+
+
+def test_a_pair_of_values_that_nobody_has_is_found(bound):
+    """Red and blue exclude each other, though together they determine nothing."""
+    users = bound[["red", "blue", "green", "free"]]
+    assert overlap(users, users.assign(red=1.0, blue=1.0)).no_level == 1
+    assert overlap(users, users.assign(red=1.0)).no_level == share(0.5)  # of those who are blue or green
+    assert overlap(users, users.assign(red=1.0, blue=0.0, green=0.0)).no_level == 0
+    assert overlap(users, users.assign(red=0.0, blue=0.0, green=0.0)).outside == 0
+
+
 # --- Placebo -------------------------------------------------------------------------------------------------
 
 
