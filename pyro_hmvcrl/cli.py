@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from pyro_hmvcrl.data.files import one_line, whole_file
+from pyro_hmvcrl.data.files import one_line, read_json, whole_file
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.data.tables import DatasetError
 from pyro_hmvcrl.inference.processes import first, together
@@ -26,11 +26,12 @@ from pyro_hmvcrl.kuaisar.published import SHIFT, study
 from pyro_hmvcrl.kuaisar.reading import read_kuaisar
 from pyro_hmvcrl.queries.answer import LEVEL, effects, write_effects
 from pyro_hmvcrl.queries.interventions import add, parse_shift
+from pyro_hmvcrl.queries.overlap import beside_fit
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.reading import read_run
 from pyro_hmvcrl.report.style import ESTIMANDS
-from pyro_hmvcrl.report.verdicts import regression_sentences
-from pyro_hmvcrl.run.files import RunError
+from pyro_hmvcrl.report.verdicts import doubts, regression_sentences
+from pyro_hmvcrl.run.files import RunError, of_file
 from pyro_hmvcrl.run.fitting import fit_folder
 from pyro_hmvcrl.run.load import load_run
 from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Design
@@ -161,13 +162,17 @@ def encode(
             raise RunError(f"{out}: the name must end in .parquet or .csv")
         _check_out(out)
         fitted = load_run(run)
-        factors = fitted.encode(read_dataset(dataset, fitted.categories, fitted.periods))
+        logs = read_dataset(dataset, fitted.categories, fitted.periods)
+        factors = fitted.encode(logs)
+        beside = beside_fit(run, logs.users)
+        factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *_doubts(run)]
         with whole_file(out) as file:
             if out.suffix == ".parquet":
                 factors.to_parquet(file, index=False)
             else:
                 factors.to_csv(file, index=False)
     typer.echo(f"{out}: factors of {len(factors):,} users")
+    _print_notes(notes)
 
 
 @app.command("effects")
@@ -206,6 +211,7 @@ def effects_command(
         write_effects(answer, run / "effects.json")
         page = write_report(run)
     _print_effects(answer)
+    _print_notes(_doubts(run))
     typer.echo(f"\n{out}: all figures.  Report: {page}")
 
 
@@ -348,6 +354,19 @@ def _print_summary(run: Path) -> None:
     typer.echo("\nVerdict")
     for sentences in found["identifiability"]["verdict"].values():
         typer.echo("\n".join(f"- {sentence}" for sentence in sentences))
+    _print_notes(_doubts(run))
+
+
+def _doubts(run: Path) -> list[str]:
+    """What is to be known of a run."""
+    with of_file(run / "report.json"):
+        return doubts(read_json(run / "report.json"))
+
+
+def _print_notes(notes: list[str]) -> None:
+    """What is to be known before the figures are used, where a pipe does not swallow it."""
+    for note in notes:
+        typer.echo(f"Note: {note}.", err=True)
 
 
 def _print_published(found: dict[str, Any]) -> None:

@@ -165,6 +165,8 @@ def of_events(label: str, counted: Counted, rows: int) -> list[str]:
 
 def leverage(values: NDArray[np.float64]) -> tuple[float, NDArray[np.intp]] | None:
     """Share of a covariate's variance that comes of a few users who rule it, and their positions; none if none do."""
+    if len(values) < FEWEST:
+        return None
     squares = (values - values.mean()) ** 2
     order = np.argsort(-squares, kind="stable")
     total = float(squares.sum())
@@ -182,7 +184,7 @@ def leverage(values: NDArray[np.float64]) -> tuple[float, NDArray[np.intp]] | No
 def of_covariates(label: str, users: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """Covariates of which a few users have the most to say."""
     said = []
-    for name in names if len(users) >= FEWEST else ():
+    for name in names:
         values = users[name].to_numpy(np.float64)
         if (found := leverage(values)) is None:
             continue

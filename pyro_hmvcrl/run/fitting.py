@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -49,6 +50,9 @@ def fit_folder(data: Path, out: Path, settings: Settings, progress: bool = False
             clear_away(left)
         raise RunError(f"{out}: exists already; choose another folder or remove this one")
     dataset = read_dataset(data, periods=settings.periods)
+    if progress and first():  # before the work, which may be in vain
+        for remark in dataset.remarks:
+            print(f"Note: {remark}.", file=sys.stderr)
     if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
         needed = round(FEWEST_HELD_OUT / settings.held_out)
         raise RunError(f"{data}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")
