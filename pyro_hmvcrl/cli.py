@@ -248,6 +248,13 @@ def import_kuaisar(
         typer.echo(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")
         for reason, times in of["dropped"].items():
             typer.echo(f"    {times:>12,}  {reason}")
+        for reason, times in of.get("without_a_value", {}).items():
+            typer.echo(f"    {times:>12,}  kept without it: {reason}")
+    for covariate in account["covariates"]:
+        if filled := covariate["users_given_the_median"]:
+            typer.echo(f"covariate {covariate['name']}: {filled:,} users have none, and are given the median")
+    for covariate in account["covariates_left_out"]:
+        typer.echo(f"covariate {covariate['name']} is left out: {covariate['reason']}")
     typer.echo(
         f"{out}: {account['users']['kept']:,} users, {account['search_events']:,} search and "
         f"{account['recommendation_events']:,} recommendation events in {account['categories']} categories, "

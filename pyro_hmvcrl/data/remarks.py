@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, identity, kron
 
 from pyro_hmvcrl.data.counts import Counted, Survey
 from pyro_hmvcrl.data.names import listed, look_alikes, short
-from pyro_hmvcrl.data.periods import DAY, EARLIEST, Periods, date_of, latest
+from pyro_hmvcrl.data.periods import DAY, EARLIEST, Periods, date_of, latest, likely_unit
 
 SHARED = 0.995  #: share of events in categories of both surfaces, below which it is said
 LITTLE = 0.5  #: ... and below which names should be looked at
@@ -24,11 +24,6 @@ FEW_RULE = 0.75  #: ... and that comes of 1% of the users
 NEGLIGIBLE = 0.01  #: share of one of these
 FEWEST = 20  #: users, among whom one is not to rule a column
 FAR = 100  #: quartile ranges from the median
-UNITS = {
-    "seconds": (1_000, 1),
-    "microseconds": (1, 1_000),
-    "nanoseconds": (1, 1_000_000),
-}  #: to ms: times, by
 MOST_PAIRS = 3
 
 
@@ -89,10 +84,8 @@ def of_times(label: str, found: Survey) -> list[str]:
         f"{label}, column 'timestamp': {found.strange:,} of {found.events:,} events are before "
         f"{date_of(EARLIEST)[:4]} or after {int(date_of(latest())[:4]) - 1}, the first at {time} ({date_of(time)})"
     )
-    for unit, (times, by) in UNITS.items():
-        if EARLIEST <= time * times // by < latest():
-            convert = f"multiply by {times:,}" if times > 1 else f"divide by {by:,}"
-            return [f"{said}; that looks like {unit}, and milliseconds are wanted: {convert}"]
+    if likely := likely_unit(time):
+        return [f"{said}; that looks like {likely[0]}, and milliseconds are wanted: {likely[1]}"]
     return [f"{said}; are these milliseconds since 1970?"]
 
 
