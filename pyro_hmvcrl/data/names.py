@@ -32,6 +32,7 @@ def short(value: object, most: int = MOST_SAID) -> str:
 def listed(names: Iterable[object]) -> str:
     """The first of these names, and how many more there are."""
     cut = [name if len(name) <= MOST_SAID else f"{name[:MOST_SAID]}..." for name in map(str, names)]
+    cut = [name if name.isprintable() else repr(name)[1:-1] for name in cut]  # a terminal obeys what is not
     more = len(cut) - MOST_NAMED
     return ", ".join(cut[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 

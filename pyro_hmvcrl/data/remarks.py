@@ -182,7 +182,8 @@ def of_covariates(label: str, users: pd.DataFrame, names: Sequence[str]) -> list
         if (found := leverage(values)) is None:
             continue
         share, who = found
-        one = f"user {users['user_id'].iloc[who[0]]} has {values[who[0]]:.6g}, the median is {np.median(values):.6g}"
+        user = short(str(users["user_id"].iloc[who[0]]))
+        one = f"user {user} has {values[who[0]]:.6g}, the median is {np.median(values):.6g}"
         count = "one user makes" if len(who) == 1 else f"{len(who):,} users make"
         said.append(
             f"{label}, column {short(name)}: {count} {share:.1%} of its variance ({one}). What is said of it hangs on "

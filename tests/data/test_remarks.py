@@ -377,3 +377,4 @@ def test_what_is_said_of_values_is_short() -> None:
     assert len(short(list(range(100_000)))) < 200
     assert len(listed("x" * 1_000 for _ in range(100_000))) < 1_000
     assert listed(range(3)) == "0, 1, 2"
+    assert listed(["a\x1b[31m", "汉"]) == r"a\x1b[31m, 汉"
