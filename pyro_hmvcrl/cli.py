@@ -167,6 +167,7 @@ def encode(
     """Write the factors of new logs under a fitted run."""
     with _plain_errors():
         from pyro_hmvcrl.data.folder import read_dataset
+        from pyro_hmvcrl.queries.overlap import beside_fit
         from pyro_hmvcrl.run.files import RunError, check_out
         from pyro_hmvcrl.run.load import load_run
 
@@ -178,12 +179,15 @@ def encode(
         if out.suffix == ".csv":
             _check_formulas(dataset, logs.users["user_id"].astype("str"))
         factors = fitted.encode(logs)
+        beside = beside_fit(run, logs.users)
+        factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *_doubts(run)]
         with whole_file(out) as file:
             if out.suffix == ".parquet":
                 factors.to_parquet(file, index=False)
             else:
                 factors.to_csv(file, index=False)
         _say(f"{out}: factors of {len(factors):,} users")
+        _print_notes(notes)
 
 
 @app.command("effects")
@@ -231,6 +235,7 @@ def effects_command(
                 write_effects(answer, file)
             page = write_report(run)
         _print_effects(answer)
+        _print_notes(_doubts(run))
         _say(f"\n{out or own}: all figures.  Report: {page}")
 
 
@@ -273,6 +278,13 @@ def import_kuaisar(
             _say(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")
             for reason, times in of["dropped"].items():
                 _say(f"    {times:>12,}  {reason}")
+            for reason, times in of.get("without_a_value", {}).items():
+                _say(f"    {times:>12,}  kept without it: {reason}")
+        for covariate in account["covariates"]:
+            if filled := covariate["users_given_the_median"]:
+                _say(f"covariate {covariate['name']}: {filled:,} users have none, and are given the median")
+        for covariate in account["covariates_left_out"]:
+            _say(f"covariate {covariate['name']} is left out: {covariate['reason']}")
         _say(
             f"{out}: {account['users']['kept']:,} users, {account['search_events']:,} search and "
             f"{account['recommendation_events']:,} recommendation events in {account['categories']} categories, "
@@ -395,6 +407,23 @@ def _print_summary(run: Path) -> None:
     _say("\nVerdict")
     for sentences in found["identifiability"]["verdict"].values():
         _say("\n".join(f"- {sentence}" for sentence in sentences))
+    _print_notes(_doubts(run))
+
+
+def _doubts(run: Path) -> list[str]:
+    """What is to be known of a run."""
+    from pyro_hmvcrl.data.files import read_json
+    from pyro_hmvcrl.report.verdicts import doubts
+    from pyro_hmvcrl.run.files import of_file
+
+    with of_file(run / "report.json"):
+        return doubts(read_json(run / "report.json"))
+
+
+def _print_notes(notes: list[str]) -> None:
+    """What is to be known before the figures are used, where a pipe does not swallow it."""
+    for note in notes:
+        _say(f"Note: {note}.", err=True)
 
 
 def _print_published(found: dict[str, Any]) -> None:

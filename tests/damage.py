@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 import torch
+from folders import TABLES, put, tree
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from test_dataset import TABLES, put, tree
 
 from pyro_hmvcrl.inference.checkpoints import load_tensors, save_tensors
 from pyro_hmvcrl.synthetic.design import Design

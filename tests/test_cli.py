@@ -50,7 +50,8 @@ def test_encode_writes_factors_of_new_logs(folder, suffix):
     out = folder / f"new{suffix}"
     assert run("encode", folder / "run", folder / "data", "--out", out).exit_code == 0
     factors = pd.read_parquet(out) if suffix == ".parquet" else pd.read_csv(out)
-    assert factors.shape == (120, 11)
+    assert factors.shape == (120, 12)
+    assert not factors["outside"].any()  # the very users of the fit
 
 
 def test_report_is_written_anew(folder):

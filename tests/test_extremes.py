@@ -89,10 +89,7 @@ def twins(tables: Tables) -> Tables:
 RUNS = {
     "one event each": one_event_each,
     "one search in all": one_search,
-    "one category": one_category,
     "5,000 events of one user": five_thousand_events,
-    "nobody engages": engaged(0),
-    "everybody engages": engaged(1),
     "a user a million sd away": covariate(lambda c: c.mask(c.index == 7, 1e6)),
     "large units": covariate(lambda c: 1e15 * c),
     "small units": covariate(lambda c: 1e-15 * c),
@@ -111,6 +108,22 @@ def test_it_is_fitted(dataset, tmp_path, change):
     assert np.isfinite(factors.to_numpy()).all()
     found = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [*found["identifiability"]["verdict"]] == [*CHANNELS]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (one_category, "column 'category': 'all' in all events of both tables"),
+        (engaged(0), "column 'engaged': the same in all rows"),
+        (engaged(1), "column 'engaged': the same in all rows"),
+    ],
+    ids=["one category", "nobody engages", "everybody engages"],
+)
+def test_outcomes_that_do_not_vary_are_refused(dataset, tmp_path, change, says):
+    blocks = dataset.exposure_covariates, dataset.preference_covariates
+    with pytest.raises(DatasetError, match=says):
+        write_dataset(tmp_path / "data", "edge", *change(tables_of(dataset)).values(), *blocks)
+    assert not (tmp_path / "data").exists()
 
 
 def test_one_user_is_refused(dataset, tmp_path):

@@ -19,9 +19,9 @@ import damage as d
 import numpy as np
 import pandas as pd
 import pytest
+from folders import content, put, tree
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_dataset import content, put, tree
 from typer.testing import CliRunner
 
 from pyro_hmvcrl.cli import app

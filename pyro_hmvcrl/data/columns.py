@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +14,20 @@ from numpy.typing import NDArray
 #: Text as it stands in CSV: "007" is not 7, and a category may be called "None".
 KEYS = ("user_id", "category")
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")  #: in CSV's other columns
+WORDS = {
+    "true": 1.0,
+    "false": 0.0,
+}  #: numbers in words, where a gap or text keeps a column from being one of booleans
+#: How a float past 2^53 is written, after which the integers next to it are the same number.
+ROUNDED = r"-?[0-9](?:\.[0-9]+)?e\+[0-9]{2,}|-?(?:9[0-9]{15}|[0-9]{17,})\.0"
 
 
 def as_numbers(values: pd.Series) -> NDArray[np.float64]:
-    """A column as numbers, NaN where it holds none."""
+    """A column as numbers, NaN where it holds none; true is 1 and false 0."""
     if not pd.api.types.is_numeric_dtype(values):
-        values = pd.to_numeric(values.astype("str"), errors="coerce")
+        text = values.astype("str")
+        words = text.str.lower().map(WORDS).astype("float64")
+        values = pd.to_numeric(text, errors="coerce").astype("float64").fillna(words)
     return values.to_numpy(np.float64, na_value=np.nan)
 
 
@@ -27,8 +37,15 @@ def as_codes(values: pd.Series) -> tuple[NDArray[np.intp], pd.Index]:
     distinct = pd.Index(distinct)  # of a categorical column too
     if pd.api.types.is_float_dtype(distinct.dtype) and _whole(distinct.to_series()).all():
         distinct = distinct.astype("int64")
+    elif distinct.dtype == object:
+        distinct = distinct.map(_integer)
     again, distinct = pd.factorize(distinct.astype("str"))
     return np.append(again, -1)[codes], distinct
+
+
+def _integer(value: Any) -> Any:
+    """A whole number as an integer."""
+    return int(value) if isinstance(value, float | Decimal) and value == value // 1 else value
 
 
 def _check(test: Callable[[pd.Series], NDArray[np.bool_]], problem: str) -> pa.Check:
@@ -46,9 +63,35 @@ def _present(values: pd.Series) -> NDArray[np.bool_]:
     return (codes >= 0) & np.append(distinct != "", False)[codes]
 
 
+def _most(values: pd.Series | pd.Index) -> float:
+    """Below this a column's kind tells all whole numbers apart."""
+    dtype = getattr(values.dtype, "numpy_dtype", values.dtype)
+    if pd.api.types.is_integer_dtype(dtype):
+        return 2.0**62
+    return 2.0 ** (np.finfo(dtype).nmant + 1) if pd.api.types.is_float_dtype(dtype) else 2.0**53
+
+
+def _exact(values: pd.Series) -> NDArray[np.bool_]:
+    """Which keys are no floats past the whole numbers that these tell apart."""
+    if pd.api.types.is_integer_dtype(values.dtype):
+        return np.ones(len(values), bool)
+    codes, distinct = pd.factorize(values)
+    distinct = pd.Index(distinct)
+    if pd.api.types.is_float_dtype(distinct.dtype):
+        good = np.abs(distinct.to_numpy(np.float64)) < _most(distinct)
+    else:
+        good = ~np.asarray(distinct.astype("str").str.fullmatch(ROUNDED), bool)
+    return np.append(good, True)[codes]  # one that is missing is another check's
+
+
 def _whole(values: pd.Series) -> NDArray[np.bool_]:
     numbers = as_numbers(values)
     return (numbers == np.floor(numbers)) & (np.abs(numbers) < 2.0**62)
+
+
+def _told_apart(values: pd.Series) -> NDArray[np.bool_]:
+    numbers = as_numbers(values)
+    return ~(np.abs(numbers) >= _most(values))
 
 
 def _varies(values: pd.Series) -> bool:
@@ -57,19 +100,21 @@ def _varies(values: pd.Series) -> bool:
         return bool(numbers.min() != numbers.max()) and numbers.std() not in (0, np.inf)
 
 
-USER = _check(_present, "missing; fill it in or drop the row")
+_EXACT = "a float that may stand for several integers; write this column as integers or text, from its source"
+USER = [_check(_present, "missing; fill it in or drop the row"), _check(_exact, _EXACT)]
 ONCE = _check(lambda v: ~pd.Index(as_codes(v)[0]).duplicated(), "this user has a row already; drop one")
 FINITE = _check(lambda v: np.isfinite(as_numbers(v)), "not a finite number; fill it in or drop the user")
 VARIES = pa.Check(
     _varies, error="does not vary over users, or its variance overflows; take it out or rescale it"
 )
-_TIME = _check(_whole, "not an integer, milliseconds since the epoch; convert it")
-_CATEGORY = _check(_present, "missing; fill it in or drop the event")
+_TIME = [
+    _check(_whole, "not an integer, milliseconds since the epoch; convert it"),
+    _check(_told_apart, _EXACT),
+]
+_CATEGORY = [_check(_present, "missing; fill it in or drop the event"), _check(_exact, _EXACT)]
 _MARK = _check(lambda v: np.isin(as_numbers(v), (0, 1)), "neither 0 nor 1; recode it or drop the event")
 Checks = dict[str, list[pa.Check]]  #: by column
-CHECKS: dict[str, Checks] = {
-    "search_events": {"user_id": [USER], "timestamp": [_TIME], "category": [_CATEGORY]}
-}
+CHECKS: dict[str, Checks] = {"search_events": {"user_id": USER, "timestamp": _TIME, "category": _CATEGORY}}
 CHECKS["recommendation_events"] = CHECKS["search_events"] | {"engaged": [_MARK]}
 OPTIONAL: dict[str, Checks] = {"search_events": {"suggested": [_MARK]}, "recommendation_events": {}}
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.util import hash_array
 from scipy.sparse import coo_matrix, csr_matrix
 
 from pyro_hmvcrl.data.columns import CHECKS, OPTIONAL, Checks, as_codes, as_integers
-from pyro_hmvcrl.data.periods import Periods
+from pyro_hmvcrl.data.names import WHOLE, like, short
+from pyro_hmvcrl.data.periods import EARLIEST, Periods, latest
 from pyro_hmvcrl.data.tables import DatasetError, Table, validate
 
 HELD = 1 << 26  #: bytes of counts that are held in memory; more are kept in a file
@@ -27,16 +29,55 @@ def checks_of(table: Table, stem: str) -> Checks:
     return CHECKS[stem] | {name: of for name, of in OPTIONAL[stem].items() if name in table.columns}
 
 
-def survey(table: Table, checks: Checks) -> tuple[set[str], int, int]:
-    """Check every row of an event table: the categories that it has, and its first and last moment."""
-    labels: set[str] = set()
+@dataclass(frozen=True)
+class Survey:
+    """What a first look at an event table found."""
+
+    labels: pd.Series  #: events by category
+    first: int  #: moment, ms since epoch
+    last: int
+    strange: int  #: events at times that no logs of today have
+    strange_time: int | None  #: the first of these
+    varied: bool  #: whether some events are engaged with, and some are not
+
+    @property
+    def events(self) -> int:
+        return int(self.labels.sum())
+
+
+def survey(table: Table, checks: Checks) -> Survey:
+    """Check every row of an event table: which categories it has, and when."""
+    labels, strange, marks = pd.Series(dtype="int64"), [], set[int]()
     first_time, last_time = np.iinfo(np.int64).max, np.iinfo(np.int64).min
     for first, rows in table.parts(checks):
         validate(table, rows, checks, first)
-        labels.update(as_codes(rows["category"])[1])
+        codes, distinct = as_codes(rows["category"])
+        labels = labels.add(pd.Series(np.bincount(codes, minlength=len(distinct)), distinct), fill_value=0)
         times = as_integers(rows["timestamp"])
-        first_time, last_time = min(first_time, int(times.min())), max(last_time, int(times.max()))
-    return labels, first_time, last_time
+        first_time = min(first_time, int(times.min(initial=first_time)))
+        last_time = max(last_time, int(times.max(initial=last_time)))
+        strange.append(times[(times < EARLIEST) | (times >= latest())])
+        if "engaged" in checks:
+            marks.update(np.unique(as_integers(rows["engaged"])).tolist())
+    odd = np.concatenate(strange)
+    return Survey(
+        labels.astype("int64"),
+        first_time,
+        last_time,
+        len(odd),
+        int(odd[0]) if len(odd) else None,
+        len(marks) > 1,
+    )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """An event table's counts, and what counting found."""
+
+    matrices: list[csr_matrix]
+    copies: int  #: rows that say the same as another
+    unknown: int  #: rows left out, as their category is not known
+    unknown_category: str | None  #: the first of these
 
 
 @dataclass(frozen=True)
@@ -46,26 +87,34 @@ class Keys:
     users: pd.Index
     categories: pd.Index
     users_label: str
+    leave_out: bool = False  #: events of other categories, rather than refuse them
 
     def positions(
         self, table: Table, rows: pd.DataFrame, first_row: int = 0
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Position of each row's user and category; one that is not known is an error."""
+        """Position of each row's user and category; a user who is not known is an error, a category may be (-1)."""
 
-        def among(known: pd.Index, key: str, problem: str) -> NDArray[np.intp]:
+        def among(known: pd.Index, key: str, problem: str, refuse: bool = True) -> NDArray[np.intp]:
             codes, distinct = as_codes(rows[key])
-            positions = known.get_indexer(distinct)[codes]
+            found = known.get_indexer(distinct)
+            if (found < 0).any():  # integers that were saved as floats
+                again = known.get_indexer(distinct.str.replace(rf"^{WHOLE}$", r"\1", regex=True))
+                found = np.where(found < 0, again, found)
+            positions = found[codes]
             lost = np.flatnonzero(positions < 0)
-            if len(lost):
-                raise table.error(key, f"{distinct[codes[lost[0]]]!r} is {problem}", first_row + int(lost[0]))
+            if len(lost) and refuse:
+                label = distinct[codes[lost[0]]]
+                other = like(label, known)
+                there = "" if other is None else f" (there is {short(other)}, written otherwise)"
+                raise table.error(key, f"{short(label)} is {problem}{there}", first_row + int(lost[0]))
             return positions
 
         unknown_user = f"not a user of {self.users_label}; add the user there or drop the event"
         unknown_category = "not among the known categories; recode it or drop the event"
         user = among(self.users, "user_id", unknown_user)
-        return user, among(self.categories, "category", unknown_category)
+        return user, among(self.categories, "category", unknown_category, not self.leave_out)
 
-    def count(self, table: Table, columns: Iterable[str], periods: Periods) -> list[csr_matrix]:
+    def count(self, table: Table, columns: Iterable[str], periods: Periods) -> Counted:
         """Events of each user in each period and category, ``(N, T C)``; where some are marked, those apart.
 
         Of recommendations the second matrix has those that were engaged with, of searches those that were suggested;
@@ -73,13 +122,23 @@ class Keys:
         """
         mark = next((name for name in MARKS if name in columns), None)
         parts: list[tuple[NDArray[Any], ...]] = []
+        unknown, example = 0, None
         for first, rows in table.parts(columns):
             user, category = self.positions(table, rows, first)
-            cell = periods.at(as_integers(rows["timestamp"])) * len(self.categories) + category
+            time = as_integers(rows["timestamp"])
             marked = as_integers(rows[mark]).astype(bool) if mark else np.zeros(len(rows), bool)
-            parts.append((user.astype(np.int32), cell.astype(np.int32), marked))
-        user, cell, marked = map(np.concatenate, zip(*parts, strict=True))
+            known = category >= 0
+            if not known.all():
+                unknown += int((~known).sum())
+                example = example or str(rows["category"].iloc[np.flatnonzero(~known)[0]])
+                user, category, time, marked = (of[known] for of in (user, category, time, marked))
+            cell = periods.at(time) * len(self.categories) + category
+            told = _told_by(user, category, time, marked)
+            parts.append((user.astype(np.int32), cell.astype(np.int32), marked, told))
+        user, cell, marked, told = map(np.concatenate, zip(*parts, strict=True))
         parts.clear()
+        told.sort()
+        copies = int((told[1:] == told[:-1]).sum())
         shape = len(self.users), periods.number * len(self.categories)
 
         def counted(some: NDArray[np.bool_] | slice) -> csr_matrix:
@@ -87,7 +146,16 @@ class Keys:
             return _kept(coo_matrix((np.ones(len(places[0]), np.float32), places), shape).tocsr())
 
         every = slice(None) if mark != "suggested" else ~marked
-        return [counted(every)] + ([counted(marked)] if mark == "engaged" or marked.any() else [])
+        matrices = [counted(every)] + ([counted(marked)] if mark == "engaged" or marked.any() else [])
+        return Counted(matrices, copies, unknown, example)
+
+
+def _told_by(*columns: NDArray[Any]) -> NDArray[np.uint64]:
+    """A number of what each row says, the same for copies and hardly ever for others."""
+    found = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        found = hash_array(found ^ hash_array(column.astype(np.int64)))
+    return found
 
 
 def _kept(counts: csr_matrix) -> csr_matrix:

@@ -41,6 +41,8 @@ class Dataset:
         `engagement` (among those shown), and `suggested` where searches that the platform suggested are marked.
     event_tables
         What `search_events` and `recommendation_events` call for the events themselves.
+    remarks
+        What reading found worth saying, a sentence each: see :mod:`~pyro_hmvcrl.data.remarks`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Dataset:
     periods: Periods
     counts: Mapping[str, csr_matrix]
     event_tables: Mapping[str, Callable[[], pd.DataFrame]]
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def search(self) -> NDArray[np.float32]:

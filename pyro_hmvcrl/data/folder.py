@@ -20,8 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 
+from pyro_hmvcrl.data import remarks
 from pyro_hmvcrl.data.columns import (
     FINITE,
     KEYS,
@@ -32,11 +35,14 @@ from pyro_hmvcrl.data.columns import (
     as_integers,
     as_numbers,
 )
-from pyro_hmvcrl.data.counts import Keys, checks_of, survey
+from pyro_hmvcrl.data.counts import Keys, Survey, checks_of, survey
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.files import check_text, read_json, whole_folder
+from pyro_hmvcrl.data.names import RESERVED, listed, look_alikes, plain, short
 from pyro_hmvcrl.data.periods import Periods
 from pyro_hmvcrl.data.tables import TABLES, DatasetError, Table, read_table, validate
+
+MOST_EXTRA = 1 << 26  #: values of further columns of the users' table that are held in memory
 
 
 def read_dataset(
@@ -156,10 +162,16 @@ def _check_description(path: Path, description: Any) -> None:
     covariates = [*lists["exposure_covariates"], *lists["preference_covariates"]]
     if "user_id" in covariates:
         raise DatasetError(f"{path}: user_id names the users and cannot be a covariate; take it out")
+    for name in covariates:
+        if RESERVED.fullmatch(name):
+            raise DatasetError(
+                f"{path}: covariate {short(name)} has the name of a channel, factor or site of the model, and a shift "
+                "of it would be taken for one of that; rename it here and in the users' table"
+            )
     for noun, values in (("covariate", covariates), ("category", lists["categories"])):
         for value, times in Counter(map(str, values)).items():
             if times > 1:
-                raise DatasetError(f"{path}: {noun} {value!r} is listed {times} times; list it once")
+                raise DatasetError(f"{path}: {noun} {short(value)} is listed {times} times; list it once")
 
 
 def _assemble(
@@ -169,38 +181,61 @@ def _assemble(
     periods: int | Periods | None = None,
 ) -> Dataset:
     """Check the tables, alone and against each other, and count."""
-    for table in tables:
-        if table.is_empty:
-            raise table.error(None, "no rows; the model needs users, and events of both surfaces")
-    users, people = tables[0], tables[0].frame
+    users, fitted = tables[0], categories is not None
     events = dict(zip(TABLES[1:], tables[1:], strict=True))
+    _check_not_empty(users, events, fitted)
     blocks = {key: list(description[key]) for key in ("exposure_covariates", "preference_covariates")}
     covariates = [name for names in blocks.values() for name in names]
-    of_covariate = [FINITE] if categories is not None else [FINITE, VARIES]
-    validate(users, people, {"user_id": [USER, ONCE], **{name: of_covariate for name in covariates}})
-    checks = {stem: checks_of(table, stem) for stem, table in events.items()}
-    labels, first, last = zip(*(survey(table, checks[stem]) for stem, table in events.items()), strict=True)
-    seen, window = set().union(*labels), (min(first), max(last))
-    cut = periods.like(*window) if isinstance(periods, Periods) else Periods.cut(*window, periods)
+    people = users.only(["user_id", *covariates])
+    of_covariate = [FINITE] if fitted else [FINITE, VARIES]
+    validate(users, people, {"user_id": [*USER, ONCE], **{name: of_covariate for name in covariates}})
+    ids = plain(as_codes(people["user_id"])[1])
+    held, said = _with_extras(users, people)
+    native = _native(ids, people["user_id"], users.csv_file is not None)
+    held = held.assign(user_id=native, **{name: as_numbers(people[name]) for name in covariates})
+    said += remarks.of_names(users.label, "user_id", ids) if ids.dtype != "int64" else []
+    said += remarks.of_covariates(users.label, held, covariates)
 
-    given = description.get("categories") if categories is None else categories
+    checks = {stem: checks_of(table, stem) for stem, table in events.items()}
+    found = {stem: survey(table, checks[stem]) for stem, table in events.items()}
+    if not fitted:
+        _check_surfaces(events, found)
+    window = min(of.first for of in found.values()), max(of.last for of in found.values())
+    cut = periods.like(*window) if isinstance(periods, Periods) else Periods.cut(*window, periods)
+    seen = set[str]().union(*(plain(of.labels.index.astype("str")) for of in found.values()))
+    given = categories if fitted else description.get("categories")
     known = _sorted(seen) if given is None else [str(category) for category in given]
-    ids = as_codes(people["user_id"])[1]
-    keys = Keys(ids, pd.Index(known, dtype="str"), users.label)
-    held = people.assign(
-        user_id=_native(ids, users), **{name: as_numbers(people[name]) for name in covariates}
-    )
-    counts = {stem: keys.count(table, checks[stem], cut) for stem, table in events.items()}
-    if not counts["search_events"][0].nnz:
-        problem = "1 throughout; without searches of the users' own nothing tells of preference"
-        raise events["search_events"].error("suggested", problem)
+    for stem, table in events.items():
+        said += remarks.of_times(table.label, found[stem])
+        said += remarks.of_floats(table.label, found[stem].labels.index, known)
+    if all(of.events for of in found.values()):
+        said += remarks.of_surfaces(found)
+    said += remarks.of_names(" and ".join(events), "category", [*seen, *known])
+    said += remarks.of_periods(cut, periods if isinstance(periods, int) else None, *window)
+
+    keys = Keys(ids, pd.Index(known, dtype="str"), users.label, leave_out=fitted)
+    counted = {stem: keys.count(table, checks[stem], cut) for stem, table in events.items()}
+    for stem, table in events.items():
+        said += remarks.of_events(table.label, counted[stem], found[stem].events)
+    counts = dict(zip(("search", "suggested"), counted["search_events"].matrices, strict=False))
+    counts |= dict(zip(("exposure", "engagement"), counted["recommendation_events"].matrices, strict=True))
+    if not fitted:
+        _check_counts(users, events, counts)
+    elif not any(of.nnz for of in counts.values()):
+        there = listed(found["recommendation_events"].labels.index.union(found["search_events"].labels.index))
+        raise events["recommendation_events"].error(
+            "category",
+            f"none of the events is of a category that the run knows ({listed(known)}); here are {there}",
+        )
+    said += remarks.of_counts(counts, cut.number)
 
     def as_held(stem: str) -> pd.DataFrame:
         frame = events[stem].frame
         user, category = keys.positions(events[stem], frame)
         whole = {name: as_integers(frame[name]) for name in checks[stem] if name not in KEYS}
-        categories = pd.array(known, dtype="str").take(category)
-        return frame.assign(user_id=held["user_id"].array.take(user), category=categories, **whole)
+        names = pd.array(known, dtype="str").take(np.maximum(category, 0))
+        frame = frame.assign(user_id=held["user_id"].array.take(user), category=names, **whole)
+        return frame if (category >= 0).all() else frame[category >= 0].reset_index(drop=True)
 
     return Dataset(
         name=description["name"],
@@ -208,18 +243,68 @@ def _assemble(
         **blocks,
         categories=known,
         periods=cut,
-        counts=dict(zip(("search", "suggested"), counts["search_events"], strict=False))
-        | dict(zip(("exposure", "engagement"), counts["recommendation_events"], strict=True)),
+        counts=counts,
         event_tables={stem: partial(as_held, stem) for stem in events},
+        remarks=tuple(said),
     )
 
 
-def _native(ids: pd.Index, users: Table) -> pd.Index:
+def _check_not_empty(users: Table, events: Mapping[str, Table], fitted: bool) -> None:
+    """A fit needs both surfaces; users whose factors are asked may lack one."""
+    for table in (users, *events.values()):
+        rest = [of for of in events.values() if of is not table]
+        if table.is_empty and not (fitted and table is not users and not all(of.is_empty for of in rest)):
+            raise table.error(None, "no rows; the model needs users, and events of both surfaces")
+
+
+def _with_extras(users: Table, people: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The users' table with its further columns, as long as the memory is not what they take."""
+    extra = len(users.columns) - people.shape[1]
+    if extra * len(people) > MOST_EXTRA:
+        return people, [
+            f"{users.label}: {extra:,} columns that no covariate needs are left out, as they are large"
+        ]
+    return users.frame, []
+
+
+def _check_surfaces(events: Mapping[str, Table], found: Mapping[str, Survey]) -> None:
+    """Raise if the surfaces have no category in common, or nothing varies."""
+    shown = events["recommendation_events"]
+    if not found["recommendation_events"].varied:
+        raise shown.error("engaged", "the same in all rows; the model needs events of both kinds, 0 and 1")
+    searched, fed = (of.labels.index for of in found.values())
+    if len({*searched, *fed}) == 1:
+        raise shown.error(
+            "category", f"{short(fed[0])} in all events of both tables; give categories that differ"
+        )
+    if not any(remarks.shared_categories(found)):
+        alike = look_alikes([*searched, *fed])
+        hint = f" ({short(alike[0][0])} and {short(alike[0][1])} look alike)" if alike else ""
+        raise shown.error(
+            "category",
+            f"none of them is one of {events['search_events'].label}: {listed(sorted(fed)[:3])} here, "
+            f"{listed(sorted(searched)[:3])} there{hint}; name them alike in both tables",
+        )
+
+
+def _check_counts(users: Table, events: Mapping[str, Table], counts: Mapping[str, csr_matrix]) -> None:
+    """Raise if nothing ties the surfaces together, or nothing tells of preference."""
+    if not counts["search"].nnz:
+        problem = "1 throughout; without searches of the users' own nothing tells of preference"
+        raise events["search_events"].error("suggested", problem)
+    searching, fed = (np.diff(counts[surface].indptr) > 0 for surface in ("search", "exposure"))
+    if not (searching & fed).any():
+        raise users.error(
+            "user_id", "no user has events of both surfaces; are users named alike in both event tables?"
+        )
+
+
+def _native(ids: pd.Index, written: pd.Series, from_text: bool) -> pd.Index:
     """User ids as integers where the table has integers, as numbers or (all of them) as CSV text."""
-    dtype = users.frame["user_id"].dtype
-    as_text = users.csv_file is not None and all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", i) for i in ids)
+    may_be = from_text or pd.api.types.is_float_dtype(written.dtype)
+    whole = may_be and ids.str.fullmatch("0|-?[1-9][0-9]{0,17}").all()
     try:
-        return ids.astype("int64") if as_text or pd.api.types.is_integer_dtype(dtype) else ids
+        return ids.astype("int64") if whole or pd.api.types.is_integer_dtype(written.dtype) else ids
     except OverflowError:  # unsigned, and large
         return ids
 

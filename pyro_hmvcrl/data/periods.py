@@ -7,6 +7,7 @@ cut into its days (in UTC); a longer one into equal spans of whole days, a short
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,30 @@ from numpy.typing import NDArray
 DAY = 86_400_000  #: ms
 FEWEST_DAYS, MOST_DAYS = 4, 14
 MOST_PERIODS = 1_000
+EARLIEST = 1_262_304_000_000  #: ms since epoch: 2010, before which hardly any logs are
+UNITS = {
+    "seconds": (1_000, 1),
+    "microseconds": (1, 1_000),
+    "nanoseconds": (1, 1_000_000),
+}  #: to ms: times, by
+
+
+def latest() -> int:
+    """The end of next year, ms since epoch: later logs are not."""
+    return int(np.datetime64(f"{datetime.now(UTC).year + 2}-01-01", "ms").astype(np.int64))
+
+
+def likely_unit(time: int) -> tuple[str, str] | None:
+    """The unit that a moment which no logs of today have seems to be in, if any, and what makes milliseconds of it."""
+    for unit, (times, by) in UNITS.items():
+        if EARLIEST <= time * times // by < latest():
+            return unit, f"multiply by {times:,}" if times > 1 else f"divide by {by:,}"
+    return None
+
+
+def date_of(time: int) -> str:
+    """The day of a moment in ms since epoch, in UTC."""
+    return str(np.datetime64(time, "ms")).partition("T")[0]
 
 
 @dataclass(frozen=True)

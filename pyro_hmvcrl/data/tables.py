@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +17,11 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from pyro_hmvcrl.data.columns import CHECKS, KEYS, MISSING, Checks
+from pyro_hmvcrl.data.names import listed, short
 
 TABLES = ("users", "search_events", "recommendation_events")
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+MOST_OF_ERROR = 300  #: characters of what a library says
 PART = 1 << 20  #: rows of a Parquet file at a time, which bounds the memory
 
 
@@ -33,20 +37,29 @@ class Table:
     held: pd.DataFrame | None = None
     csv_file: Path | None = None
     parquet: Path | None = None
+    as_a_whole: bool = False  #: keys of the `parquet` file mean something else in a part of it
 
     @property
     def frame(self) -> pd.DataFrame:
         """All of it."""
+        return self.only(None)
+
+    def only(self, columns: Iterable[str] | None) -> pd.DataFrame:
+        """All rows of a file, with those of these columns that it has."""
         if self.held is not None:
             return self.held
+        names = None if columns is None else [name for name in columns if name in self.columns]
         with _readable(self.parquet):
             # Without pandas' metadata an index comes as a column, and row numbers are the file's.
-            return pq.read_table(self.parquet).to_pandas(ignore_metadata=True)
+            return pq.ParquetFile(self.parquet).read(columns=names).to_pandas(ignore_metadata=True)
+
+    def __len__(self) -> int:
+        with _readable(self.parquet):
+            return len(self.held) if self.held is not None else pq.read_metadata(self.parquet).num_rows
 
     @property
     def is_empty(self) -> bool:
-        with _readable(self.parquet):
-            return self.held.empty if self.held is not None else not pq.read_metadata(self.parquet).num_rows
+        return not len(self)
 
     @property
     def columns(self) -> list[str]:
@@ -56,8 +69,8 @@ class Table:
 
     def parts(self, columns: Iterable[str]) -> Iterator[tuple[int, pd.DataFrame]]:
         """Its rows in parts that fit the memory, with at least these columns: the number of the first row, the rows."""
-        if self.held is not None:
-            yield 0, self.held
+        if self.held is not None or self.as_a_whole or self.is_empty:
+            yield 0, self.only(columns)
             return
         first = 0
         with _readable(self.parquet), pq.ParquetFile(self.parquet) as file:
@@ -66,7 +79,7 @@ class Table:
                 first += part.num_rows
 
     def error(self, column: str | None, problem: str, row: int | None = None) -> DatasetError:
-        where = [self.label] + ([] if column is None else [f"column {column!r}"])
+        where = [self.label] + ([] if column is None else [f"column {short(column)}"])
         if row is not None:
             where.append(f"row {row + 1}" if self.csv_file is None else f"line {_line(self.csv_file, row)}")
         return DatasetError(f"{', '.join(where)}: {problem}")
@@ -88,20 +101,42 @@ def _line(path: Path, row: int) -> int:
 
 def read_table(folder: Path, stem: str) -> Table:
     """The table of this stem in a dataset folder: the one of its two kinds of file that is there."""
-    names = f"{stem}.parquet", f"{stem}.csv"
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if not found:
-        raise DatasetError(f"{folder}: has neither {names[0]} nor {names[1]}; add one of them")
-    if len(found) > 1:
-        raise DatasetError(f"{folder}: has both {names[0]} and {names[1]}; remove one of them")
-    path = found[0]
+    path = _find(folder, stem)
     with _readable(path):
-        if path.suffix == ".csv":
+        if path.suffix.lower() == ".csv":
             return Table(str(path), _read_csv(path), path)
-        table = Table(str(path), parquet=path)
-        if stem in CHECKS and _comes_in_parts(pq.read_schema(path), CHECKS[stem]):
-            return table
-        return replace(table, held=table.frame)
+        names = pq.read_schema(path).names
+        _check_header(path, names)
+        in_parts = stem in CHECKS and _comes_in_parts(pq.read_schema(path), CHECKS[stem])
+        return Table(str(path), parquet=path, as_a_whole=not in_parts)
+
+
+def _find(folder: Path, stem: str) -> Path:
+    """The file of a table, whatever the case of its name; what else is there in its place is said."""
+    names = f"{stem}.parquet", f"{stem}.csv"
+    there = [
+        path for path in sorted(folder.iterdir(), reverse=True) if path.stem.lower().split(".")[0] == stem
+    ]
+    found = [path for path in there if path.name.lower() in names]
+    if len(found) > 1:
+        raise DatasetError(f"{folder}: has both {found[0].name} and {found[1].name}; remove one of them")
+    if not found:
+        instead = f", but {there[0].name}; write it as one of them" if there else "; add one of them"
+        raise DatasetError(f"{folder}: has neither {names[0]} nor {names[1]}{instead}")
+    if not found[0].is_file():
+        raise DatasetError(
+            f"{found[0]}: a folder and no file; put its parts together in one file of that name (Spark: coalesce(1))"
+        )
+    return found[0]
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Raise if a name is there twice: it is not known which column is meant."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise DatasetError(
+                f"{path}, column {short(name)}: there {times} times; leave one or rename the others"
+            )
 
 
 def _comes_in_parts(schema: pyarrow.Schema, columns: Iterable[str]) -> bool:
@@ -116,8 +151,7 @@ def _comes_in_parts(schema: pyarrow.Schema, columns: Iterable[str]) -> bool:
             or pyarrow.types.is_large_string(kind)
         )
 
-    once = all(schema.names.count(name) == 1 for name in columns)
-    return once and all(map(whole_or_text, KEYS))
+    return all(name in schema.names for name in columns) and all(map(whole_or_text, KEYS))
 
 
 @contextmanager
@@ -132,11 +166,11 @@ def _readable(path: Path | None) -> Iterator[None]:
 
 
 def _first_line(said: object) -> str:
-    return next(iter(str(said).splitlines()), type(said).__name__)
+    return next(iter(str(said).splitlines()), type(said).__name__)[:MOST_OF_ERROR]
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    columns = pd.read_csv(path, nrows=0).columns
+    columns = _csv_header(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
         return pd.read_csv(
@@ -149,6 +183,18 @@ def _read_csv(path: Path) -> pd.DataFrame:
         )
 
 
+def _csv_header(path: Path) -> pd.Index:
+    """Names of the columns, if commas separate them and each is there once."""
+    columns = pd.read_csv(path, nrows=0).columns
+    csv.field_size_limit(2**31 - 1)
+    with path.open(newline="", encoding="utf-8-sig") as handle:  # pandas renames what is there twice
+        _check_header(path, next((row for row in csv.reader(handle) if "".join(row).strip(" \t")), []))
+    for separator, name in SEPARATORS.items():
+        if "user_id" not in columns and "user_id" in [c.strip('" ') for c in columns[0].split(separator)]:
+            raise DatasetError(f"{path}: its columns are separated by {name}; write it with commas")
+    return columns
+
+
 def validate(table: Table, rows: pd.DataFrame, checks: Checks, first_row: int = 0) -> None:
     """Raise the first failure of a table's rows: a missing column, else a bad row, else a whole column."""
     columns = {name: pa.Column(checks=column, nullable=True) for name, column in checks.items()}
@@ -158,7 +204,7 @@ def validate(table: Table, rows: pd.DataFrame, checks: Checks, first_row: int = 
         failures = errors.failure_cases
         missing = failures[failures["check"] == "column_in_dataframe"]
         if len(missing):
-            has = ", ".join(map(str, rows.columns))
+            has = listed(table.columns)
             raise table.error(missing["failure_case"].iloc[0], f"missing; add it (there are {has})") from None
         first = failures.sort_values("index", kind="stable").iloc[0]
         row = None if pd.isna(first["index"]) else int(first["index"])
@@ -168,4 +214,6 @@ def validate(table: Table, rows: pd.DataFrame, checks: Checks, first_row: int = 
         if row is None:
             raise table.error(first["column"], first["check"]) from None
         found = rows[first["column"]].iloc[[row]].tolist()[0]
-        raise table.error(first["column"], f"{first['check']} (found {found!r})", first_row + row) from None
+        raise table.error(
+            first["column"], f"{first['check']} (found {short(found)})", first_row + row
+        ) from None

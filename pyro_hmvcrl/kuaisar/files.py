@@ -5,21 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import lzma
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 from numpy.typing import NDArray
-from pandas import DataFrame
+from pandas import Categorical, DataFrame, Series, factorize
 from tqdm.auto import tqdm
+
+from pyro_hmvcrl.data.names import WHOLE, listed, short
 
 BLOCK = 1 << 26  #: bytes that the parser takes at a time; captions are long
 #: What reading a damaged zip raises; RuntimeError: it looks encrypted, or compressed in a way unknown here.
@@ -54,6 +57,10 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     },
     "social_network.csv": {"user_id": NUMBER, "user_follow_id": TEXT},
 }
+IDS = ("user_id", "item_id")
+PAST_FLOATS = "past 2^53, from where on integers are not told apart here"
+SEPARATOR = re.compile("[;\t|]")
+LARGE, MOST_UNFOLDED = 1 << 28, 100  #: bytes, and times as many as packed, that a file may have
 ALIASES = {"reco_active_level": "rec_active_level"}  #: seen in copies of the files
 
 
@@ -67,6 +74,7 @@ class Account:
 
     read: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    missing: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def keep(self, file: str, frame: DataFrame, good: NDArray[np.bool_], reason: str) -> DataFrame:
         """The good rows; the others are counted under `reason`."""
@@ -76,12 +84,20 @@ class Account:
             reasons[reason] = reasons.get(reason, 0) + lost
         return frame[good] if lost else frame
 
+    def without(self, file: str, column: str, reasons: dict[str, NDArray[np.bool_]]) -> None:
+        """Count rows that are kept without a value of this column, by reason."""
+        for reason, rows in reasons.items():
+            if number := int(rows.sum()):
+                self.missing.setdefault(file, {})[f"{column} {reason}"] = number
+
     def to_dict(self) -> dict[str, Any]:
-        """A file each: rows read, kept, and dropped by reason."""
-        files = {}
+        """A file each: rows read, kept, dropped by reason, and kept without a value by reason if there are such."""
+        files: dict[str, Any] = {}
         for file, read in self.read.items():
             dropped = self.dropped.get(file, {})
             files[file] = {"read": read, "kept": read - sum(dropped.values()), "dropped": dropped}
+            if file in self.missing:
+                files[file]["without_a_value"] = self.missing[file]
         return files
 
 
@@ -96,16 +112,31 @@ class Files:
             )
         names = [*COLUMNS, "truth.npz"]
         if path.is_dir():
-            there = [p for p in sorted(path.rglob("*")) if p.name in names and p.is_file()]
-            self.sizes = {str(p): p.stat().st_size for p in there}
+            there = [p for p in sorted(path.rglob("*")) if p.is_file()]
+            self.sizes = {str(p): p.stat().st_size for p in there if _name(p).startswith(tuple(names))}
         else:
             with self._archive() as archive:
-                self.sizes = {i.filename: i.file_size for i in archive.infolist() if not i.is_dir()}
-        self.found = {name: [p for p in self.sizes if Path(p).name == name] for name in names}
+                members = [i for i in archive.infolist() if not i.is_dir()]
+                self.sizes = {i.filename: i.file_size for i in members}
+                self._check_sizes([i for i in members if _name(i.filename) in names])
+        self.found = {name: [p for p in self.sizes if _name(p) == name] for name in names}
         for name in COLUMNS:
             if len(self.found[name]) != 1:
                 problem = "not there" if not self.found[name] else f"there {len(self.found[name])} times"
-                raise KuaisarError(f"{path}: {name} is {problem}; give one release of KuaiSAR, whole")
+                packed = [PureWindowsPath(p).name for p in self.sizes if _name(p).startswith(f"{name}.")]
+                instead = f", but {packed[0]}: unpack it" if packed and not self.found[name] else ""
+                raise KuaisarError(
+                    f"{path}: {name} is {problem}{instead}; give one release of KuaiSAR, whole"
+                )
+
+    def _check_sizes(self, members: list[zipfile.ZipInfo]) -> None:
+        """No file of logs is a hundredth of its size when packed; one that says so would fill the memory."""
+        for member in members:
+            if member.file_size > max(LARGE, MOST_UNFOLDED * member.compress_size):
+                raise KuaisarError(
+                    f"{self.path}, {_name(member.filename)}: {member.compress_size:,} bytes that unfold to "
+                    f"{member.file_size:,}, as no logs do; download the archive again"
+                )
 
     @property
     def truth(self) -> bytes | None:
@@ -140,8 +171,17 @@ class Files:
         wanted = {c: t for c, t in columns.items() if c in known or c not in optional}
         for column in wanted:
             if column not in known:
-                there = ", ".join(known) or "nothing"
-                raise KuaisarError(f"{self.label(name)}: no column {column!r}; its first line has {there}")
+                there = listed(known) or "nothing"
+                hint = (
+                    " (separate columns by commas)" if len(known) == 1 and SEPARATOR.search(known[0]) else ""
+                )
+                raise KuaisarError(
+                    f"{self.label(name)}: no column {column!r}; its first line has {there}{hint}"
+                )
+            if known.count(column) > 1:
+                raise KuaisarError(
+                    f"{self.label(name)}: column {column!r} is there {known.count(column)} times; leave one"
+                )
         types = {c: pa.dictionary(pa.int32(), t) if t == TEXT else t for c, t in wanted.items()}
         bar = {"desc": name, "disable": not progress, "leave": False}
         try:
@@ -158,11 +198,19 @@ class Files:
                         include_columns=list(wanted), column_types=types, strings_can_be_null=True
                     ),
                 )
+        except MemoryError:
+            raise KuaisarError(
+                f"{self.label(name)}: too large for the memory of this machine; give the small release, or a machine "
+                "with more memory"
+            ) from None
         except pa.ArrowException as error:
-            place = self._place(name, known, wanted) or f": {error}; get the file again"
+            place = self._place(name, known, wanted) or f": {str(error)[:300]}; get the file again"
             raise KuaisarError(f"{self.label(name)}{place}") from None
         account.read[name] = len(table)
-        return table.unify_dictionaries().to_pandas(strings_to_categorical=True, self_destruct=True)
+        frame = table.unify_dictionaries().to_pandas(strings_to_categorical=True, self_destruct=True)
+        for column in frame.columns.intersection(IDS):
+            self.check(name, frame, column, ~(frame[column].abs() >= 2**53).to_numpy(), PAST_FLOATS)
+        return frame.assign(**{c: _codes(frame[c]) for c in wanted if types[c] != wanted[c] and _is_code(c)})
 
     def check(self, name: str, rows: DataFrame, column: str, good: NDArray[np.bool_], problem: str) -> None:
         """Raise for the first row that is not good; the frame's index counts the rows of the file."""
@@ -183,7 +231,7 @@ class Files:
                     return f", row {n}: {len(row)} values for {len(known)} columns; get the file again"
                 for at, column in numbers:
                     if row and row[at] and not _is_number(row[at]):
-                        return f", column {column!r}, row {n}: {row[at]!r} is not a number; correct it"
+                        return f", column {column!r}, row {n}: {short(row[at])} is not a number; correct it"
         return ""
 
     @contextmanager
@@ -213,6 +261,25 @@ class Files:
             return zipfile.ZipFile(self.path)
         except (*DAMAGE, ValueError):  # the latter: a name that is no text
             raise KuaisarError(f"{self.path}: not a zip, or cut off; download it again") from None
+
+
+def _name(path: str | Path) -> str:
+    """A file's name, whatever its case and the system that wrote its path."""
+    return PureWindowsPath(path).name.lower()
+
+
+def _is_code(column: str) -> bool:
+    """Whether a column of text has codes, which may have been saved as floats."""
+    return column.endswith(("_id", "_type")) or column.startswith("onehot_")
+
+
+def _codes(values: Series) -> Series:
+    """Codes without the ".0" of integers that were saved as floats."""
+    plain, distinct = factorize(
+        values.cat.categories.str.strip().str.replace(rf"^{WHOLE}$", r"\1", regex=True)
+    )
+    codes = np.append(plain, -1)[values.cat.codes]
+    return Series(Categorical.from_codes(codes, categories=distinct), index=values.index)
 
 
 def _is_number(text: str) -> bool:

@@ -51,7 +51,7 @@ def write_kuaisar(
     surfaces = (logs.deliveries, logs.searches)
     n_events = sum(np.bincount(s["user"], minlength=len(logs.users)) for s in surfaces)
     kept = np.flatnonzero(n_events >= max(min_events, 1))
-    users, described = _covariates(logs, blocks, kept)
+    users, described, left_out = _covariates(logs, blocks, kept)
     place = np.full(len(logs.users), -1)
     place[kept] = np.arange(len(kept))
     deliveries, searches = (_events(s, logs.categories, users["user_id"].to_numpy(), place) for s in surfaces)
@@ -62,6 +62,7 @@ def write_kuaisar(
         "search_events": len(searches),
         "recommendation_events": len(deliveries),
         "covariates": described,
+        "covariates_left_out": left_out,
     }
     extra = {"import.json": json.dumps(account, indent=2, ensure_ascii=False).encode()}
     write_dataset(
@@ -80,9 +81,10 @@ def write_kuaisar(
 
 def _covariates(
     logs: Kuaisar, blocks: dict[str, Sequence[Covariate]], kept: NDArray[np.intp]
-) -> tuple[DataFrame, list[dict[str, Any]]]:
-    """The users' table, and what each column is; a covariate that is the same for all users is left out."""
-    users, described = {"user_id": logs.users["user_id"].to_numpy()[kept]}, list[dict[str, Any]]()
+) -> tuple[DataFrame, list[dict[str, Any]], list[dict[str, Any]]]:
+    """The users' table, what each column is, and which are left out, as they are the same for all users."""
+    users = {"user_id": logs.users["user_id"].to_numpy()[kept]}
+    described, left_out = list[dict[str, Any]](), list[dict[str, Any]]()
     for block, covariates in blocks.items():
         for c in covariates:
             values = c.of(logs)[kept]
@@ -96,11 +98,14 @@ def _covariates(
                     f"{logs.about['source']}: {c.name} ({c.definition}) is {values[far]:g} for user "
                     f"{users['user_id'][far]}; mend or leave out that user's rows"
                 )
+            said = {"name": c.name, "block": block, "definition": c.definition, "why": c.why}
             if len(values) and values.min() < values.max():
                 users[c.name] = values
-                described.append({"name": c.name, "block": block, "definition": c.definition, "why": c.why})
-                described[-1]["users_given_the_median"] = int(missing.sum())
-    return DataFrame(users), described
+                described.append(said | {"users_given_the_median": int(missing.sum())})
+            else:
+                reason = "no user has a value" if missing.all() else f"{values[0]:g} for all users"
+                left_out.append(said | {"reason": reason})
+    return DataFrame(users), described, left_out
 
 
 def _events(

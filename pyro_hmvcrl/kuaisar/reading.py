@@ -9,6 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas import DataFrame
 
+from pyro_hmvcrl.data.names import short
+from pyro_hmvcrl.data.periods import EARLIEST, latest, likely_unit
 from pyro_hmvcrl.kuaisar.clock import BEIJING, DAY
 from pyro_hmvcrl.kuaisar.files import COLUMNS, TEXT, Account, Files, KuaisarError
 from pyro_hmvcrl.kuaisar.logs import Kuaisar
@@ -19,7 +21,7 @@ OTHER = "other"
 USER_INPUT = "USER_INPUT"  #: the one source of queries that the user starts; the platform suggests the others
 WITH_CATEGORY = ("VIDEO", "IMAGE_ATLAS")  #: types of search results that item_features describes
 PADDING = ("", "0", "空", "empty")  #: stand for "no category"
-LATEST = 2**43  #: ms since epoch: the year 2248, to which calendars here reach
+LIST = r"\s*\[?[\d\s.,;|\"']*\]?\s*"  #: of ids
 QUERY = ["user", "time", "session", "keyword", "source"]  #: what tells one query from another
 
 
@@ -74,7 +76,13 @@ def _read_users(files: Files, account: Account, progress: bool) -> DataFrame:
     file = "social_network.csv"
     ties = files.read(file, COLUMNS[file], account, progress)
     ties = _of_known_users(account, file, ties, users)
-    n_named = ties["user_follow_id"].astype("object").fillna("").astype(str).str.count(r"\d+").to_numpy(float)
+    follows = ties["user_follow_id"].cat
+    names = follows.categories.astype("str")
+    account.without(
+        file, "user_follow_id", _without(ties["user_follow_id"], ~names.str.fullmatch(LIST), "no list")
+    )
+    number = np.append(names.str.count(r"\d+(?:\.0)?"), 0.0)
+    n_named = number[follows.codes]
     return users.assign(follows=np.bincount(ties["user"], n_named, minlength=len(users)))
 
 
@@ -85,8 +93,15 @@ def _read_items(files: Files, account: Account, tree: list[str], progress: bool)
     items = files.read(file, columns, account, progress, optional=tree[1:])
     items = account.keep(file, items, items["item_id"].notna().to_numpy(), "item_id is missing")
     items = account.keep(file, items, ~items["item_id"].duplicated().to_numpy(), "the item has a row already")
-    date = items["upload_time"].cat.categories.str.split(" ").str[0]
+    written = items["upload_time"].cat.categories.astype("str").str.strip()
+    date = written.str.replace(r"[ T].*", "", regex=True)
     day = (pd.to_datetime(date, errors="coerce", format="%Y-%m-%d") - pd.Timestamp(0)).days.to_numpy(float)
+    account.without(
+        file, "upload_time", _without(items["upload_time"], np.isnan(day), "no date like 2023-05-22")
+    )
+    padded = np.append(day <= 0, False)[items["upload_time"].cat.codes]
+    account.without(file, "upload_time", {"is 1970-01-01 or earlier, which stands for none": padded})
+    account.without(file, "upload_type", _without(items["upload_type"]))
     day = np.append(np.where(day > 0, day, np.nan), np.nan)  # 1970-01-01 is padding
     category, names = _category_names(items, tree)
     found = DataFrame(
@@ -126,7 +141,7 @@ def _read_deliveries(
     needed = ["user_id", "item_id", "timestamp", "click"]
     rows = account.keep(file, rows, rows[needed].notna().all(axis=1).to_numpy(), "a value is missing")
     files.check(file, rows, "click", rows["click"].isin((0, 1)).to_numpy(), "neither 0 nor 1")
-    files.check(file, rows, "timestamp", _moments(rows["timestamp"]), "no time in ms since 1970")
+    rows = _of_today(files, account, file, rows, "timestamp")
     rows = _with_category(account, file, _of_known_users(account, file, rows, users), items)
     rows = account.keep(file, rows, ~(rows["duration_ms"].to_numpy() < 0), "duration_ms is negative")
     clicked_first = np.argsort(rows["click"].to_numpy() == 0, kind="stable")  # so that it stays, of copies
@@ -140,6 +155,7 @@ def _read_deliveries(
         )
     item, time = rows["item"].to_numpy(), rows["timestamp"].to_numpy().astype("int64")
     duration = rows["duration_ms"].to_numpy() / 1_000
+    account.without(file, "duration_ms", {"is missing": np.isnan(duration), "is 0": duration == 0})
     age = np.maximum((time + BEIJING) // DAY - items["upload_day"].to_numpy()[item], 0)
     return DataFrame(
         {
@@ -167,7 +183,7 @@ def _read_searches(
     needed = ["user_id", "search_session_timestamp", "click_cnt", "keyword", "search_source"]
     rows = account.keep(file, rows, rows[needed].notna().all(axis=1).to_numpy(), "a value is missing")
     column = "search_session_timestamp"
-    files.check(file, rows, column, _moments(rows[column]), "no time in ms since 1970")
+    rows = _of_today(files, account, file, rows, column)
     whole = rows["keyword"].cat.categories.str.fullmatch(r"\s*\[.*\]\s*").astype(bool)
     rows = account.keep(file, rows, whole[rows["keyword"].cat.codes], "keyword is not a list")
     rows = _of_known_users(account, file, rows, users)
@@ -228,8 +244,28 @@ def _whole(values: pd.Series) -> NDArray[np.bool_]:
     return (np.abs(numbers) < 2**53) & (numbers == np.floor(numbers))
 
 
-def _moments(values: pd.Series) -> NDArray[np.bool_]:
-    return (values >= 0).to_numpy() & (values < LATEST).to_numpy()
+def _without(
+    values: pd.Series, unread: NDArray[np.bool_] | None = None, problem: str = ""
+) -> dict[str, NDArray[np.bool_]]:
+    """Rows of a categorical column that have no value, and those of the categories that cannot be read, by reason."""
+    codes = values.cat.codes.to_numpy()
+    reasons = {"is missing": codes < 0}
+    if unread is not None and np.any(unread):
+        bad = np.append(unread, False)[codes]
+        reasons[f"is {problem}, e.g. {short(str(values[bad].iloc[0]))}" if bad.any() else problem] = bad
+    return reasons
+
+
+def _of_today(files: Files, account: Account, file: str, rows: DataFrame, column: str) -> DataFrame:
+    """Rows at times that logs of today have; if few have them, the unit is another one."""
+    times = rows[column].to_numpy()
+    good = (times >= EARLIEST) & (times < latest())
+    if len(rows) and good.mean() < 0.5:
+        first = times[~good][0]
+        likely = likely_unit(int(np.clip(first, -(2.0**62), 2.0**62)))
+        problem = "no time in ms since 1970 of these years"
+        files.check(file, rows, column, good, f"in {likely[0]}: {likely[1]}" if likely else problem)
+    return account.keep(file, rows, good, f"{column} is before 2010 or after next year")
 
 
 def _code(values: pd.Series, label: str) -> int:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pyro_hmvcrl.data.columns import as_numbers
+from pyro_hmvcrl.data.remarks import leverage
 from pyro_hmvcrl.queries.checks import Array
+from pyro_hmvcrl.run.files import of_file
 
 LEVELS = 10  #: a covariate with no more values than this is taken for discrete
 TAIL = 0.99  #: share of users that the support holds
 EXTRAPOLATES = 0.1  #: share of users outside the support from which an answer is said to extrapolate
+FLAT = 1e-6  #: variance of standardised columns along an axis that is said not to vary
 UNSUPPORTED = 0.5  #: ... and from which there is none
 ROUNDING = 1e-9  #: relative to the largest value of a column
 
@@ -33,6 +38,10 @@ class Overlap:
         further from expectation than those of 99% of the users, or leave a rule that all users keep.
     tied
         Columns of such a rule, as of a copy, or of shares that add up to 1.
+    leaving
+        Of each column that some users leave the range of: their share, and the range.
+    ruled
+        Of each shifted column whose variance comes of a few users: the share that does.
     """
 
     outside: float
@@ -40,10 +49,30 @@ class Overlap:
     no_level: float
     unlike_others: float
     tied: tuple[str, ...] = ()
+    leaving: dict[str, dict[str, float]] = field(default_factory=dict)
+    ruled: dict[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
+        """In words; what comes before the colon is one of three."""
+        return "; ".join(
+            [
+                self._level,
+                *(
+                    f"{name}: {of['share']:.1%} of the users leave its observed range, {of['low']:g} to {of['high']:g}"
+                    for name, of in self.leaving.items()
+                ),
+            ]
+        )
+
+    @property
+    def _level(self) -> str:
         rule = f": {' and '.join(self.tied)} determine one another in the data" if self.tied else ""
+        ruled = ", ".join(f"{name} ({share:.1%})" for name, share in self.ruled.items())
+        if self.supported and ruled:
+            return (
+                f"in part: the answer hangs on the few users who make nearly all of the variance of {ruled}"
+            )
         if self.outside <= EXTRAPOLATES:
             return "supported: the shifted policy lies within what the data have seen"
         if self.supported:
@@ -85,16 +114,26 @@ def overlap(observed: pd.DataFrame, shifted: pd.DataFrame) -> Overlap:
     moved = [c for c in shifted if not np.array_equal(shifted[c], observed[c])]
     now, then = observed[moved].to_numpy(float), shifted[moved].to_numpy(float)
     beyond, no_level = np.zeros((2, len(observed)), bool)
-    for x, to in zip(now.T, then.T, strict=True):
+    leaving, ruled = dict[str, dict[str, float]](), dict[str, float]()
+    for name, x, to in zip(moved, now.T, then.T, strict=True):
         rounding, levels = ROUNDING * np.abs(x).max(), np.unique(x)
-        beyond |= (to < levels[0] - rounding) | (to > levels[-1] + rounding)
+        leaves = (to < levels[0] - rounding) | (to > levels[-1] + rounding)
+        beyond |= leaves
+        if leaves.any():
+            leaving[name] = {
+                "share": float(leaves.mean()),
+                "low": float(levels[0]),
+                "high": float(levels[-1]),
+            }
+        if found := leverage(x):
+            ruled[name] = found[0]
         if len(levels) <= LEVELS:
             no_level |= (np.abs(to[:, None] - levels) > rounding).all(1)
     no_level |= _no_pair(observed, shifted[moved])
     unlike, tied = _unlike_others(observed, shifted[moved])
     outside = beyond | no_level | unlike
     shares = [float(part.mean()) for part in (outside, beyond, no_level, unlike)]
-    return Overlap(shares[0], shares[1], shares[2], shares[3], tied)
+    return Overlap(shares[0], shares[1], shares[2], shares[3], tied, leaving, ruled)
 
 
 def _no_pair(observed: pd.DataFrame, shifted: pd.DataFrame) -> NDArray[np.bool_]:
@@ -144,3 +183,78 @@ def _unlike_others(
     names = [*shifted.columns, *others.columns]
     tied = tuple(str(c) for c, weight in zip(names, weights, strict=True) if weight > 1e-6)
     return leaves.any(1) | (distance(after) > np.quantile(distance(before), TAIL)), tied
+
+
+@dataclass(frozen=True)
+class NewUsers:
+    """New users beside those whom a run was fitted on.
+
+    Attributes
+    ----------
+    outside
+        Who is where no fitted user was, ``(N,)``.
+    columns
+        Number of users who are beyond the fitted range of each column, where there are any.
+    """
+
+    outside: NDArray[np.bool_]
+    columns: dict[str, int]
+
+    @property
+    def sentences(self) -> list[str]:
+        """In words; none where nobody is outside."""
+        number, of = int(self.outside.sum()), len(self.outside)
+        if not number:
+            return []
+        beyond = ", ".join(f"{name}: {n:,}" for name, n in self.columns.items())
+        why = f"beyond the range of {beyond}" if beyond else "in the combination of their covariates"
+        return [
+            f"{number:,} of {of:,} users ({number / of:.1%}) are unlike all whom the run was fitted on ({why}): their "
+            "factors are extrapolated"
+        ]
+
+
+def new_users(fitted: pd.DataFrame, new: pd.DataFrame) -> NewUsers:
+    """Who of new users is outside of the support of a fit: beyond a range, or further (Mahalanobis) than all its users.
+
+    Parameters
+    ----------
+    fitted, new
+        Covariates of the fitted and of the new users; the former's columns are looked at.
+
+    Examples
+    --------
+    >>> fitted = pd.DataFrame({"hours": np.linspace(0, 9, 100)})
+    >>> new_users(fitted, pd.DataFrame({"hours": [3.0, -999.0]})).outside
+    array([False,  True])
+    """
+    now, then = (frame[fitted.columns].to_numpy(float) for frame in (fitted, new))
+    if not now.shape[1]:
+        return NewUsers(np.zeros(len(then), bool), {})
+    rounding = 1e-6 * np.abs(now).max(0)
+    beyond = (then < now.min(0) - rounding) | (then > now.max(0) + rounding)
+    middle, sd = now.mean(0), now.std(0)
+    now, then = (now - middle) / sd, (then - middle) / sd
+    spread, axes = np.linalg.eigh(np.atleast_2d(now.T @ now / len(now)))
+    flat = spread < FLAT
+    moved = then @ axes
+    off = (np.abs(moved[:, flat]) > FLAT**0.5).any(1)  # along what never varied
+    distances = [((of @ axes[:, ~flat]) ** 2 / spread[~flat]).sum(1) for of in (now, then)]
+    far = distances[1] > distances[0].max() * (1 + FLAT)
+    columns = {name: int(n) for name, n in zip(fitted.columns, beyond.sum(0), strict=True) if n}
+    return NewUsers(beyond.any(1) | off | far, columns)
+
+
+def beside_fit(folder: Path, users: pd.DataFrame) -> NewUsers:
+    """New users, whose table has the covariates of a run, beside the users of that run.
+
+    Raises
+    ------
+    RunError
+        If the run's ``covariates.parquet`` cannot be read.
+    """
+    path = folder / "covariates.parquet"
+    with of_file(path):
+        fitted = pd.read_parquet(path).drop(columns="user_id")
+        new = pd.DataFrame({name: as_numbers(users[name]) for name in fitted})
+        return new_users(fitted.astype(np.float64), new)

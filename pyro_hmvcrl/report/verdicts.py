@@ -67,6 +67,13 @@ def _alike(checks: dict[str, Any]) -> str:
     return f"{len(checks) - failed} of {len(checks)} pass"
 
 
+def doubts(report: dict[str, Any]) -> list[str]:
+    """What is to be known before a run's figures are used: predictive checks that failed, and remarks on the data."""
+    level, said = predictive.verdict(report["predictive"]["checks"])
+    failed = [sentence.removesuffix(".") for sentence in said] if level != "good" else []
+    return [*failed, *report.get("remarks", [])]
+
+
 def _judge_regression(effects: Effects) -> tuple[str, str]:
     apart = [outcome for outcome, of in effects["regression"].items() if not of["agrees"]]
     return ("no", f"disagrees on {' and '.join(apart)}") if apart else ("good", "agrees")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -55,6 +56,9 @@ def fit_folder(data: str | Path, out: str | Path, settings: Settings, progress: 
         clear_away(checkpoints)
     check_new_folder(out)
     dataset = read_dataset(data, periods=settings.periods)
+    if progress and first():  # before the work, which may be in vain
+        for remark in dataset.remarks:
+            print(f"Note: {remark}.", file=sys.stderr)
     if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
         needed = round(FEWEST_HELD_OUT / settings.held_out)
         raise RunError(f"{data}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")

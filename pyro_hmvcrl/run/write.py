@@ -45,6 +45,7 @@ def write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folde
     activity_of(dataset).to_parquet(folder / "activity.parquet", index=False)
     edges.to_csv(folder / "graph.csv", index=False)
     report = {
+        "remarks": list(dataset.remarks),
         "identifiability": identified.to_dict(),
         "restarts": [
             {"restart": r, "selected": r == found.selected}

@@ -12,87 +12,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from folders import (
+    FORMATS,
+    TABLES,
+    Content,
+    content,
+    described,
+    put,
+    tree,
+    with_values,
+    without,
+    write,
+)
 
 from pyro_hmvcrl.data import counts as counts_module
 from pyro_hmvcrl.data import folder as folder_module
 from pyro_hmvcrl.data import tables
 from pyro_hmvcrl.data.dataset import Dataset, Standardisation
-from pyro_hmvcrl.data.folder import read_dataset, write_dataset
+from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.data.tables import DatasetError
-
-FORMATS = ("parquet", "csv")
-TABLES = ("users", "search_events", "recommendation_events")
-Content = dict[str, Any]  # the three tables and the description of a dataset folder
-
-
-@pytest.fixture(autouse=True)
-def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events come in parts of seven rows here, so that every claim holds across parts."""
-    monkeypatch.setattr(tables, "PART", 7)
-
-
-def content(users: int = 8, events: int = 60, seed: int = 0) -> Content:
-    """A small valid dataset in no particular order; the last user lacks search, the first recommendation."""
-    rng = np.random.default_rng(seed)
-    ids = np.array([f"u{n}" for n in rng.permutation(users)])
-
-    def log(of: np.ndarray) -> pd.DataFrame:
-        times = rng.integers(1_684_000_000_000, 1_686_000_000_000, events)
-        category = rng.choice(["shoes", "food", "None"], events)
-        frame = pd.DataFrame({"user_id": rng.choice(of, events), "timestamp": times, "category": category})
-        return frame.assign(place=rng.integers(0, 9, events))
-
-    table = pd.DataFrame({"user_id": ids, "country": rng.choice(["x", "y"], users)})
-    return {
-        "users": table.assign(
-            age=rng.normal(40, 9, users), feed=rng.normal(size=users), wish=rng.random(users)
-        ),
-        "search_events": log(ids[:-1]),
-        "recommendation_events": log(ids[1:]).assign(engaged=rng.integers(0, 2, events)),
-        "description": {
-            "name": "small",
-            "exposure_covariates": ["feed", "age"],
-            "preference_covariates": ["wish"],
-        },
-    }
-
-
-def put(folder: Path, parts: Content, suffix: str = "parquet") -> Path:
-    """Write a folder as a user would, with no check."""
-    folder.mkdir(parents=True)
-    for stem in TABLES:
-        if suffix == "csv":
-            parts[stem].to_csv(folder / f"{stem}.csv", index=False)
-        else:
-            parts[stem].to_parquet(folder / f"{stem}.parquet", index=False)
-    (folder / "dataset.json").write_text(json.dumps(parts["description"]))
-    return folder
-
-
-def write(folder: Path, parts: Content, **options: Any) -> Path:
-    write_dataset(folder, **{stem: parts[stem] for stem in TABLES}, **parts["description"], **options)
-    return folder
-
-
-def tree(folder: Path) -> dict[str, bytes | None]:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
-def with_values(parts: Content, stem: str, column: str, values: dict[int, Any]) -> Content:
-    """`parts` with other values in some rows of a column; an int column becomes float if one is missing."""
-    frame = parts[stem].copy()
-    listed = frame[column].tolist()
-    for row, value in values.items():
-        listed[row] = value
-    return {**parts, stem: frame.assign(**{column: listed})}
-
-
-def without(parts: Content, stem: str, column: str) -> Content:
-    return {**parts, stem: parts[stem].drop(columns=column)}
-
-
-def described(parts: Content, **changes: Any) -> Content:
-    return {**parts, "description": {**parts["description"], **changes}}
 
 
 @dataclass(frozen=True)
@@ -494,14 +432,14 @@ def test_many_counts_are_kept_in_a_file_and_are_the_same(
 ) -> None:
     folder = put(tmp_path / "set", content())
     held = read_dataset(folder)
-    monkeypatch.setattr(
-        counts_module, "HELD", 40
-    )  # bytes: three pieces of what 8 users and 3 categories take
+    monkeypatch.setattr(counts_module, "HELD", 40)  # bytes, less than each array has
     monkeypatch.setattr(counts_module.tempfile, "tempdir", str(tmp_path))
     kept = read_dataset(folder)
-    for name in ("search", "exposure", "engagement"):
-        assert isinstance(getattr(kept, name).base, np.memmap)
-        assert not isinstance(getattr(held, name).base, np.memmap)
+    for name, counts in kept.counts.items():
+        for part in ("data", "indices"):
+            assert isinstance(getattr(counts, part).base, np.memmap)
+            assert not isinstance(getattr(held.counts[name], part).base, np.memmap)
+        assert (counts != held.counts[name]).nnz == 0
         np.testing.assert_array_equal(getattr(kept, name), getattr(held, name))
     assert [path.name for path in tmp_path.iterdir()] == ["set"]  # without a name
     monkeypatch.setattr(counts_module.tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b", 0))
@@ -534,6 +472,14 @@ def test_given_categories_hold_and_no_others(suffix: str, given: str, tmp_path: 
 
     parts["recommendation_events"].loc[:9, "category"] = "shoes"
     parts = with_values(parts, "recommendation_events", "category", {5: "boats", 8: "planes"})
+    if given == "argument":  # of a run, which knows no others
+        left = read("other", order)
+        kept = ~parts["recommendation_events"]["category"].isin(["boats", "planes"])
+        assert left.exposure.sum() == len(left.recommendation_events) == kept.sum()
+        known = {**parts, "recommendation_events": parts["recommendation_events"][kept]}
+        np.testing.assert_array_equal(left.engagement, naive_counts(known, left)[2])
+        assert any("2 of 60 events" in said and "'boats'" in said for said in left.remarks)
+        return
     place = rf"recommendation_events\.{suffix}, column 'category', {'line 7' if suffix == 'csv' else 'row 6'}: 'boats'"
     with pytest.raises(DatasetError, match=place):
         read("other", order)

@@ -24,7 +24,7 @@ from pyro_hmvcrl.queries.checks import (
     rho_curve,
 )
 from pyro_hmvcrl.queries.findings import interval
-from pyro_hmvcrl.queries.overlap import overlap
+from pyro_hmvcrl.queries.overlap import new_users, overlap
 from pyro_hmvcrl.synthetic.simulation import simulate
 from pyro_hmvcrl.synthetic.world import sigmoid, softmax
 
@@ -108,6 +108,8 @@ def test_a_gaussian_s_shift_goes_outside_as_far_as_its_tail_says(observed, by, v
         "beyond_range": found.beyond_range,
         "no_level": found.no_level,
         "unlike_others": found.unlike_others,
+        "leaving": found.leaving,
+        "ruled": {},
         "verdict": found.verdict,
     }
 
@@ -117,6 +119,55 @@ def test_whoever_is_beyond_the_range_is_counted(observed):
     assert found.beyond_range == found.outside == 1
     low = observed[["alone"]].where(np.arange(N)[:, None] >= 500, observed["alone"].min() - 1e-6)
     assert overlap(observed, low).beyond_range == 500 / N
+
+
+def test_users_who_leave_the_range_are_counted_by_column(observed):
+    shares = observed.assign(share=np.random.default_rng(1).random(N), other=observed["alone"])
+    found = overlap(shares, shares[["share", "other"]] + np.array([-0.2, 0.0]))
+    low = (shares["share"] - 0.2 < shares["share"].min()).mean()
+    assert found.leaving == {
+        "share": {"share": low, "low": shares["share"].min(), "high": shares["share"].max()}
+    }
+    assert f"; share: {low:.1%} of the users leave its observed range, " in found.verdict
+    assert found.verdict.partition(":")[0] == "in part"
+    assert overlap(shares, shares[["share"]]).leaving == {}
+
+
+def test_an_answer_that_hangs_on_one_user_is_said(observed):
+    few = observed[:300].reset_index(drop=True)
+    few.loc[17, "alone"] = 1e9
+    found = overlap(few, few[["alone"]] + 1)
+    assert found.verdict.startswith("in part: the answer hangs on the few users who make nearly all of")
+    assert found.ruled["alone"] > 0.99
+    assert found.supported
+    assert overlap(few, few[["x"]] + 0.01).verdict.startswith("supported")  # another column than that
+
+
+def test_new_users_beside_those_of_the_fit(observed):
+    same = new_users(observed, observed)
+    assert not same.outside.any()
+    assert same.sentences == []
+    new = observed[:6].copy()
+    new.loc[1, "alone"] = -999
+    new.loc[2, ["x", "y"]] = [2.5, -2.5]  # each within its range
+    new.loc[3] = new.loc[3] * 3 + 10
+    found = new_users(observed, new)
+    assert found.outside.tolist() == [False, True, True, True, False, False]
+    assert found.columns["alone"] >= 1
+    assert (
+        "3 of 6 users (50.0%) are unlike all whom the run was fitted on (beyond the range of"
+        in found.sentences[0]
+    )
+    odd = new_users(observed, new.iloc[2:3])
+    assert "in the combination of their covariates" in odd.sentences[0]
+
+
+def test_new_users_along_what_never_varied_are_outside():
+    """a + b + c = 1 of every fitted user."""
+    fitted = pd.DataFrame(np.eye(3)[np.arange(300) % 3], columns=list("abc"))
+    new = pd.DataFrame([[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0]], columns=list("abc"))
+    assert new_users(fitted, new).outside.tolist() == [False, True, True, True]
+    assert new_users(fitted[[]], new[[]]).outside.tolist() == [False] * 4
 
 
 def test_a_value_that_nobody_has_is_found(observed):
