@@ -57,8 +57,8 @@ python_maximum_signature_line_length = 90
 toc_object_entries_show_parents = "hide"
 
 nitpicky = True
-OTHERS = "numpy|pandas|pandera|pd|pyarrow|torch|pyro|matplotlib|pathlib|collections|typing"
-nitpick_ignore_regex = [("py:.*", rf"({OTHERS})\..*|Tensor|Path")]
+OTHERS = "numpy|pandas|pandera|pd|pyarrow|scipy|torch|pyro|matplotlib|pathlib|collections|typing"
+nitpick_ignore_regex = [("py:.*", rf"({OTHERS})\..*|Tensor|Path|csr_matrix")]
 
 README = Path(__file__).parents[1] / "README.md"
 PAGES = {"pyro_hmvcrl/story/model.py": "story.rst", "data/README.md": "card.md"}  # of what README.md links to

@@ -200,7 +200,7 @@ plt.show()
 # %%
 steps = {"restarts": 1, "steps": 40, "encoder_steps": 40} if QUICK else {"steps": 500, "encoder_steps": 600}
 settings = Settings(
-    platform_factors=2, preference_factors=2, seed=SEED, device="cpu", **({"restarts": 2} | steps)
+    platform_factors=2, preference_factors=2, periods=1, seed=SEED, device="cpu", **({"restarts": 2} | steps)
 )
 with tempfile.TemporaryDirectory() as folder:
     write_simulation(now, Path(folder) / "logs", SEED, truth=False)
@@ -208,13 +208,13 @@ with tempfile.TemporaryDirectory() as folder:
     population = Population.of(Path(folder) / "run")
 
 # %% [markdown]
-# The policy becomes an intervention on the covariates, and the effects are averaged over the users under each draw from
-# the posterior of the parameters.
+# The policy becomes an intervention on the covariates. Its effects are averaged over the users at the posterior mean of
+# the parameters; the averages' gradients say what they are under each draw from the posterior (the delta method).
 
 # %%
 interventions, support = population.under(add("exposure_1", 1.0), SEED)
 draws = average_effects(
-    run.guide, run.posterior, population.users, interventions, draws=20 if QUICK else 200, seed=SEED
+    run.guide, run.posterior, population.users, interventions, seed=SEED, share=0.02 if QUICK else 1.0
 )
 print(support.verdict)
 
@@ -295,8 +295,10 @@ print(f"truth, alignment:              {100 * true['alignment']['TE']:+.1f} poin
 #   shows it. The E-value of TE in `effects` says how strong such a cause would have to be. Its sensitivity curve is
 #   about another one, of the platform's factors and engagement, which moves the split of TE and not TE.
 # - *Search follows the platform past the factors.* Where suggested queries steer it, alignment measures the platform
-#   against itself: keep to queries that users typed. The negative controls below warn where the covariates of one
+#   against itself: mark them (the column `suggested`). The negative controls below warn where the covariates of one
 #   channel predict the noise of the other.
+# - *The platform learns within the window.* In this world it does not, and the fit is told so (`periods=1`).
+#   Notebook 07 has one that does.
 # - *Covariates that are weak, or move location only.* The factors come back rotated, and effects through single factors
 #   mean little. The verdict on identifiability in `report.json` says so.
 # - *A policy beyond the data.* The overlap verdict, printed above, counts users who leave the support (notebook 04).

@@ -54,13 +54,13 @@ from pyro_hmvcrl.story import (
     observe,
 )
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR, EventCounts
-from pyro_hmvcrl.story.model import USER_SITES
 from pyro_hmvcrl.story.programs import log_prob
 from pyro_hmvcrl.synthetic import Design, simulate
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
 PLATFORM, PREFERENCE, ENGAGEMENT, GREY = "#0072B2", "#D55E00", "#009E73", "#818b96"
 USERS, PRIOR_DRAWS = (200, 20) if QUICK else (1_000, 200)
+USER_SITES = ("noise", "search", "exposure", "engagement")
 plt.rcParams.update({"figure.dpi": 110, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 # %% [markdown]
@@ -98,7 +98,7 @@ def tensor(array):
 # 3. **Location and scale**: covariates move both. That is what identifies factors inside a channel (iVAE).
 # 4. **Edges between channels only**, and no cycles.
 # 5. **Search sees preference only**, **exposure sees platform only**.
-# 6. **Events are exchangeable given the factors**: no order, no fatigue, no trend.
+# 6. **Events are exchangeable given the factors and the past**: no order within a period, no drift of the factors.
 # 7. **Engagement** depends on the category that was shown, on both channels, and directly on $c^P$; on nothing else
 #    that also moves the platform factors (no unmeasured mediator-outcome confounder).
 # 8. **No interference**: users do not act on each other.
@@ -115,11 +115,13 @@ logs = Logs.of(*sim.observed)
 torch.manual_seed(0)
 model = HMVCRL(2, 2, 5, 5, 12)
 print(
-    *(f"{name}: {tuple(part.shape)}" for name, part in logs._asdict().items() if name != "n_users"), sep="\n"
+    *(f"{name}: {tuple(part.shape)}" for name, part in logs._asdict().items() if torch.is_tensor(part)),
+    sep="\n",
 )
 
 # %% [markdown]
-# Logs are counts by category. Given the factors a user's events are exchangeable, so the counts are sufficient.
+# Logs are counts by category. Given the factors a user's events are exchangeable, so the counts are sufficient. The
+# window is one period here, so that there is no past; what more periods add is below.
 #
 # ### Structural coefficients and their priors
 #
@@ -152,7 +154,7 @@ excerpt(HMVCRL.mechanisms, "platform = location_scale", "return")
 # $$\varepsilon_{nk} \sim \text{Normal}(0, 1), \qquad z_n = B^\top z_n + m(c_n) + s(c_n) \odot \varepsilon_n$$
 
 # %%
-excerpt(HMVCRL.forward, "standard = dist.Normal", "platform, preference =")
+excerpt(HMVCRL.forward, "standard = dist.Normal", "factors = self.graph")
 
 # %% [markdown]
 # The site is the *standardised* noise $\varepsilon$, not $m + s\,\varepsilon$. The difference looks cosmetic and is
@@ -181,8 +183,7 @@ excerpt(StructuralGraph.__init__, "preference = torch.arange", "allowed")
 # $$f(z) = \text{intercept} + z\,\text{linear} + \tanh(z\,\text{inner} + \text{shift})\,\text{outer}$$
 
 # %%
-excerpt(HMVCRL.forward, 'pyro.sample("search"', ")")
-excerpt(HMVCRL.forward, "exposure = pyro.sample(", "log_odds")
+excerpt(HMVCRL.of_user, "platform, preference =", "return")
 excerpt(CategoryDecoder.forward, "linear = self.intercept", "return")
 
 # %% [markdown]
@@ -191,7 +192,21 @@ excerpt(CategoryDecoder.forward, "linear = self.intercept", "return")
 
 # %%
 excerpt(engagement_logits, "a, b, alpha, delta", "return")
-excerpt(HMVCRL.forward, "log_odds =", 'pyro.sample("engagement"')
+excerpt(HMVCRL.period, "search = pyro.sample", "return")
+
+# %% [markdown]
+# ### Periods and the past
+#
+# With several periods $t = 1, \dots, T$ each adds to these logits what the user's own past says: learning of the
+# platform, influence on searches, familiarity with what was shown. The past is drawn period by period:
+
+# %%
+excerpt(HMVCRL.forward, "learning = self.learning", "past = past.and_then")
+excerpt(HMVCRL.learning, "along =", "return")
+
+# %% [markdown]
+# In the logs the past is observed, so that the likelihood is a product over periods; under `pyro.do` it is a
+# consequence. Notebook 07 is about that.
 
 # %% [markdown]
 # ### Does the code have this graph? First answer: `pyro.render_model`
@@ -359,12 +374,12 @@ LINES = [
         StructuralGraph.orient,
         "if self.allowed[source, target] and not reaches[target, source]:",
     ),
-    ("5 search sees preference only", HMVCRL.forward, "CategoryEvents(self.f_search(preference)"),
-    ("5 exposure sees platform only", HMVCRL.forward, "CategoryEvents(self.f_exposure(platform)"),
+    ("5 search sees preference only", HMVCRL.of_user, "self.f_search(preference)"),
+    ("5 exposure sees platform only", HMVCRL.of_user, "self.f_exposure(platform)"),
     ("6 events are exchangeable", CategoryEvents.log_prob, "(value * self.logits).sum(-1)"),
     (
         "7 engagement: what it depends on",
-        HMVCRL.forward,
+        HMVCRL.of_user,
         "engagement_logits(coefficients, platform, preference, c_p)",
     ),
     ("8 no interference", HMVCRL.forward, 'pyro.plate("users", logs.n_users, subsample=logs.index)'),
@@ -573,7 +588,8 @@ for standardised in (True, False):
 # | an unmeasured cause of both channels | their noise goes together | `checks.noise_checks` |
 # | an unmeasured cause of platform and engagement | NDE and NIE are biased | nothing; ask `checks.rho_curve` |
 # | more factors than modelled, skewed emissions | what the story does not tell | `predictive.py`, in the report |
-# | order effects, fatigue, trends | invisible: only counts are modelled | nothing |
+# | a past that acts otherwise than in `history.py` | effects of policies are biased | the answer's regression |
+# | order within a period, drifting tastes | invisible: only counts by period are modelled | nothing |
 # | a policy beyond the data | the mechanisms extrapolate linearly | `checks.overlap` |
 #
 # ### Pictures of programs

@@ -42,8 +42,8 @@ from pyro_hmvcrl.queries.averages import factors_by_channel
 from pyro_hmvcrl.queries.checks import LOGISTIC_SD, RHOS, e_values, rho_curve
 from pyro_hmvcrl.queries.findings import interval, proportion_mediated, sentences
 from pyro_hmvcrl.queries.overlap import overlap
+from pyro_hmvcrl.report import style
 from pyro_hmvcrl.report.answer_figures import effects_sensitivity
-from pyro_hmvcrl.report.style import ESTIMANDS
 from pyro_hmvcrl.run import parameter_posterior
 from pyro_hmvcrl.story import HMVCRL, Logs, at, observe
 from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, simulate, true_effects, write_simulation
@@ -51,6 +51,8 @@ from pyro_hmvcrl.synthetic.world import sigmoid
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
 USERS, RESTARTS, STEPS, DRAWS = (120, 1, 10, 5) if QUICK else (1_000, 2, 400, 200)
+ALL, FEWER = (0.02, 0.01) if QUICK else (1.0, 0.125)  # of an answer's draws
+ESTIMANDS = {e: name for e, name in style.ESTIMANDS.items() if e != "NIE_loop"}  # one period has none
 PLATFORM, PREFERENCE, ENGAGEMENT, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#818b96", "#24292f"
 plt.rcParams.update({"figure.dpi": 110, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
@@ -287,7 +289,7 @@ pd.DataFrame({k: {p: v[p].mean().item() for p in parts} for k, v in rows.items()
 def fitted(sim):
     with tempfile.TemporaryDirectory() as folder:
         write_simulation(sim, Path(folder) / "logs", 0, truth=False)
-        dataset = read_dataset(Path(folder) / "logs")
+        dataset = read_dataset(Path(folder) / "logs", periods=1)  # a past as a mediator: see notebook 07
     found = screen(dataset, Settings(2, 2, restarts=RESTARTS, steps=STEPS, seed=0, device="cpu"))
     logs = tensors_of(dataset, found.standardisation)
     users = Users(logs, found.guide.expansion(USERS).evidence(logs))
@@ -300,14 +302,15 @@ found, question, covariates = fitted(sim)
 print("bound of each restart, nats a user:", [round(start.bound, 2) for start in found.restarts])
 
 # %% [markdown]
-# `average_effects` asks the worlds above of each draw of the posterior. **Interventional** effects draw the users'
-# noise from the prior: they are about a population with these covariates. **Counterfactual** ones draw it from each
-# user's own posterior (abduction): they are about these very users. Both are natural effects; those of mediators drawn
-# at random, which the literature calls interventional too, are another thing.
+# `average_effects` makes the worlds above at the posterior mean of the parameters; by how much their averages differ
+# under each draw from the posterior, the averages' gradients say (the delta method). **Interventional** effects draw
+# the users' noise from the prior: they are about a population with these covariates. **Counterfactual** ones draw it
+# from each user's own posterior (abduction): they are about these very users. Both are natural effects; those of
+# mediators drawn at random, which the literature calls interventional too, are another thing.
 
 # %%
 kinds = ("interventional", "counterfactual")
-effects = {kind: average_effects(*question, counterfactual=kind == "counterfactual") for kind in kinds}
+effects = {k: average_effects(*question, counterfactual=k == "counterfactual", share=ALL) for k in kinds}
 truths = {"interventional": true_effects(sim, {"exposure_1": 1.0}, 200)["outcomes"]}
 truths["counterfactual"] = numpy_truth
 
@@ -395,7 +398,7 @@ print(f"slope {slope:+.3f}, true total effect {te:+.3f}")
 # noise had correlation $\rho$ (after Imai, Keele & Yamamoto 2010).
 
 # %%
-curve = rho_curve(*question, 0.9, draws=min(DRAWS, 40))
+curve = rho_curve(*question, 0.9, share=FEWER)
 figure = effects_sensitivity({"sensitivity": curve})
 figure.set_dpi(110)
 display(figure)
@@ -420,7 +423,7 @@ per_noise = RHO * LOGISTIC_SD * scale / scale.mean()
 log_odds = w.engagement_logits(sim.factors, sim.exposure_covariates) + (per_noise * sim.noise[:, 0])[:, None]
 engaged = np.random.default_rng(0).binomial(sim.exposure.astype(int), sigmoid(log_odds)).astype(float)
 _, hidden_question, _ = fitted(replace(sim, engagement=engaged))
-hidden_curve = rho_curve(*hidden_question, 0.9, draws=min(DRAWS, 40))
+hidden_curve = rho_curve(*hidden_question, 0.9, share=FEWER)
 
 # %%
 torch.manual_seed(0)

@@ -38,13 +38,15 @@ from pyro_hmvcrl.data import DatasetError, read_dataset
 from pyro_hmvcrl.kuaisar.copy import write_kuaisar_copy
 from pyro_hmvcrl.kuaisar.copy.population import EXPOSURE_COVARIATES
 from pyro_hmvcrl.kuaisar.download import SMALL
-from pyro_hmvcrl.queries import InterventionError, add, effects, write_effects
+from pyro_hmvcrl.queries import InterventionError, add, averages, effects, write_effects
 from pyro_hmvcrl.report import write_report
 from pyro_hmvcrl.report.verdicts import judge, overall
 from pyro_hmvcrl.run import load_run
 from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, simulate, true_effects, write_simulation
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
+if QUICK:
+    averages.USER_DRAWS = 500
 PLATFORM, GREY = "#0072B2", "#818b96"
 plt.rcParams |= {"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
 place = tempfile.TemporaryDirectory()
@@ -212,11 +214,13 @@ plt.show()
 # \end{aligned}
 # $$
 #
+# The window is cut into periods (here its ten days), and in each of them the logits have one term more: what the user
+# searched, was shown and engaged with before (notebook 07).
+#
 # ```python
-# pyro.sample("search", CategoryEvents(self.f_search(preference), logs.search.sum(-1)))
-# exposure = pyro.sample("exposure", CategoryEvents(self.f_exposure(platform), logs.exposure.sum(-1)))
-# log_odds = engagement_logits(coefficients, platform, preference, c_p)
-# pyro.sample("engagement", EngagementEvents(log_odds, exposure))
+# search = pyro.sample("search", CategoryEvents(logits.search, totals["search"]))
+# exposure = pyro.sample("exposure", CategoryEvents(logits.exposure, totals["exposure"]))
+# engagement = pyro.sample("engagement", EngagementEvents(logits.engagement, exposure))
 # ```
 #
 # You choose two numbers: how many platform and how many preference factors. Start small, 2 and 2 or 2 and 3; a
@@ -303,6 +307,7 @@ print(overall(checks)[1])
 # - **factors**: what the fit's verdict comes to.
 # - **predictive**: whether logs that the fitted model makes look like these.
 # - **overlap**: the share of users whom the policy moves where no users are.
+# - **regression**: whether the users' own rates, regressed on the covariates without any model, tell of the same total.
 # - **placebo**: the same shift of a copy of the covariates that was dealt out anew among users; its effects are zero.
 #   They share one deal, so that where one interval misses zero by chance, several do: one probability judges them all.
 #   Look at their *size* too: the grey bars in the figure of effects below.
@@ -387,7 +392,7 @@ command("pyro_hmvcrl import-kuaisar kuaisar-copy kuaisar-data")
 
 # %%
 account = json.loads(Path("kuaisar-data/import.json").read_text())
-print(f"generated: {account['generated']}; search events: queries {account['queries']}\n")
+print(f"generated: {account['generated']}\n")
 for covariate in account["covariates"][:11]:
     print(f"{covariate['block']:>10}  {covariate['name']:<16} {covariate['definition']}")
 
@@ -444,8 +449,9 @@ except InterventionError as error:
 # **Suggested searches.** Queries that the platform proposed are not the user's own. Mark them in `search_events` by a
 # column `suggested` (1, else 0), as `import-kuaisar` does: they then tell of both channels, the others of preference.
 #
-# **Feedback within the window.** If today's engagement changes tomorrow's feed, exposure covariates of the same window
-# are partly its effect. Use covariates from before the window where you have them, or a short window.
+# **Feedback within the window.** If today's engagement changes tomorrow's feed, that is in the story (notebook 07). But
+# exposure covariates that are *measured* in the same window are then partly its effect. Use covariates from before the
+# window where you have them.
 #
 # **New categories.** A run reads new logs in its own categories. An event of an unknown category is an error that names
 # it, rather than a silent loss:

@@ -53,7 +53,6 @@ from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import factor_posterior, fit, tensors_of
 from pyro_hmvcrl.story.logs import Logs
-from pyro_hmvcrl.story.model import USER_SITES
 from pyro_hmvcrl.story.programs import at, log_joint, log_prob, observe
 from pyro_hmvcrl.synthetic.design import Array, Design
 from pyro_hmvcrl.synthetic.simulation import simulate
@@ -73,7 +72,7 @@ POINTS = np.arange(1, BINS) / BINS  # where the ECDF is looked at
 BAND = 0.95
 LEVELS = {"coverage_50%": 0.5, "coverage_80%": 0.8, "coverage_90%": 0.9}
 UNRELIABLE = 0.7  # k-hat from which importance sampling is not to be relied on (Vehtari et al. 2024)
-EVENTS = USER_SITES[1:]
+EVENTS = ("search", "exposure", "engagement")
 QUANTITIES = ("platform factors", "preference factors", "log likelihood")
 GUIDES = ("Transformers", "expansions", "collapsed", "over-confident")
 COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#D55E00")
@@ -91,7 +90,7 @@ def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
     dataset, new = (simulated_dataset(sim, scratch, seed) for sim in sims)
     steps = SETTINGS | ({"steps": 5, "encoder_steps": 5} if quick else {})
     found = fit(dataset, Settings(design.platform_factors, design.preference_factors, seed=seed, **steps))
-    rows = judged(found.guide, tensors_of(new, found.standardisation), seed)
+    rows = judged(found.guide, tensors_of(new, found.standardisation).all(), seed)
     return {"results": [{"seed": seed} | row for row in rows]}
 
 

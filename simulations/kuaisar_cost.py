@@ -28,9 +28,8 @@ from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.bound import UserELBO
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.stage import Stage, optimise
-from pyro_hmvcrl.inference.svi import PARTICLES, choose_device, tensors_of
+from pyro_hmvcrl.inference.svi import PARTICLES, _new_model, choose_device, tensors_of
 from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
-from pyro_hmvcrl.story.model import HMVCRL
 
 from study import benchmark, measured
 
@@ -63,8 +62,7 @@ def epoch_seconds(dataset: Dataset) -> dict[str, Any]:
     device, settings, found = choose_device("auto"), Settings(3, 3), {}
     logs = tensors_of(dataset, Standardisation.from_dataset(dataset)).to(device)
     users = logs.only(logs.index)
-    blocks = len(dataset.exposure_covariates), len(dataset.preference_covariates)
-    model = HMVCRL(3, 3, *blocks, len(dataset.categories)).to(device)
+    model = _new_model(users, settings).to(device)
     model.graph.orient(torch.randn(6, 6))
     restarts = Stage("restarts", settings.steps, settings.batch_size, 0.03, UserELBO(PARTICLES, True))
     encoders = Stage(

@@ -31,8 +31,6 @@ from pyro_hmvcrl.synthetic.design import Array
 
 from variants import VARIANTS
 
-DRAWS = 8  # pairs of noise draws a user, for a model's interventional effects
-
 Effects = dict[str, float]  # by "outcome estimand"
 
 
@@ -81,10 +79,9 @@ def _expand(s: Screening, dataset: Dataset) -> Array:
 def _model_effects(s: Screening, dataset: Dataset) -> Effects:
     """Interventional effects at the fitted values."""
     logs, values = tensors_of(dataset, s.standardisation), fitted_values(s.guide)
-    at_once = {name: value.expand(DRAWS, *value.shape) for name, value in values.items()}
     shifted = logs.exposure_covariates.clone()
     shifted[:, 0] += 1 / s.standardisation.sd[dataset.exposure_covariates[0]]
-    point = ParameterPosterior(values, {}, at_once, {})
+    point = ParameterPosterior(values, {}, {name: value[None] for name, value in values.items()}, {})
     found = average_effects(s.guide, point, Users(logs), {"exposure_covariates": shifted}).contrasts
     return {f"{o} {e}": float(found[o][e].mean()) for o in found for e in ESTIMANDS}
 

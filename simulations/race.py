@@ -153,7 +153,7 @@ def plain_ivae(watch: Watch, dataset: Dataset, held: Logs, settings: Settings) -
     train = logs.only(torch.as_tensor(np.flatnonzero(~_held_out_users(dataset.n_users, settings))))
     covariates = logs.exposure_covariates.shape[1] + logs.preference_covariates.shape[1]
     model = PlainIVAE(
-        logs.search.shape[1], covariates, settings.platform_factors + settings.preference_factors
+        len(dataset.categories), covariates, settings.platform_factors + settings.preference_factors
     )
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
 

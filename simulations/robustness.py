@@ -15,9 +15,17 @@ Data          ``none``: the world of ``effects.py``'s ``coverage`` (substitution
               ``common_cause``: the noises of ``platform_1`` and ``preference_1`` have this correlation.
               ``hidden_cause``: what makes ``platform_1``'s noise moves engagement's log odds too, not through
               ``platform_1``, with the correlation that ``checks.rho_curve`` calls rho.
+              These are fitted as logs of one period.  Others are no departures, but arrows of time that the story has
+              (`IN_STORY`), in ten days, fitted in the periods that a fit chooses by default: ``learning``:
+              `Design.learning` and `Design.personalisation` have this dose.  ``influence``: `Design.influence` has.
+              ``marked``: this share of the searches is suggested (`Design.suggestion`), and the logs say which.
+              For comparison: ``learning_1.0_one_period``, and ``feedback_1.0_in_periods``, where each user's exposures
+              fall to the ten days in their order.
 Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and alignment **in the world as it is**, by
               Monte Carlo here, with that world's noise.  ``feedback``: averages over the window's exposures; as
               engagement moves what is shown, the direct effect reaches alignment too, where the model has none.
+              In the cells of `IN_STORY`, and in ``feedback_1.0_in_periods``, the past is a mediator (NIE_loop), held in
+              NDE and the other parts of NIE.
               ``drift``: users engage, and look for things, with the preference at the time of the recommendations;
               the factor to recover is the one half-way.  ``suggested``: what users look for of their own accord.
               ``hidden_cause``: the cause keeps its part of engagement in every world.  The fit's own errors (factors,
@@ -25,9 +33,9 @@ Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and 
 Methods       The fit's first stage with `SETTINGS`, the Laplace posterior, ``mediation.average_effects``.
               Diagnostics, with the thresholds of the package's report: the verdict on each channel, both negative
               controls, both noise checks, placebo, overlap, rho (a correlation of 0.1 at most undoes NIE), posterior
-              predictive checks, and whether the report as a whole calls for care.  Beside them, not done by the
-              package: for the number of factors the held-out bound against that of the same data's fit with the
-              right one.
+              predictive checks, the logs' own regression, and whether the report as a whole calls for care.  Beside
+              them, not done by the package: for the number of factors the held-out bound against that of the same
+              data's fit with the right one.
 Performance   MCC and weak MCC at held-out users (of as many factors as truth and fit both have); bias as a share of the
               largest true effect on the outcome; coverage of 90% intervals; share of the seeds in which a diagnostic
               warns, against that in ``none``: its false alarms.  `SEEDS` data seeds a cell, the same in all, with
@@ -69,13 +77,17 @@ from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.laplace import ParameterPosterior
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Screening, factor_posterior, screen, tensors_of
+from pyro_hmvcrl.queries.answer import OF_CURVE
 from pyro_hmvcrl.queries.averages import Users, average_effects
 from pyro_hmvcrl.queries.checks import LOGISTIC_SD, negative_controls, noise_checks, placebo, rho_curve
 from pyro_hmvcrl.queries.findings import SURE, interval, substitution
 from pyro_hmvcrl.queries.overlap import overlap
+from pyro_hmvcrl.queries.regression import beside, observed_rates
 from pyro_hmvcrl.report.verdicts import judge, overall, trust
 from pyro_hmvcrl.run.fitting import parameter_posterior
 from pyro_hmvcrl.run.judge import evaluate
+from pyro_hmvcrl.run.write import activity_of
+from pyro_hmvcrl.synthetic import truth as of_story
 from pyro_hmvcrl.synthetic.design import Array, Design, shift_vector
 from pyro_hmvcrl.synthetic.simulation import Simulation, simulate
 from pyro_hmvcrl.synthetic.world import World, sigmoid, softmax
@@ -87,10 +99,11 @@ HERE = Path(__file__).parent / "robustness"
 SEEDS = 30
 SHIFT = {"exposure_1": 1.0}
 SETTINGS = {"restarts": 2, "steps": 600, "device": "cpu"}
-DRAWS = {"posterior": 100, "placebo": 100, "rho": 20, "predictive": 100, "noise": 100, "truth": 60}
-# What the tables show; alignment has no direct effect in the model, so that its NIE is TE.
-ASKED = ["engagement TE", "engagement NDE", "engagement NIE"]
-ASKED += ["alignment TE", "alignment NIE_platform", "alignment NIE_preference"]
+DRAWS = {"posterior": 100, "predictive": 100, "noise": 100, "truth": 60}
+DAYS = 10  # of the window
+# What the tables show; alignment has a direct effect in the model only where the platform learns.
+ASKED = ["engagement TE", "engagement NDE", "engagement NIE", "engagement NIE_loop", "alignment TE"]
+ASKED += ["alignment NDE", "alignment NIE_platform", "alignment NIE_preference", "alignment NIE_loop"]
 SHOWN = ("engagement TE", "engagement NIE", "alignment TE")  # in the figure
 
 
@@ -101,7 +114,8 @@ SHOWN = ("engagement TE", "engagement NIE", "alignment TE")  # in the figure
 class Violation:
     """How a world departs from the story, or a fit from its world: see the top of this file.
 
-    `heavy_tails` is a number of degrees of freedom (0: normal noise), `misplaced` the name of a covariate.
+    `heavy_tails` is a number of degrees of freedom (0: normal noise), `misplaced` the name of a covariate, `periods`
+    those of the fit (None: it chooses them).
     """
 
     feedback: float = 0.0
@@ -113,6 +127,17 @@ class Violation:
     platform_factors: int = 2
     preference_factors: int = 2
     misplaced: str = ""
+    learning: float = 0.0
+    influence: float = 0.0
+    marked: float = 0.0
+    periods: int | None = 1
+
+    @property
+    def in_story(self) -> dict[str, float]:
+        """The knobs of a `Design` that it turns."""
+        learns = dict.fromkeys(("learning", "personalisation"), self.learning)
+        knobs = learns | {"influence": self.influence, "suggestion": self.marked}
+        return {name: dose for name, dose in knobs.items() if dose}
 
     def noise(self, standard: Array, world: World) -> Array:
         """What standard normal noise ``(N, K)`` becomes."""
@@ -136,8 +161,22 @@ DOSES: dict[str, tuple[Any, ...]] = {
     "common_cause": (0.3, 0.6),
     "hidden_cause": (0.1, 0.3),
 }
+IN_STORY: dict[str, tuple[float, ...]] = {
+    "learning": (0.5, 1.0),
+    "influence": (0.5, 1.0),
+    "marked": (0.2, 0.5),
+}
 CELLS = {"none": Violation()}
 CELLS |= {f"{name}_{dose}": Violation(**{name: dose}) for name, doses in DOSES.items() for dose in doses}
+CELLS |= {
+    f"{name}_{dose}": Violation(**{name: dose}, periods=None)
+    for name, doses in IN_STORY.items()
+    for dose in doses
+}
+CELLS |= {
+    "learning_1.0_one_period": Violation(learning=1.0),
+    "feedback_1.0_in_periods": Violation(feedback=1.0, periods=None),
+}
 
 
 class Rates(NamedTuple):
@@ -165,35 +204,59 @@ def rates(v: Violation, world: World, covariates: Array, factors: Array, noise: 
     )
 
 
-def window(
-    feedback: float, r: Rates, events: NDArray[np.int64], uniform: Array
+def one_after_another(
+    feedback: float, r: Rates, events: NDArray[np.int64], uniform: Array, past: Array | None = None
 ) -> tuple[Array, Array, Array]:
-    """Exposures and engagements ``(N, C)`` of users with these `events` ``(N,)``, one after another.
+    """Exposures and engagements ``(T, N, C)`` of users with these `events` ``(N,)``, in their order.
 
-    `uniform` ``(T, 2, N)`` is all that is random.  Third, the mean of the exposures' probabilities over the window.
+    `uniform` ``(T, 2, N)`` is all that is random.  Feedback follows the engagements, or else those of a `past`, of the
+    same shape.  Third, the mean of the exposures' probabilities over the window ``(N, C)``.
     """
-    exposure, engagement, shown = np.zeros((3, *r.shown.shape))
+    exposure, engagement = np.zeros((2, len(uniform), *r.shown.shape))
+    so_far, shown = np.zeros((2, *r.shown.shape))
     user = np.arange(len(events))
     for t, (which, whether) in enumerate(uniform):
-        probability = softmax(r.shown + feedback * np.log1p(engagement))
+        probability = softmax(r.shown + feedback * np.log1p(so_far))
         category = (probability.cumsum(1)[:, :-1] < which[:, None]).sum(1)
         goes_on = t < events
-        exposure[user, category] += goes_on
-        engagement[user, category] += goes_on & (whether < r.engaged[user, category])
+        exposure[t, user, category] = goes_on
+        engagement[t, user, category] = goes_on & (whether < r.engaged[user, category])
+        so_far = so_far + (engagement if past is None else past)[t]
         shown += probability * (goes_on / events)[:, None]
     return exposure, engagement, shown
 
 
+def window(
+    feedback: float, r: Rates, events: NDArray[np.int64], uniform: Array
+) -> tuple[Array, Array, Array]:
+    """As `one_after_another`, with the events of the window together ``(N, C)``."""
+    exposure, engagement, shown = one_after_another(feedback, r, events, uniform)
+    return exposure.sum(0), engagement.sum(0), shown
+
+
+def in_days(in_order: Array, events: NDArray[np.int64]) -> Array:
+    """Events in their order ``(T, N, C)`` dealt out evenly to the days, ``(N, DAYS, C)``."""
+    day = np.minimum(np.arange(len(in_order))[:, None] * DAYS // events, DAYS - 1)
+    found = np.zeros((len(events), DAYS, in_order.shape[-1]))
+    np.add.at(found, (np.arange(len(events)), day), in_order)
+    return found
+
+
 def simulate_violated(design: Design, v: Violation, seed: int) -> Simulation:
     """The users of ``simulate.simulate``, with the same standard normal noise, in the violated world."""
-    base, rng = simulate(design, seed), np.random.default_rng([seed, 5])
+    base, rng = simulate(replace(design, **v.in_story), seed), np.random.default_rng([seed, 5])
+    if v.in_story:
+        return base
     world, c_p, c_q = base.world, base.exposure_covariates, base.preference_covariates
     noise = v.noise(base.noise, world)
     factors = factors_of(world, c_p, c_q, noise)
     r = rates(v, world, c_p, factors, noise, v.drift * rng.normal(size=factors[:, world.preference].shape))
     searches, events = (counts.sum(1).astype(int) for counts in (base.search, base.exposure))
     search = rng.multinomial(searches, r.searched).astype(float)
-    exposure, engagement, _ = window(v.feedback, r, events, rng.random((events.max(), 2, len(events))))
+    shown, engaged, _ = one_after_another(v.feedback, r, events, rng.random((events.max(), 2, len(events))))
+    exposure, engagement = (
+        in_order.sum(0) if v.periods == 1 else in_days(in_order, events) for in_order in (shown, engaged)
+    )
     return Simulation(world, c_p, c_q, noise, factors, search, exposure, engagement)
 
 
@@ -205,24 +268,35 @@ def factors_of(world: World, c_p: Array, c_q: Array, noise: Array) -> Array:
 
 def true_effects(sim: Simulation, v: Violation, draws: int, seed: int) -> dict[str, dict[str, float]]:
     """``simulate.true_effects`` in the violated world, by outcome and estimand."""
+    if v.in_story:
+        outcomes: dict[str, dict[str, float]] = of_story.true_effects(sim, SHIFT, draws, seed)["outcomes"]
+        return outcomes
     world, rng, found = sim.world, np.random.default_rng([seed, 6]), []
-    events, c_p = sim.exposure.sum(1).astype(int), sim.exposure_covariates
+    events, c_p = sim.exposure.reshape(len(sim.noise), -1).sum(1).astype(int), sim.exposure_covariates
     shifted = c_p + shift_vector(world.design, SHIFT)
+    past_mediates = v.feedback > 0 and v.periods is None
     for _ in range(draws):
         noise = v.noise(rng.normal(size=sim.noise.shape), world)
         jump = v.drift * rng.normal(size=sim.preference.shape)
         uniform = rng.random((events.max(), 2, len(events))) if v.feedback else np.empty(0)
         z0, z1 = (factors_of(world, c, sim.preference_covariates, noise) for c in (c_p, shifted))
         p1_q0 = np.hstack([z1[:, world.platform], z0[:, world.preference]])
-        worlds = []
-        for c, z in ((c_p, z0), (shifted, z0), (shifted, p1_q0), (shifted, z1)):
+        worlds, as_before = [], None
+        states = [(c_p, z0), (shifted, z0), (shifted, p1_q0), (shifted, z1)]
+        for number, (c, z) in enumerate([*states, *states[-1:] * past_mediates]):
             r = rates(v, world, c, z, noise, jump)
-            shown = window(v.feedback, r, events, uniform)[2] if v.feedback else softmax(r.shown)
+            shown = softmax(r.shown)
+            if v.feedback:  # the past as it was, where it mediates, and at last as it becomes
+                past = as_before if past_mediates and number < len(states) else None
+                _, engaged, shown = one_after_another(v.feedback, r, events, uniform, past)
+                as_before = engaged if number == 0 else as_before
             worlds.append([(shown * rate).sum(1).mean() for rate in (r.engaged, r.sought)])
         found.append(worlds)
-    before, direct, platform, after = np.mean(found, 0)  # each (2 outcomes,)
+    before, direct, platform, preference, *becomes = np.mean(found, 0)  # each (2 outcomes,)
+    after = becomes[0] if past_mediates else preference
     contrasts = {"TE": after - before, "NDE": direct - before, "NIE": after - direct}
-    contrasts |= {"NIE_platform": platform - direct, "NIE_preference": after - platform}
+    contrasts |= {"NIE_platform": platform - direct, "NIE_preference": preference - platform}
+    contrasts |= {"NIE_loop": after - preference} if past_mediates else {}
     return {
         outcome: {name: float(value[i]) for name, value in contrasts.items()}
         for i, outcome in enumerate(("engagement", "alignment"))
@@ -255,16 +329,17 @@ def replicate(cell: str, seed: int, quick: bool, scratch: Path) -> Tables:
     which, v = {"cell": cell, "seed": seed}, CELLS[cell]
     draws = dict.fromkeys(DRAWS, 1) if quick else DRAWS
     sim = simulate_violated(Design.with_knobs(**(SMALL | ({"users": 80} if quick else {}))), v, seed)
-    dataset = misplace(simulated_dataset(sim, scratch, seed), v.misplaced)
+    dataset = misplace(simulated_dataset(sim, scratch, seed, v.periods), v.misplaced)
     settings = SETTINGS | ({"restarts": 2, "steps": 5} if quick else {})
     found = screen(dataset, Settings(v.platform_factors, v.preference_factors, seed=seed, **settings))
     posterior = parameter_posterior(found, dataset, seed, draws["posterior"])
     of_all = [replace(start, guide=start.guide.expansion(dataset.n_users)) for start in found.restarts]
-    found, logs = replace(found, restarts=of_all), tensors_of(dataset, found.standardisation)
+    found, logs = replace(found, restarts=of_all), tensors_of(dataset, found.standardisation).all()
     fitted = Fitted(found.guide, posterior, Users(logs, found.guide.evidence(logs)))
     step = [SHIFT.get(c, 0.0) / found.standardisation.sd[c] for c in dataset.exposure_covariates]
     shifted = logs.exposure_covariates + torch.tensor(step)
-    contrasts = average_effects(*fitted, {"exposure_covariates": shifted}, seed=seed).contrasts
+    share = 0.01 if quick else 1.0
+    contrasts = average_effects(*fitted, {"exposure_covariates": shifted}, seed=seed, share=share).contrasts
     figures = {"bound": found.restarts[found.selected].held_out_bound}
     figures |= {"substitution_found": substitution(contrasts) >= SURE}
     checks = predictive_checks(
@@ -278,7 +353,7 @@ def replicate(cell: str, seed: int, quick: bool, scratch: Path) -> Tables:
     )["checks"]
     figures |= {f"predictive: {name}": check["level"] != "good" for name, check in checks.items()}
     figures |= recovery(sim, fitted, found.held_out)
-    figures |= diagnose(found, fitted, shifted, dataset, checks, seed, draws)
+    figures |= diagnose(found, fitted, shifted, dataset, contrasts, checks, seed, draws["noise"], share)
     rows = compare(true_effects(sim, v, draws["truth"], seed), contrasts)
     return {"results": [which | figures], "effects": [which | row for row in rows]}
 
@@ -315,20 +390,25 @@ def diagnose(
     fitted: Fitted,
     shifted: Tensor,
     dataset: Dataset,
+    contrasts: Mapping[str, Mapping[str, Array]],
     checks: dict[str, Any],
     seed: int,
-    draws: Mapping[str, int],
+    noise_draws: int,
+    share: float,
 ) -> dict[str, Any]:
     """The package's diagnostics as its report takes them: figures, and which of them warn."""
     identified, policy = evaluate(found, dataset), {"exposure_covariates": shifted}
     covariates = dataset.users[[*dataset.exposure_covariates, *dataset.preference_covariates]]
+    then = covariates.assign(**{c: covariates[c] + by for c, by in SHIFT.items()})
+    total, rates = {o: of["TE"] for o, of in contrasts.items()}, observed_rates(activity_of(dataset))
     answer = {
         "level": LEVEL,
+        "regression": beside(total, covariates, then, rates, LEVEL),
         "overlap": overlap(covariates, covariates[[*SHIFT]] + pd.Series(SHIFT)).to_dict(),
         "negative_controls": negative_controls(*fitted, seed),
-        "noise": noise_checks(*fitted, seed, draws["noise"]),
-        "placebo": placebo(*fitted, shifted, LEVEL, seed, draws["placebo"]),
-        "sensitivity": rho_curve(*fitted, policy, LEVEL, seed=seed, draws=draws["rho"]),
+        "noise": noise_checks(*fitted, seed, noise_draws),
+        "placebo": placebo(*fitted, shifted, LEVEL, seed),
+        "sensitivity": rho_curve(*fitted, policy, LEVEL, seed=seed, share=OF_CURVE * share),
     }
     row = {"placebo_covers_zero": answer["placebo"]["covers_zero"], "placebo_p": answer["placebo"]["p"]}
     row |= {"first_rho": answer["sensitivity"]["first_rho_with_zero_in_NIE"]}
@@ -342,6 +422,7 @@ def diagnose(
         row |= {f"noise, {name}": of["noise"], f"warns: noise, {name}": of["verdict"] != "passes"}
     judged = judge(answer, identified.verdict, checks)
     shown = {"placebo": "placebo", "overlap": "overlap", "rho": "rho", "predictive": "predictive checks"}
+    shown |= {"regression": "regression"}
     row |= {f"warns: {name}": judged[check][0] in ("care", "no") for check, name in shown.items()}
     return row | {"warns: report as a whole": overall(judged)[0] != "good"}
 
@@ -364,7 +445,7 @@ def summarise(found: dict[str, pd.DataFrame], out: Path) -> None:
     scores = [f"{channel}_{score}" for channel in CHANNELS for score in ("mcc", "weak_mcc")]
     recovered = by_cell(results)[[*scores, "substitution_found"]].agg(with_error)
     failures = found["failures"]["replication"].str.replace(r"-\d+$", "", regex=True).value_counts()
-    by_effect = by_cell(effects, "effect")[["error", "covered"]].agg(with_error)
+    by_effect = by_cell(effects, "effect")[["error", "covered"]].agg(with_error).replace("nan ± nan", "")
     warning = warned(results).map("{:.2f}".format).replace("nan", "")
     seeds = results["seed"].nunique()
     failing = results.filter(like="predictive: ").astype(float).assign(cell=results["cell"])
@@ -424,7 +505,7 @@ def _draw(results: pd.DataFrame, effects: pd.DataFrame) -> plt.Figure:
     axes[2].set_xlabel("% of the seeds in which it warns\n(*: not done by the package; grey: not asked)")
     axes[0].set_yticks(range(len(CELLS)), [cell.replace("_", " ") for cell in CELLS])
     axes[0].set_ylim(len(CELLS) - 0.5, -0.5)
-    for ax, y in product(axes, np.cumsum([0.5, *map(len, DOSES.values())])):
+    for ax, y in product(axes, np.cumsum([0.5, *map(len, (DOSES | IN_STORY).values())])):
         ax.axhline(y, color="0.7", lw=0.6, zorder=0)  # between violations
     for ax in axes[:2]:
         legend(ax, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)

@@ -12,9 +12,9 @@ from torch import Tensor
 from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, Prior
 from pyro_hmvcrl.guide.guide import ExpansionGuide, expand_categories, expand_engagement
 from pyro_hmvcrl.inference.svi import Build
-from pyro_hmvcrl.story.emissions import CategoryDecoder, engagement_logits
+from pyro_hmvcrl.story.emissions import CategoryDecoder
 from pyro_hmvcrl.story.logs import Logs
-from pyro_hmvcrl.story.model import HMVCRL
+from pyro_hmvcrl.story.model import HMVCRL, OfPast
 
 NOTHING = 1e-4  # a prior's standard deviation that keeps a coefficient at zero
 
@@ -45,8 +45,10 @@ def location_only(model: HMVCRL, n_users: int) -> ExpansionGuide:
 class DiagonalExperts(ExpansionGuide):
     """Each expert's precision keeps its diagonal alone; its gradient at the user's mode stays."""
 
-    def expand(self, logs: Logs, coefficients: dict[str, Tensor], z: Tensor) -> list[Expert]:
-        return [_diagonal(expert, z) for expert in super().expand(logs, coefficients, z)]
+    def expand(
+        self, logs: Logs, coefficients: dict[str, Tensor], z: Tensor, added: OfPast | None = None
+    ) -> list[Expert]:
+        return [_diagonal(expert, z) for expert in super().expand(logs, coefficients, z, added)]
 
 
 class MeanField(ExpansionGuide):
@@ -101,15 +103,17 @@ class OneChannel(HMVCRL):
 
 
 class OneChannelExpansion(ExpansionGuide):
-    """Expansions of emissions that all read all factors."""
+    """Expansions of emissions that all read all factors, of logs in one period: there is no past."""
 
-    def expand(self, logs: Logs, coefficients: dict[str, Tensor], z: Tensor) -> list[Expert]:
+    def expand(
+        self, logs: Logs, coefficients: dict[str, Tensor], z: Tensor, added: OfPast | None = None
+    ) -> list[Expert]:
         model, c = self.model, coefficients
-        probability = engagement_logits(c, z, z, logs.exposure_covariates).sigmoid()
+        user = model.of_user(c, z, logs.exposure_covariates)
         return [
-            expand_categories(model.f_search, logs.search, z),
-            expand_categories(model.f_exposure, logs.exposure, z),
-            expand_engagement(logs, probability, c["a"] + c["alpha"], z),
+            expand_categories(user.search, model.f_search.jacobian(z), logs.search, z),
+            expand_categories(user.exposure, model.f_exposure.jacobian(z), logs.exposure, z),
+            expand_engagement(logs, user.engagement, c["a"] + c["alpha"], z),
         ]
 
 

@@ -239,7 +239,7 @@ def _new_model(train: Cohort, settings: Settings) -> HMVCRL:
         some.search.shape[-1],
         past=some.n_periods > 1,
         suggested=some.suggested is not None,
-        usual_engagement=engaged / shown,
+        usual_engagement=engaged / max(shown, 1.0),
     )
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_hmvcrl.synthetic.design import Array
 from pyro_hmvcrl.synthetic.world import World, sigmoid, softmax
 
+Array = NDArray[np.float64]
 USUAL_RATE, HELD_BACK = 0.5, 2.0
 
 

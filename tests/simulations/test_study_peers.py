@@ -23,7 +23,7 @@ from pyro_hmvcrl.synthetic.simulation import simulate
 import methods
 import variants
 from study import simulated_dataset
-from worlds import logs_of
+from worlds import everyone, logs_of
 
 SIMULATIONS = Path(__file__).parents[2] / "simulations"
 DESIGN = Design(users=40, preference_factors=2, categories=6)
@@ -41,7 +41,7 @@ def dataset(sim, tmp_path_factory):
 
 def guide_of(build, sim, seed=0) -> ExpansionGuide:
     torch.manual_seed(seed)
-    return build(_new_model(logs_of(sim), Settings(2, 2)), len(sim.factors))
+    return build(_new_model(everyone(logs_of(sim)), Settings(2, 2)), len(sim.factors))
 
 
 def test_peers_runs_in_its_quick_form(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,6 +134,55 @@ def test_feedback_concentrates_exposures_and_leaves_factors_and_searches(violate
     assert top[0] + 0.03 < top[1] < top[2] - 0.03
 
 
+def test_feedback_in_periods_has_the_same_events_in_their_order(study, violated):
+    together, apart = violated(feedback=1.0), violated(feedback=1.0, periods=None)
+    for surface in ("exposure", "engagement"):
+        in_days = getattr(apart, surface)
+        assert in_days.shape[1] == study.DAYS
+        np.testing.assert_array_equal(in_days.sum(1), getattr(together, surface))
+    np.testing.assert_array_equal(apart.search, together.search)
+
+
+def test_days_have_a_user_s_events_in_order_and_as_many_each(study):
+    events = np.array([20, 35])
+    one_each = np.eye(40)[:, None] * (np.arange(40)[:, None] < events)[..., None]  # the category is the order
+    days = study.in_days(one_each, events)
+    np.testing.assert_array_equal(days.sum((0, 1)), (one_each.sum((0, 1))))
+    np.testing.assert_array_equal(days.sum(2)[0], 2)
+    assert set(days.sum(2)[1]) == {3, 4}
+    for of_user in days:
+        day, event = np.nonzero(of_user)
+        np.testing.assert_array_equal(event, np.sort(event))
+        assert (np.diff(day) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("dose", "knobs"),
+    [
+        ({"learning": 0.5}, {"learning": 0.5, "personalisation": 0.5}),
+        ({"influence": 1.0}, {"influence": 1.0}),
+        ({"marked": 0.2}, {"suggestion": 0.2}),
+    ],
+)
+def test_an_arrow_of_time_of_the_story_is_that_of_the_simulator(study, design, base, violated, dose, knobs):
+    sim, same = violated(**dose, periods=None), simulate(replace(design, **knobs), 0)
+    for one, other in zip(sim.observed, same.observed, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(sim.factors, base.factors)
+    assert effects(study, sim, 3, **dose) == true_effects(sim, study.SHIFT, 3)["outcomes"]
+
+
+def test_marked_searches_are_that_share_and_the_logs_say_which(study, violated, tmp_path):
+    sim = violated(marked=0.5, periods=None)
+    dataset = study.simulated_dataset(sim, tmp_path / "logs", 0, None)
+    assert dataset.periods.number == study.DAYS
+    own, marked = (dataset.counts[surface].sum() for surface in ("search", "suggested"))
+    assert marked / (own + marked) == pytest.approx(0.5, abs=0.02)
+    np.testing.assert_array_equal(dataset.search, sim.search)
+    shown = softmax(sim.world.suggested_logits(sim.factors))
+    assert chosen(sim.suggested, softmax(sim.world.search.logits(sim.preference)), shown) > 0.9
+
+
 def test_drift_parts_searches_from_recommendations(study, base):
     """Half the jump back for searches; half the jump ahead for engagement and for what the user looks for."""
     w, r = base.world, rates_of(study, base, jump=1.0)
@@ -219,6 +269,7 @@ def effects(study, sim, draws=40, **dose):
 def test_without_a_violation_the_truth_is_the_simulator_s(study, base):
     found, known = effects(study, base), true_effects(base, study.SHIFT, 40)["outcomes"]
     for outcome, sd in (("engagement", 0.002), ("alignment", 0.0005)):
+        assert known[outcome].pop("NIE_loop") == 0
         assert found[outcome] == pytest.approx(known[outcome], abs=sd)
     assert found["alignment"]["NDE"] == 0
 
@@ -257,6 +308,17 @@ def test_feedback_gives_alignment_a_direct_effect(study, violated):
     for of in found.values():
         assert of["TE"] == pytest.approx(of["NDE"] + of["NIE"])
         assert of["NIE"] == pytest.approx(of["NIE_platform"] + of["NIE_preference"])
+
+
+def test_where_the_fit_has_periods_the_past_is_a_mediator(study, violated):
+    sim, dose = violated(feedback=1.0, periods=None), {"feedback": 1.0, "periods": None}
+    found, of_one_period = effects(study, sim, 4, **dose), effects(study, sim, 4, feedback=1.0)
+    assert found["alignment"]["NDE"] == 0
+    for outcome, of in found.items():
+        assert of["TE"] == pytest.approx(of_one_period[outcome]["TE"])
+        assert abs(of["NIE_loop"]) > 0.001
+        parts = (of[f"NIE_{part}"] for part in ("platform", "preference", "loop"))
+        assert of["NIE"] == pytest.approx(sum(parts))
 
 
 def test_estimates_are_compared_in_units_of_the_largest_effect(study):
@@ -323,10 +385,13 @@ def test_every_cell_has_its_figures_effects_and_warnings(study, quick):
     results = study.with_bounds_compared(results)
     assert results["cell"].tolist() == list(study.CELLS)
     assert results[["platform_mcc", "preference_mcc", "platform_weak_mcc", "bound"]].notna().all(axis=None)
-    assert found.groupby("cell").size().eq(10).all()
+    in_periods = [cell for cell, v in study.CELLS.items() if v.periods is None or v.in_story]
+    assert len(in_periods) == 8
+    sizes = found.groupby("cell").size()
+    assert (sizes == np.where(sizes.index.isin(in_periods), 12, 10)).all()  # with NIE_loop
     assert found["truth"].notna().all()
     warns = results.filter(like="warns: ")
-    assert len(warns.columns) == 12
+    assert len(warns.columns) == 13
     asked = warns["warns: held-out bound*"].notna()
     assert results.loc[asked, "cell"].str.contains("_factors_").sum() == asked.sum() == 4
     assert warns.drop(columns="warns: held-out bound*").isin([True, False]).all(axis=None)
