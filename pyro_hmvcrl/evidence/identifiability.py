@@ -62,6 +62,7 @@ class ChannelEvidence:
     oracle: Array | None = None  #: posterior means under the true parameters
     restarts: Sequence[Array] = ()  #: those that are not stuck
     stuck: int = 0  #: restarts that are
+    from_mode: float | None = None  #: of the fit, in standard deviations of its parameters, if it is far
     prior_mean: Array | None = None  #: means given all covariates, if edges make them differ from `location`
     n_train: int | None = None  #: users the run was fitted to
 
@@ -84,6 +85,7 @@ class ChannelReport:
     r2_other: float
     collapse: Collapse | None = None
     restarts: RestartAgreement | None = None
+    from_mode: float | None = None
     mcc: MCC | None = None
     spearman: MCC | None = None
     covariate_floor: MCC | None = None
@@ -135,6 +137,11 @@ def verdict(name: str, report: ChannelReport) -> list[str]:
             against.append(f"{disagree}: do not interpret single factors.")
         else:
             rest.append(f"restarts agree (MCC {restarts.median:.2f}{left_out}).")
+    if report.from_mode is not None:
+        against.append(
+            f"the fit is stuck: scoring could not bring it to a mode, and it stands {report.from_mode:.1f} standard "
+            "deviations from one; try more restarts."
+        )
     if found := report.collapse:
         dead = "has collapsed: its posterior equals its prior"
         against += [f"{name} factor {k + 1} {dead} (KL {found.kl[k]:.2f} nats)." for k in found.collapsed]
@@ -217,7 +224,8 @@ def _channel_report(e: ChannelEvidence, n_bootstrap: int, seed: int) -> ChannelR
         r2_own=r2["own"]["channel"],
         r2_other=r2["other"]["channel"],
         collapse=None if e.kl is None else collapse(e.kl),
-        restarts=restart_agreement(e.restarts, e.stuck) if len(e.restarts) + e.stuck > 1 else None,
+        restarts=restart_agreement(e.restarts, e.stuck) if e.restarts else None,
+        from_mode=e.from_mode,
     )
     if e.truth is None:
         return report
@@ -264,6 +272,7 @@ _NOT_SHOWN = {
     "modulation",
     "collapse",
     "restarts",
+    "from_mode",
 }  # as they are; the table shows parts of them
 
 

@@ -48,6 +48,9 @@ PARTICLES = 128  #: of a user's noise, in antithetic pairs
 SCORES_AT_ONCE = 1 << 20  #: users times particles times categories, which bounds the memory
 SCORING_STEPS = 5  #: at most
 NEAR = 0.01  #: steps end at this squared distance from the mode a parameter, in its standard deviations
+FAR_FROM_MODE = (
+    0.5  #: standard deviations of the posterior, a parameter: a fit that scoring leaves there is stuck
+)
 MOST_PARAMETERS = 15_000  #: their precision takes 1.7 GiB, three times over
 USERS_A_PARAMETER = 5  #: with fewer, the sum over users is too noisy a curvature to step by
 #: Coefficients with a row for each exposure covariate.
@@ -145,6 +148,11 @@ def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = F
             break
         before = here
     return distances
+
+
+def is_stuck(distances: list[float]) -> bool:
+    """Whether steps that saw these distances (:func:`score_to_the_mode`) have ended far from any mode."""
+    return bool(distances) and max(min(distances), 0) ** 0.5 > FAR_FROM_MODE
 
 
 def check_size(guide: Guide) -> None:

@@ -36,7 +36,7 @@ from pyro_hmvcrl.guide.guide import STEPS_FROM_AFAR, USERS_AT_ONCE, ExpansionGui
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
-from pyro_hmvcrl.inference.laplace import check_size, score_to_the_mode
+from pyro_hmvcrl.inference.laplace import check_size, is_stuck, score_to_the_mode
 from pyro_hmvcrl.inference.processes import agreed
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.stage import Stage, optimise
@@ -153,10 +153,21 @@ def screen(
             restart, bounds = _run_restart(r, train, held, settings, checkpoints, progress, build)
             starts.append(restart)
             history.append(_history("screening", r, bounds, restart.held_out_bound))
-        selected = agreed(int(np.argmax([s.bound for s in starts])))
-        scoring_seed = _seed(settings, settings.restarts + 1)
-        scoring = score_to_the_mode(starts[selected].guide, train, scoring_seed, progress)
+        selected, scoring = _brought_to_the_mode(starts, train, settings, progress)
     return Screening(standardisation, held_out, train, held, starts, selected, scoring, history)
+
+
+def _brought_to_the_mode(
+    starts: list[Restart], train: Cohort, settings: Settings, progress: bool
+) -> tuple[int, list[float]]:
+    """The restart that is kept, and what scoring saw: the best by its bound, unless it alone is stuck."""
+    by_bound = [agreed(int(r)) for r in np.argsort([-s.bound for s in starts], kind="stable")]
+    seen: dict[int, list[float]] = {}
+    for r in by_bound:
+        seen[r] = score_to_the_mode(starts[r].guide, train, _seed(settings, settings.restarts + 1), progress)
+        if not agreed(int(is_stuck(seen[r]))):
+            return r, seen[r]
+    return by_bound[0], seen[by_bound[0]]
 
 
 def _run_restart(

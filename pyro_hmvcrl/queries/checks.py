@@ -3,7 +3,8 @@
 Overlap
     Does the data support the shifted policy, or does the answer extrapolate?
 Placebo
-    What does the same shift of covariates that do nothing seem to do?
+    What does the same shift of covariates that do nothing seem to do?  A self-test of the numbers: a covariate that was
+    dealt out at random is independent of everything, however wrong the model is.
 Negative controls
     Do exposure covariates reach preference, or preference covariates the platform, but through the graph?  Where they
     do, the model's exclusions are wrong.
@@ -209,7 +210,7 @@ def rho_curve(
     -------
     dict
         `rho`; at each the intervals of `NDE`, `NIE` and `TE`; and `first_rho_with_zero_in_NIE`, the smallest
-        correlation to either side that undoes NIE (None: none of these does).
+        correlation to either side that undoes NIE (None: none of these does), and the same of NDE.
     """
     model, n_platform = guide.model, guide.model.n_platform
     logs = users.logs
@@ -234,16 +235,17 @@ def rho_curve(
         )
         for name in ("NDE", "NIE", "TE"):
             curve[name].append(interval(effects.contrasts["engagement"][name], level))
-    curve["first_rho_with_zero_in_NIE"] = min(map(abs, undoing(curve)), default=None)
+    for part in ("NDE", "NIE"):
+        curve[f"first_rho_with_zero_in_{part}"] = min(map(abs, undoing(curve, part)), default=None)
     return curve
 
 
-def undoing(curve: Mapping[str, Any]) -> list[float]:
-    """The correlations of a curve at which NIE's interval includes zero, or its sign is not that without any."""
-    sign = np.sign(curve["NIE"][int(np.argmin(np.abs(curve["rho"])))]["mean"])
+def undoing(curve: Mapping[str, Any], part: str = "NIE") -> list[float]:
+    """The correlations of a curve at which an effect's interval includes zero, or its sign is not that without any."""
+    sign = np.sign(curve[part][int(np.argmin(np.abs(curve["rho"])))]["mean"])
     return [
         rho
-        for rho, e in zip(curve["rho"], curve["NIE"], strict=True)
+        for rho, e in zip(curve["rho"], curve[part], strict=True)
         if sign * e["mean"] <= 0 or e["lower"] <= 0 <= e["upper"]
     ]
 

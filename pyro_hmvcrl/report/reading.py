@@ -133,7 +133,8 @@ def _effects(path: Path, factors: list[str]) -> Effects | None:
 def _check_effects(path: Path, effects: Effects, factors: list[str]) -> Effects:
     """Numbers where there must be numbers, and of the run's factors."""
     if "sensitivity" in effects:
-        _require(path, effects, ["sensitivity", "first_rho_with_zero_in_NIE"], EFFECTS_MEND)
+        for part in ("NDE", "NIE"):
+            _require(path, effects, ["sensitivity", f"first_rho_with_zero_in_{part}"], EFFECTS_MEND)
     for key in _numbers(effects, factors):
         _require(path, effects, key, EFFECTS_MEND, number=True)
     if set(effects["displacement"]) != set(factors):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pyro_hmvcrl.evidence import predictive
+from pyro_hmvcrl.inference.laplace import FAR_FROM_MODE
 from pyro_hmvcrl.queries.checks import RARE
 from pyro_hmvcrl.report.style import INTERVAL, PROBABILITIES, Effects, label, outcome_scale
 
 WEAK = 0.1  #: a correlation that easily goes unnoticed
-FAR_FROM_MODE = 0.5  #: standard deviations of the posterior
+WEAK_RATIO = 1.1  #: a ratio of risks that does
 #: Words of a verdict (identifiability.verdict) that speak against the fit.
 AGAINST = (
     "could be",
@@ -19,6 +20,7 @@ AGAINST = (
     "not above",
     "not recovered",
     "axes are not",
+    "is stuck",
 )
 
 
@@ -30,7 +32,7 @@ def trust(verdict: list[str]) -> tuple[str, str]:
         return "no", "Do not rely on its factors: the evidence speaks against this fit."
     if "short of the full condition" in verdict[0]:
         return "care", "Interpret its factors with care: the full condition is not met."
-    return "good", "Its factors can be believed."
+    return "good", "Nothing here speaks against its factors, if the assumptions below hold."
 
 
 def judge(
@@ -45,7 +47,9 @@ def judge(
         for check in ("negative_controls", "noise")
     )
     checks = {
-        "factors": ("care", f"doubt on {' and '.join(doubted)}") if doubted else ("good", "can be believed"),
+        "factors": ("care", f"doubt on {' and '.join(doubted)}")
+        if doubted
+        else ("good", "nothing against them"),
         "predictive": (predictive.verdict(predictive_checks)[0], _alike(predictive_checks)),
         "overlap": ({"supported": "good", "in part": "care"}.get(supported, "no"), supported),
         "negative_controls": ("no", "failed") if leaks else ("good", "passed"),
@@ -59,6 +63,8 @@ def judge(
         checks["placebo"] = level, f"covers zero {covers} of {of}, p {p:.2f}"
     if "sensitivity" in effects:
         checks["rho"] = _judge_rho(effects["sensitivity"])
+    if "e_values" in effects:
+        checks["e_values"] = _judge_e_values(effects)
     return checks
 
 
@@ -96,12 +102,27 @@ def regression_sentences(effects: Effects) -> list[str]:
 
 
 def _judge_rho(curve: dict[str, Any]) -> tuple[str, str]:
-    first = curve["first_rho_with_zero_in_NIE"]
-    if first is None:
-        return "good", f"NIE stands up to {max(map(abs, curve['rho'])):g}"
-    if first == 0:
-        return "", "NIE includes zero at 0"
-    return "care" if first <= WEAK else "", f"{first:g} may undo NIE"
+    first = {part: curve[f"first_rho_with_zero_in_{part}"] for part in ("NDE", "NIE")}
+    undone = {part: rho for part, rho in first.items() if rho}
+    if not undone:
+        none = [part for part, rho in first.items() if rho == 0]
+        most = max(map(abs, curve["rho"]))
+        said = (
+            f"{' and '.join(none)} may be none"
+            if none
+            else f"NDE and NIE stand up to {most:g} to either side"
+        )
+        return "" if none else "good", said
+    said = ", ".join(f"{rho:g} may undo {part}" for part, rho in undone.items())
+    return "care" if min(undone.values()) <= WEAK else "", said
+
+
+def _judge_e_values(effects: Effects) -> tuple[str, str]:
+    """How strong a common cause of the policy and engagement would have to be to undo the total effect."""
+    ratio = effects["e_values"]["TE"]["e_value_of_interval"]
+    if ratio == 1:
+        return "", "TE may be none"
+    return "care" if ratio < WEAK_RATIO else "", f"a ratio of {ratio:.2f} undoes TE"
 
 
 def overall(checks: dict[str, tuple[str, str]]) -> tuple[str, str]:
@@ -111,7 +132,7 @@ def overall(checks: dict[str, tuple[str, str]]) -> tuple[str, str]:
         return "no", "Do not rely on this answer: a check below speaks against it."
     if "care" in levels:
         return "care", "Use this answer with care: see the checks below."
-    return "good", "No check below speaks against this answer."
+    return "good", "No check below speaks against this answer. What none can show is said first:"
 
 
 def scored(distances: list[float]) -> str:

@@ -12,6 +12,7 @@ import torch
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.evidence.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
 from pyro_hmvcrl.inference.ambient import own_state
+from pyro_hmvcrl.inference.laplace import is_stuck
 from pyro_hmvcrl.inference.svi import Fit, factor_posterior, tensors_of
 from pyro_hmvcrl.run.files import RunError, of_file
 from pyro_hmvcrl.run.run import Array
@@ -83,6 +84,7 @@ def evaluate(found: Fit, dataset: Dataset, truth: Truth | None = None) -> Identi
             oracle=truth.oracle[channel][rows] if truth else None,
             restarts=[factors[:, block] for factors in rivals],
             stuck=len(found.restarts) - len(rivals),
+            from_mode=max(min(found.scoring), 0) ** 0.5 if is_stuck(found.scoring) else None,
             prior_mean=prior_mean[:, block],
             n_train=int((~found.held_out).sum()),
         )

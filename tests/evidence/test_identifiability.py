@@ -380,6 +380,20 @@ def test_disagreeing_restarts_forbid_reading_single_factors():
     assert said[1].endswith("do not interpret single factors.")
 
 
+def test_one_start_is_confirmed_by_nothing():
+    channel = evidence()
+    said = sentences(dataclasses.replace(channel, restarts=[channel.truth]))
+    assert any("one restart alone reached this optimum: nothing confirms it" in sentence for sentence in said)
+
+
+def test_a_fit_far_from_any_mode_is_stuck():
+    said = sentences(dataclasses.replace(evidence(), from_mode=0.69))
+    assert any(
+        sentence.startswith("the fit is stuck") and "0.7 standard deviations" in sentence for sentence in said
+    )
+    assert not any("stuck" in sentence for sentence in sentences(evidence()))
+
+
 def test_a_restart_in_a_worse_optimum_is_left_out_and_counted():
     channel = evidence(noise=0.0)
     agreeing = sentences(dataclasses.replace(channel, restarts=[channel.truth, channel.truth], stuck=1))

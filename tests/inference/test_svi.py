@@ -209,13 +209,33 @@ def test_a_restart_of_many_users_whom_batches_meet_seldom_is_not_stuck():
 def test_the_restart_that_is_kept_is_brought_to_the_mode(dataset, monkeypatch):
     brought = []
     monkeypatch.setattr(
-        svi, "score_to_the_mode", lambda guide, logs, *_: brought.append((guide, logs.n_users))
+        svi, "score_to_the_mode", lambda guide, logs, *_: brought.append((guide, logs.n_users)) or []
     )
     screened = screen(dataset, QUICK)
     [(guide, n_users)] = brought
     assert guide is screened.guide is screened.restarts[screened.selected].guide
     assert n_users == screened.train.n_users == (~screened.held_out).sum()
     assert screened.restarts[screened.selected].bound == max(r.bound for r in screened.restarts)
+
+
+@pytest.mark.parametrize(
+    ("stands", "kept"),
+    [({1: 0.01, 0: 0.01}, 1), ({1: 0.47, 0: 0.01}, 0), ({1: 0.47, 0: 0.6}, 1), ({1: None, 0: None}, 1)],
+)
+def test_a_start_that_is_stuck_is_kept_only_where_all_are(dataset, monkeypatch, stands, kept):
+    """Of two starts the second has the better bound; `stands` is how far from a mode scoring leaves each."""
+    bounds = iter([1.0, 0.0, 9.0, 0.0])
+    monkeypatch.setattr(svi, "user_bounds", lambda guide, of: torch.full((3,), next(bounds)))
+    order = iter([1, 0])
+
+    def score(*_):
+        distance = stands[next(order)]
+        return [] if distance is None else [2.0, distance]
+
+    monkeypatch.setattr(svi, "score_to_the_mode", score)
+    screened = screen(dataset, QUICK)
+    assert screened.selected == kept
+    assert screened.scoring == ([] if stands[kept] is None else [2.0, stands[kept]])
 
 
 def test_a_model_too_large_for_its_posterior_is_refused_before_any_step(dataset, monkeypatch):

@@ -492,6 +492,7 @@ def answer() -> dict:
             "NDE": [around(0.07 + n) for n in (0.003, 0.04, 0.075, 0.1, 0.12)],
             "NIE": [around(-n) for n in (0.003, 0.04, 0.075, 0.1, 0.12)],
             "first_rho_with_zero_in_NIE": 0.2,
+            "first_rho_with_zero_in_NDE": None,
         },
         "dose_response": {
             "size": [-1.0, 1.0, 2.0], "outside": [0.057, 0.052, 0.269],
@@ -715,6 +716,10 @@ def test_a_factor_set_to_one_value_does_not_flatten_what_was_before():
     assert other.get_title() == "platform 2\n−0.25 sd (−0.26 to −0.24)"
 
 
+def rho_of(nie: float | None, nde: float | None = None) -> dict:
+    return {"rho": [0.3], "first_rho_with_zero_in_NIE": nie, "first_rho_with_zero_in_NDE": nde}
+
+
 @pytest.mark.parametrize(
     ("check", "changes", "level"),
     [
@@ -730,10 +735,13 @@ def test_a_factor_set_to_one_value_does_not_flatten_what_was_before():
             {"negative_controls": {"a": {"verdict": "passes"}, "b": {"verdict": "fails: ..."}}},
             "no",
         ),
-        ("rho", {"sensitivity": {"rho": [0.3], "first_rho_with_zero_in_NIE": None}}, "good"),
-        ("rho", {"sensitivity": {"rho": [0.3], "first_rho_with_zero_in_NIE": 0.1}}, "care"),
-        ("rho", {"sensitivity": {"rho": [0.3], "first_rho_with_zero_in_NIE": 0.2}}, ""),
-        ("rho", {"sensitivity": {"rho": [0.3], "first_rho_with_zero_in_NIE": 0.0}}, ""),
+        ("rho", {"sensitivity": rho_of(None)}, "good"),
+        ("rho", {"sensitivity": rho_of(None, 0.1)}, "care"),
+        ("e_values", {"e_values": {"TE": {"e_value_of_interval": 1.05}}}, "care"),
+        ("e_values", {"e_values": {"TE": {"e_value_of_interval": 1.5}}}, ""),
+        ("rho", {"sensitivity": rho_of(0.1)}, "care"),
+        ("rho", {"sensitivity": rho_of(0.2)}, ""),
+        ("rho", {"sensitivity": rho_of(0.0)}, ""),
     ],
 )
 def test_whether_to_believe_an_answer_follows_its_checks(check, changes, level):
