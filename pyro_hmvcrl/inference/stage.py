@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.inference.ambient import few_threads
 from pyro_hmvcrl.inference.bound import UserELBO
 from pyro_hmvcrl.inference.checkpoints import load_checkpoint, save_checkpoint
 from pyro_hmvcrl.inference.processes import averaged, draw_otherwise, every_nth, first, place
@@ -85,7 +86,10 @@ def optimise(
     take_step = Recording(gradient_step) if recorded else gradient_step
     steps, seen = range(len(bounds), stage.steps), []
     bar = tqdm(steps, stage.name, initial=len(bounds), total=stage.steps, disable=not progress, leave=False)
-    with pyro.validation_enabled(False):  # slow, and on a GPU it waits; what is not finite is seen below
+    some = users.batch(torch.arange(1, device=users.rows.device))
+    size = stage.batch_size * stage.elbo.num_particles * some.search[0].numel()
+    # Validation is slow, and on a GPU it waits; what is not finite is seen below.
+    with pyro.validation_enabled(False), few_threads(size):
         for step in bar:
             if before_step(step) and recorded:
                 take_step = Recording(gradient_step)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.guide.experts import Expert, product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
-from pyro_hmvcrl.inference.ambient import own_state
+from pyro_hmvcrl.inference.ambient import few_threads, own_state
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
 from pyro_hmvcrl.queries.interventions import Interventions, World, by_chance, hold
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome, UserEffects, natural_effects
@@ -150,7 +150,8 @@ def average_effects(
     )
     found = _Averages(posterior.mean)
     densities: dict[str, Array] = {}
-    with torch.random.fork_rng(), torch.enable_grad():
+    size = at_once * n_noise * len(found.at["b"])
+    with torch.random.fork_rng(), torch.enable_grad(), few_threads(size):
         torch.manual_seed(seed)
         for number, rows in enumerate(tqdm(steps, progress, disable=not progress, leave=False)):
             batch = logs.batch(rows)
