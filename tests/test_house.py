@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from functools import cache
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ import pytest
 import pyro_hmvcrl
 
 PACKAGE = Path(pyro_hmvcrl.__path__[0])
+ROOT = Path(__file__).parents[1]
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST, MOST_NAMES = 600, 14
 FACES = sorted(PACKAGE.rglob("__init__.pyi"))
@@ -77,3 +82,48 @@ def test_a_room_says_what_it_is_for_and_hands_on_what_it_names(face):
             assert getattr(room, alias.name) is getattr(
                 import_module(f"{room.__name__}.{node.module}"), alias.name
             )
+
+
+def third_party(*folders: Path) -> set[str]:
+    """Distributions that the Python files of these folders import."""
+    names = set()
+    for file in (f for folder in folders for f in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add((node.module or "").partition(".")[0])
+    names -= sys.stdlib_module_names
+    return {d.lower() for name in names for d in packages_distributions().get(name, [])}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    """And what must not be older than it is says so."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def declared(lines: list[str]) -> dict[str, str]:
+        return {re.match(r"[\w-]+", line)[0].lower(): line for line in lines}
+
+    needed, extras = declared(project["dependencies"]), project["optional-dependencies"]
+    of_engine = {"h5py"}  # of h5netcdf, which ArviZ is told of by name
+    own = {"pyro_hmvcrl"}
+    imported = third_party(PACKAGE) - own
+    assert imported <= {*needed}
+    assert {*needed} - imported <= of_engine | {"h5netcdf"}
+    assert all(">=" in needed[n] for n in ("torch", "pandas", "pyarrow", "scipy", "typer", "safetensors"))
+    elsewhere = third_party(*(ROOT / name for name in ("tests", "docs", "simulations"))) - own
+    assert elsewhere <= {*needed, *declared(extras["test"])}
+    runs = {
+        "jupytext",
+        "furo",
+        "myst-parser",
+        "pytest-xdist",
+        "mypy",
+        "ruff",
+        "ipykernel",
+        "graphviz",
+        "statsmodels",
+    }
+    assert {*declared(extras["test"])} - elsewhere <= runs
+    pinned = declared((ROOT / "constraints.txt").read_text().splitlines()[1:])
+    assert {*needed, *declared(extras["test"])} <= {*pinned}
