@@ -299,7 +299,9 @@ print(*answer["sentences"], sep="\n")
 
 # %%
 found = json.loads(Path("run/report.json").read_text())
-checks = judge(answer, found["identifiability"]["verdict"], found["predictive"]["checks"])
+checks = judge(
+    answer, found["identifiability"]["verdict"], found["predictive"]["checks"], found["information"]
+)
 print(pd.DataFrame.from_dict(checks, "index", columns=["level", "why"]), "\n")
 print(overall(checks)[1])
 

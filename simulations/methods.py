@@ -81,7 +81,7 @@ def _model_effects(s: Screening, dataset: Dataset) -> Effects:
     logs, values = tensors_of(dataset, s.standardisation), fitted_values(s.guide)
     shifted = logs.exposure_covariates.clone()
     shifted[:, 0] += 1 / s.standardisation.sd[dataset.exposure_covariates[0]]
-    point = ParameterPosterior(values, {}, {name: value[None] for name, value in values.items()}, {})
+    point = ParameterPosterior(values, {}, {name: value[None] for name, value in values.items()}, {}, {})
     found = average_effects(s.guide, point, Users(logs), {"exposure_covariates": shifted}).contrasts
     return {f"{o} {e}": float(found[o][e].mean()) for o in found for e in ESTIMANDS}
 

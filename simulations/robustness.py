@@ -420,9 +420,10 @@ def diagnose(
         row |= {f"{control_of}: R2": control["r2"], f"warns: {control_of}": control["verdict"] != "passes"}
     for name, of in answer["noise"].items():
         row |= {f"noise, {name}": of["noise"], f"warns: noise, {name}": of["verdict"] != "passes"}
-    judged = judge(answer, identified.verdict, checks)
+    information = {block: float(ratio) for block, ratio in fitted.posterior.information.items()}
+    judged = judge(answer, identified.verdict, checks, information)
     shown = {"placebo": "placebo", "overlap": "overlap", "rho": "rho", "predictive": "predictive checks"}
-    shown |= {"regression": "regression"}
+    shown |= {"regression": "regression", "information": "information"}
     row |= {f"warns: {name}": judged[check][0] in ("care", "no") for check, name in shown.items()}
     return row | {"warns: report as a whole": overall(judged)[0] != "good"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome
 from pyro_hmvcrl.queries.overlap import Overlap, overlap
 from pyro_hmvcrl.queries.population import Population
 from pyro_hmvcrl.queries.regression import beside, observed_rates
+from pyro_hmvcrl.queries.reliability import RELIABILITIES, meant
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.run import LIKELY
 
@@ -90,8 +91,8 @@ def effects(
         mean and interval of TE, NDE, NIE and its parts, by factor and path too; the probabilities of `suppression`
         and `substitution`; `displacement` of each factor in standard deviations; the `course` of the outcomes over the
         periods; and the checks (`overlap`,
-        `negative_controls`, `noise`, `e_values`; for a policy `regression`, `placebo`, `sensitivity` and
-        `dose_response`).
+        `negative_controls`, `noise`, `e_values`; for a policy `regression`, `placebo`, `sensitivity`, `reliability`
+        and `dose_response`).
 
     Raises
     ------
@@ -197,6 +198,7 @@ def _answer(
         share=OF_CURVE,
         progress="sensitivity" if progress else "",
     )
+    answer["reliability"] = _by_reliability(population, question.policy, ask, outcomes, level, seed)
     doses = [population.under(scaled(question.policy, size), seed) for size in SIZES]
     found = [
         ask(interventions, OF_CURVE)
@@ -321,6 +323,29 @@ def _regression(
     then = now.assign(**apply(policy, now[exposure], seed))
     model = {outcome: contrasts["TE"] for outcome, contrasts in main.contrasts.items()}
     return beside(model, now, then, observed_rates(population.activity), level)
+
+
+def _by_reliability(
+    population: Population,
+    policy: Policy,
+    ask: Callable[[Interventions, float], EffectDraws],
+    outcomes: Iterable[str],
+    level: float,
+    seed: int,
+) -> dict[str, Any]:
+    """The total effect, were the shifted covariates of this reliability; of as low a one as they can have."""
+    covariates = population.covariates.drop(columns="user_id")
+    exposure = population.run.config["exposure_covariates"]
+    possible = {r: meant(policy, covariates, exposure, r) for r in RELIABILITIES}
+    found = {
+        r: ask(population.under(change, seed)[0], OF_CURVE)
+        for r, change in possible.items()
+        if change is not None
+    }
+    by_outcome = {
+        o: [interval(draws.contrasts[o]["TE"], level) for draws in found.values()] for o in outcomes
+    }
+    return {"reliability": list(found), **by_outcome}
 
 
 def _density(values: Array, bins: int = 40) -> dict[str, list[float]]:

@@ -145,15 +145,18 @@ def effects_dose(effects: Effects) -> Figure:
 def effects_course(effects: Effects) -> Figure:
     """Total effect in each period of the window, a panel an outcome: from the short run to the long run."""
     course = effects["course"]
-    figure, axes = _outcome_panels(effects["outcomes"], 2.4)
-    for name, ax in axes.items():
-        mean, low, high = curve_of(course[name]["TE"], outcome_scale(name))
-        ax.axhline(0, color=RULE, lw=1, zorder=0)
-        ax.fill_between(course["period"], low, high, color=INK, alpha=0.2, lw=0)
-        ax.plot(course["period"], mean, "o-", color=INK, lw=1.4, ms=3.5)
-        ax.set(title=label(name), ylabel=_change(name).replace(", ", ",\n"), xlabel="period of the window")
-        ax.locator_params(axis="x", integer=True)
-    return figure
+    return _curves(
+        course["period"], {o: course[o]["TE"] for o in effects["outcomes"]}, "period of the window"
+    )
+
+
+@styled
+def effects_reliability(effects: Effects) -> Figure:
+    """Total effect by the reliability of the shifted covariates, a panel an outcome."""
+    curve = effects["reliability"]
+    return _curves(
+        curve["reliability"], {o: curve[o] for o in effects["outcomes"]}, "reliability of what is shifted"
+    )
 
 
 @styled
@@ -210,6 +213,19 @@ def published(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def undone_at(curve: Mapping[str, Any]) -> list[float]:
     """Of the correlations that undo NIE, the smallest, to either side."""
     return [rho for rho in undoing(curve) if abs(rho) == curve["first_rho_with_zero_in_NIE"]]
+
+
+def _curves(x: Sequence[float], by_outcome: Mapping[str, Any], words: str) -> Figure:
+    """A curve with its intervals for each outcome."""
+    figure, axes = _outcome_panels(by_outcome, 2.4)
+    for name, ax in axes.items():
+        mean, low, high = curve_of(by_outcome[name], outcome_scale(name))
+        ax.axhline(0, color=RULE, lw=1, zorder=0)
+        ax.fill_between(x, low, high, color=INK, alpha=0.2, lw=0)
+        ax.plot(x, mean, "o-", color=INK, lw=1.4, ms=3.5)
+        ax.set(title=label(name), ylabel=_change(name).replace(", ", ",\n"), xlabel=words)
+        ax.set_xticks(x if len(x) <= 14 else x[:: -(-len(x) // 14)])
+    return figure
 
 
 def _change(outcome: str) -> str:

@@ -13,6 +13,7 @@ from pyro_hmvcrl.report.answer_figures import (
     effects_displacement,
     effects_dose,
     effects_forest,
+    effects_reliability,
     effects_sensitivity,
     published,
     undone_at,
@@ -167,6 +168,18 @@ def _effects_sensitivity(run: Run) -> Picture | None:
     return Picture("effects_sensitivity", effects_sensitivity(run["effects"]), alt)
 
 
+def _effects_reliability(run: Run) -> Picture | None:
+    if run["effects"] is None or "reliability" not in run["effects"]:
+        return None
+    curve, at = run["effects"]["reliability"], run["effects"]["reliability"]["reliability"]
+    said = [
+        f"{label(o)}: {', '.join(f'{effect_text(e, o)} at {plain(r)}' for r, e in zip(at, curve[o], strict=True))}"
+        for o in run["effects"]["outcomes"]
+    ]
+    alt = f"Total effect by reliability of what is shifted. {'; '.join(said)}."
+    return Picture("effects_reliability", effects_reliability(run["effects"]), alt)
+
+
 def _published(run: Run) -> Picture | None:
     if run["kuaisar"] is None:
         return None
@@ -183,7 +196,14 @@ PICTURES: dict[Callable[[Run], Picture | None], str] = {
     _training: "training.csv",
     **dict.fromkeys((_predictive, _predictive_densities), "report.json"),
     **dict.fromkeys(
-        (_effects_forest, _effects_course, _effects_displacement, _effects_dose, _effects_sensitivity),
+        (
+            _effects_forest,
+            _effects_course,
+            _effects_displacement,
+            _effects_dose,
+            _effects_sensitivity,
+            _effects_reliability,
+        ),
         "effects.json",
     ),
     _published: "kuaisar.json",

@@ -36,6 +36,7 @@ CHANNEL_KEYS += [f"mechanisms.{{0}}.{part}" for part in MECHANISM_KEYS]
 REPORT_KEYS = [
     "restarts",
     "scoring",
+    "information",
     "factor_categories",
     "history",
     "held_out_bound.mean",
@@ -167,6 +168,9 @@ def _numbers(effects: Effects, factors: list[str]) -> list[list[str]]:
     if "sensitivity" in effects:
         numbers += ["sensitivity.rho.*"]
         intervals += [["sensitivity", e, "*"] for e in PARTS]
+    if "reliability" in effects:
+        numbers += ["reliability.reliability.*"]
+        intervals += [["reliability", o, "*"] for o in outcomes]
     if "dose_response" in effects:
         numbers += ["dose_response.size.*", "dose_response.outside.*"]
         intervals += [["dose_response", o, "*"] for o in outcomes]

@@ -10,6 +10,7 @@ from pyro_hmvcrl.queries.checks import RARE
 from pyro_hmvcrl.report.style import INTERVAL, PROBABILITIES, Effects, label, outcome_scale
 
 WEAK = 0.1  #: a correlation that easily goes unnoticed
+TOO_SURE = 1.25  #: ratio of the information-matrix test from which a part of the model is said to be too sure
 WEAK_RATIO = 1.1  #: a ratio of risks that does
 #: Words of a verdict (identifiability.verdict) that speak against the fit.
 AGAINST = (
@@ -36,7 +37,10 @@ def trust(verdict: list[str]) -> tuple[str, str]:
 
 
 def judge(
-    effects: Effects, verdict: dict[str, list[str]], predictive_checks: dict[str, Any]
+    effects: Effects,
+    verdict: dict[str, list[str]],
+    predictive_checks: dict[str, Any],
+    information: dict[str, float],
 ) -> dict[str, tuple[str, str]]:
     """What the checks of an answer come to: for each a level (good, care, no; empty: neither) and, shortly, why."""
     levels = {channel: trust(sentences)[0] for channel, sentences in verdict.items()}
@@ -51,6 +55,7 @@ def judge(
         if doubted
         else ("good", "nothing against them"),
         "predictive": (predictive.verdict(predictive_checks)[0], _alike(predictive_checks)),
+        "information": _judge_information(information),
         "overlap": ({"supported": "good", "in part": "care"}.get(supported, "no"), supported),
         "negative_controls": ("no", "failed") if leaks else ("good", "passed"),
         "noise": ("care", f"failed: {' and '.join(unlike)}") if unlike else ("good", "passed"),
@@ -78,6 +83,11 @@ def doubts(report: dict[str, Any]) -> list[str]:
     level, said = predictive.verdict(report["predictive"]["checks"])
     failed = [sentence.removesuffix(".") for sentence in said] if level != "good" else []
     return [*failed, *report.get("remarks", [])]
+
+
+def _judge_information(ratios: dict[str, float]) -> tuple[str, str]:
+    more = [f"{block} {ratio:.2f}" for block, ratio in ratios.items() if ratio > TOO_SURE]
+    return ("care", f"too sure: {', '.join(more)}") if more else ("good", "as expected")
 
 
 def _judge_regression(effects: Effects) -> tuple[str, str]:

@@ -15,7 +15,13 @@ from pyro_hmvcrl.data.names import RESERVED
 from pyro_hmvcrl.data.periods import MOST_PERIODS, Periods
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.ambient import own_state
-from pyro_hmvcrl.inference.laplace import OF_EXPOSURE_COVARIATES, ParameterPosterior, Values, fitted_values
+from pyro_hmvcrl.inference.laplace import (
+    BLOCKS,
+    OF_EXPOSURE_COVARIATES,
+    ParameterPosterior,
+    Values,
+    fitted_values,
+)
 from pyro_hmvcrl.run.files import RunError, finite_tensors, of_file
 from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.story.model import HMVCRL
@@ -139,6 +145,9 @@ def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
     if posterior.n_draws > MOST_DRAWS:
         raise ValueError(f"has {posterior.n_draws:,} draws, of which no fit makes more than {MOST_DRAWS:,}")
     placebo = [name for name in OF_EXPOSURE_COVARIATES if name in fitted and len(fitted["delta"])]
+    for block, ratio in posterior.information.items():
+        if block not in BLOCKS or ratio.shape != () or ratio < 0:
+            raise ValueError(f"information/{block} is no ratio of a part of the model")
     for part, values, draws, expected in (
         ("mean", posterior.mean, (), fitted),
         ("sd", posterior.sd, (), fitted),

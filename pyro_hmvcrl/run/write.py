@@ -53,6 +53,7 @@ def write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folde
             for r, start in enumerate(found.restarts)
         ],
         "scoring": found.scoring,
+        "information": {block: float(ratio) for block, ratio in run.posterior.information.items()},
         "held_out_bound": {"mean": found.bound[0], "standard_error": found.bound[1]},
         "graph": edges.to_dict("records"),
         "mechanisms": {channel: _mechanism(run, channel) for channel in CHANNELS},

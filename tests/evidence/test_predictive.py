@@ -41,7 +41,7 @@ def true_world(design):
     mean = fitted_values(guide)
     nothing = {name: torch.zeros_like(value) for name, value in mean.items()}
     draws = {name: value[None] for name, value in mean.items()}
-    return guide.model, ParameterPosterior(mean, nothing, draws, {}), logs_of(sim)
+    return guide.model, ParameterPosterior(mean, nothing, draws, {}, {}), logs_of(sim)
 
 
 def checked(world, logs=None, **more):
@@ -157,7 +157,7 @@ def test_a_factor_too_few_leaves_differences_past_its_directions(world):
         weak[f"f_search.{name}"] = weak[f"f_search.{name}"] * (
             torch.tensor([1.0, 0.0, 0.0])[:, None] if name == "linear" else 0.0
         )
-    fewer = ParameterPosterior(weak, posterior.sd, {n: v[None] for n, v in weak.items()}, {})
+    fewer = ParameterPosterior(weak, posterior.sd, {n: v[None] for n, v in weak.items()}, {}, {})
     checks = checked((model, fewer, logs))["checks"]
     assert checks["search_rest"]["level"] == "no"
     assert checks["exposure_rest"]["level"] == "good"

@@ -188,7 +188,7 @@ def world():
     mean = fitted_values(guide)
     nothing = {name: torch.zeros_like(value) for name, value in mean.items()}
     draws = {name: value.expand(4, *value.shape) for name, value in mean.items()}
-    return sim, guide, ParameterPosterior(mean, nothing, draws, {}), logs_of(sim)
+    return sim, guide, ParameterPosterior(mean, nothing, draws, {}, {}), logs_of(sim)
 
 
 def shifted(logs):

@@ -127,6 +127,7 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
         ],
         "mechanisms": mechanisms,
         "scoring": [4.0, 0.25, 0.0025],
+        "information": {"search": 1.01, "engagement": 0.97},
         "held_out_bound": {"mean": -95.97, "standard_error": 0.31},
         "graph": graph.to_dict("records"),
         "factor_categories": {f: _described(rng) for f in NAMES},
@@ -432,7 +433,7 @@ MEANS = {  # of the two outcomes: suppression and substitution
     "engagement": dict(zip(ESTIMANDS, (0.0686, 0.1435, -0.0749, -0.0649, -0.0048, -0.0052), strict=True)),
     "alignment": dict(zip(ESTIMANDS, (-0.0344, 0.0, -0.0344, -0.0339, -0.0003, -0.0002), strict=True)),
 }
-ONLY_OF_COVARIATES = ("placebo", "sensitivity", "dose_response")
+ONLY_OF_COVARIATES = ("placebo", "sensitivity", "reliability", "dose_response")
 
 
 def around(mean: float, half: float = 0.005) -> dict[str, float]:
@@ -493,6 +494,9 @@ def answer() -> dict:
             "NIE": [around(-n) for n in (0.003, 0.04, 0.075, 0.1, 0.12)],
             "first_rho_with_zero_in_NIE": 0.2,
             "first_rho_with_zero_in_NDE": None,
+        },
+        "reliability": {"reliability": [1.0, 0.9]} | {
+            o: [around(means["TE"] / r) for r in (1.0, 0.9)] for o, means in MEANS.items()
         },
         "dose_response": {
             "size": [-1.0, 1.0, 2.0], "outside": [0.057, 0.052, 0.269],
@@ -746,11 +750,18 @@ def rho_of(nie: float | None, nde: float | None = None) -> dict:
 )
 def test_whether_to_believe_an_answer_follows_its_checks(check, changes, level):
     believed = {"platform": ["platform is identified up to order, sign and scale of each factor: ..."]}
-    checks = judge(answer() | changes, believed, {})
+    checks = judge(answer() | changes, believed, {}, {})
     assert checks[check][0] == level
     assert overall(checks)[0] == (level or "good")  # all else speaks for it
 
 
+def test_a_model_that_is_too_sure_of_its_users_calls_for_care():
+    believed = {"platform": ["platform is identified up to order, sign and scale of each factor: ..."]}
+    ratios = {"search": 1.02, "engagement": 1.61}
+    assert judge(answer(), believed, {}, ratios)["information"] == ("care", "too sure: engagement 1.61")
+    assert judge(answer(), believed, {}, {"search": 1.1})["information"][0] == "good"
+
+
 def test_an_answer_is_no_better_than_the_factors():
     doubtful = {"preference": ["preference is identified only up to rotation: ..."]}
-    assert judge(answer(), doubtful, {})["factors"] == ("care", "doubt on preference")
+    assert judge(answer(), doubtful, {}, {})["factors"] == ("care", "doubt on preference")
