@@ -57,7 +57,7 @@ DRAWS = 200
 PARTICLES = 128  #: of a user's noise, in antithetic pairs
 SCORES_AT_ONCE = 1 << 20  #: users times particles times categories, which bounds the memory
 SCORING_STEPS = 5  #: at most
-NEAR = 0.01  #: steps end at this squared distance from the mode a parameter, in its standard deviations
+NEAR = 0.05  #: steps end at this squared distance from the mode a parameter, in its standard deviations
 FAR_FROM_MODE = (
     0.5  #: standard deviations of the posterior, a parameter: a fit that scoring leaves there is stuck
 )
