@@ -139,7 +139,7 @@ def natural_effects(
     policy = after.forced
     channels = {c: [s for s in sites if s not in policy] for c, sites in mediators.channels.items()}
     as_before = {site: before[site] for sites in channels.values() for site in sites}
-    past = {site: before[site] for site in mediators.loop}
+    past = {site: before[site] for site in mediators.loop if site not in policy}
     # Where the past is held, what is drawn of a period matters to no other.
     with_past = hold(program, **before.drawn) if past else program
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, fitted_values
-from pyro_hmvcrl.queries.averages import Users, average_effects
+from pyro_hmvcrl.queries.averages import Users, average_effects, factors_by_channel, sites_of_past
 from pyro_hmvcrl.queries.interventions import by_chance, hold, run
+from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, engagement, natural_effects
 from pyro_hmvcrl.story.programs import at
 from pyro_hmvcrl.synthetic import Design, simulate, true_effects
 
@@ -70,6 +71,22 @@ def test_the_parts_add_up_and_the_course_is_the_effect_s(world):
         assert (course["after"] - course["before"]) @ users.weights.numpy() == pytest.approx(
             c["TE"], abs=1e-5
         )
+
+
+def test_a_past_that_is_forced_is_a_treatment_and_no_longer_mediates(world):
+    """Without a past in one period what happens there is direct, and what comes of it later is the loop's."""
+    _, guide, posterior, logs = world
+    story = at(guide.model, posterior.mean)
+    program = hold(by_chance(story, 0), noise=torch.zeros(len(logs.index), guide.model.n_factors))
+    before = run(program, (logs,))
+    mediators = Mediators(factors_by_channel(guide.model), loop=sites_of_past(logs))
+    policy = {"history_2": torch.zeros_like(before["history_2"])}
+    found = natural_effects(program, (logs,), policy, mediators, OUTCOMES).contrasts["engagement"]
+    direct = run(program, (logs,), policy).periods[1]
+    own = (engagement(direct) - engagement(before.periods[1])) / len(before.periods)
+    torch.testing.assert_close(found["NDE"], own, atol=1e-5, rtol=0)
+    assert found["NDE"].abs().mean() > 1e-3
+    torch.testing.assert_close(found["TE"], found["NDE"] + found["NIE_loop"], atol=1e-5, rtol=0)
 
 
 def test_before_the_first_period_there_is_no_past_and_later_it_is_that_of_the_world(world):
