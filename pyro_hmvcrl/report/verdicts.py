@@ -10,7 +10,7 @@ from pyro_hmvcrl.queries.checks import RARE
 from pyro_hmvcrl.report.style import INTERVAL, PROBABILITIES, Effects, label, outcome_scale
 
 WEAK = 0.1  #: a correlation that easily goes unnoticed
-TOO_SURE = 1.25  #: ratio of the information-matrix test from which a part of the model is said to be too sure
+TOO_SURE = 1.15  #: ratio of the information-matrix test from which a part of the model is said to be too sure
 WEAK_RATIO = 1.1  #: a ratio of risks that does
 #: Words of a verdict (identifiability.verdict) that speak against the fit.
 AGAINST = (
