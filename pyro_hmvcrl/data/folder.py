@@ -282,9 +282,13 @@ def _check_surfaces(events: Mapping[str, Table], found: Mapping[str, Survey]) ->
         hint = f" ({short(alike[0][0])} and {short(alike[0][1])} look alike)" if alike else ""
         raise shown.error(
             "category",
-            f"none of them is one of {events['search_events'].label}: {listed(sorted(fed)[:3])} here, "
-            f"{listed(sorted(searched)[:3])} there{hint}; name them alike in both tables",
+            f"none of them is one of {events['search_events'].label}: {_some(fed)} here, {_some(searched)} there"
+            f"{hint}; name them alike in both tables",
         )
+
+
+def _some(labels: pd.Index) -> str:
+    return ", ".join(map(short, sorted(labels)[:3]))
 
 
 def _check_counts(users: Table, events: Mapping[str, Table], counts: Mapping[str, csr_matrix]) -> None:

@@ -114,7 +114,7 @@ def of_counts(counts: Mapping[str, csr_matrix], periods: int) -> list[str]:
     if periods == 1:
         return said
     for name, number in events.items():
-        if empty := [n for n, some in enumerate(number.any(0), 1) if not some]:
+        if number.any() and (empty := [n for n, some in enumerate(number.any(0), 1) if not some]):
             word = "period" if len(empty) == 1 else "periods"
             said.append(f"there are no {name} in {word} {listed(empty)} of {periods}")
     seldom = _seldom(np.sum([*events.values()], axis=0))
