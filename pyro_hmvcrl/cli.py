@@ -280,11 +280,7 @@ def import_kuaisar(
                 _say(f"    {times:>12,}  {reason}")
             for reason, times in of.get("without_a_value", {}).items():
                 _say(f"    {times:>12,}  kept without it: {reason}")
-        for covariate in account["covariates"]:
-            if filled := covariate["users_given_the_median"]:
-                _say(f"covariate {covariate['name']}: {filled:,} users have none, and are given the median")
-        for covariate in account["covariates_left_out"]:
-            _say(f"covariate {covariate['name']} is left out: {covariate['reason']}")
+        _print_covariates(account)
         _say(
             f"{out}: {account['users']['kept']:,} users, {account['search_events']:,} search and "
             f"{account['recommendation_events']:,} recommendation events in {account['categories']} categories, "
@@ -308,6 +304,7 @@ def kuaisar(
 ) -> None:
     """Import, fit, evaluate, report: published against obtained figures.  A study that was killed goes on."""
     with _plain_errors():
+        from pyro_hmvcrl.data.files import read_json
         from pyro_hmvcrl.kuaisar.published import study
         from pyro_hmvcrl.report.page import write_report
 
@@ -322,6 +319,7 @@ def kuaisar(
         )
         found = study(source, out, settings, level, shift, progress=True)
         page = write_report(out / "run")
+        _print_covariates(read_json(out / "earlier" / "import.json"))
         _print_published(found)
         _say(f"\nReport: {page}")
 
@@ -424,6 +422,15 @@ def _print_notes(notes: list[str]) -> None:
     """What is to be known before the figures are used, where a pipe does not swallow it."""
     for note in notes:
         _say(f"Note: {note}.", err=True)
+
+
+def _print_covariates(account: dict[str, Any]) -> None:
+    """Covariates of an import that some users lack, and that are left out, as all users have the same."""
+    for covariate in account["covariates"]:
+        if filled := covariate["users_given_the_median"]:
+            _say(f"covariate {covariate['name']}: {filled:,} users have none, and are given the median")
+    for covariate in account.get("covariates_left_out", []):
+        _say(f"covariate {covariate['name']} is left out: {covariate['reason']}")
 
 
 def _print_published(found: dict[str, Any]) -> None:

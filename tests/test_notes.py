@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from pyro_hmvcrl.cli import _doubts as cli_doubts
 from pyro_hmvcrl.cli import app
 from pyro_hmvcrl.report.verdicts import doubts
 
@@ -44,6 +45,10 @@ def base(tmp_path_factory):
     fitted = run("fit", base / "data", "--out", base / "run", *FIT)
     assert fitted.exit_code == 0, fitted.output
     (base / "said.txt").write_text(fitted.stderr)
+    report = json.loads((base / "run" / "report.json").read_text())
+    for n, check in enumerate(report["predictive"]["checks"].values()):
+        check["level"] = "good" if n else "no"
+    (base / "run" / "report.json").write_text(json.dumps(report))
     return base
 
 
@@ -63,10 +68,13 @@ def test_fit_says_what_reading_found_and_keeps_it(base):
 def test_failed_predictive_checks_are_among_the_doubts(base):
     report = json.loads((base / "run" / "report.json").read_text())
     checks = report["predictive"]["checks"]
-    failed = [check for check in checks.values() if check["level"] != "good"]
-    assert failed  # of copies
-    assert f"differ from these logs in {len(failed)} of {len(checks)}" in (base / "said.txt").read_text()
-    assert doubts({"predictive": {"checks": {}}, "remarks": ["so"]}) == ["so"]
+    found = doubts(report)
+    assert f"differ from these logs in 1 of {len(checks)} respects" in found[0]
+    assert found[2:] == report["remarks"]  # after the check itself
+    assert cli_doubts(base / "run") == found
+    for check in checks.values():
+        check["level"] = "good"
+    assert doubts(report) == report["remarks"]
 
 
 def test_effects_and_encode_say_so_too(base):
