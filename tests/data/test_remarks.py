@@ -282,16 +282,16 @@ def test_copies_are_counted_and_said(times: int, stem: str, suffix: str, tmp_pat
 @pytest.mark.parametrize("column", ["user_id", "timestamp", "category", "engaged"])
 def test_rows_that_differ_in_anything_are_no_copies(column: str, tmp_path: Path) -> None:
     parts = content()
-    events = parts["recommendation_events"].iloc[:1]
-    others = {
-        "user_id": list(parts["users"]["user_id"]),
-        "timestamp": events["timestamp"].iloc[0] + np.arange(8),
-    }
-    others |= {"category": np.resize(KINDS, 8), "engaged": np.resize([0, 1], 8)}
-    number = 8 if column in ("user_id", "timestamp") else 3 if column == "category" else 2
-    frame = pd.concat([events] * number).assign(**{column: others[column][:number]})
-    frame = pd.concat([parts["recommendation_events"].iloc[1:], frame], ignore_index=True)
-    assert "copies" not in said(tmp_path / "set", {**parts, "recommendation_events": frame})
+    ids = list(parts["users"]["user_id"])
+    change = {
+        "user_id": lambda of: of.map(dict(zip(ids, ids[1:] + ids[:1], strict=True))),
+        "timestamp": lambda of: of + 1,
+        "category": lambda of: of.map(dict(zip(KINDS, KINDS[1:] + KINDS[:1], strict=True))),
+        "engaged": lambda of: 1 - of,
+    }[column]
+    events = parts["recommendation_events"]
+    twice = pd.concat([events, events.assign(**{column: change(events[column])})], ignore_index=True)
+    assert "copies" not in said(tmp_path / "set", {**parts, "recommendation_events": twice})
 
 
 OUTLIERS = {
