@@ -83,6 +83,7 @@ def study(
     """
     source, out = Path(source), Path(out)
     wanted = str(parse_shift(shift))  # a typing error is told before the fits
+    _check_place(out)
     asked = {"version": __version__, "level": level, "settings": asdict(settings)}
     asked["source"] = _digest(source, out)
     _check_claim(out, asked)
@@ -124,15 +125,19 @@ def _digest(source: Path, out: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_claim(out: Path, asked: dict[str, Any]) -> None:
-    marker = out / "study.json"
-    if not marker.exists():
-        of_killed = f".{marker.name}."  # before there was anything to go on with
-        if out.exists() and not (out.is_dir() and all(p.name.startswith(of_killed) for p in out.iterdir())):
-            raise StudyError(f"{out}: exists already, and is no study; choose another folder")
+def _check_place(out: Path) -> None:
+    """Refuse a folder of anything but a study; one that was killed at its start has nothing in it."""
+    if not out.exists() or (out / "study.json").exists():
         return
+    if not out.is_dir() or any(not p.name.startswith(".study.json.") for p in out.iterdir()):
+        raise StudyError(f"{out}: exists already, and is no study; choose another folder")
+
+
+def _check_claim(out: Path, asked: dict[str, Any]) -> None:
+    """Refuse to go on with a study of something else."""
+    marker = out / "study.json"
     try:
-        same = read_json(marker) == asked
+        same = not marker.exists() or read_json(marker) == asked
     except ValueError:
         same = False
     if not same:

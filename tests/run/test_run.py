@@ -142,6 +142,67 @@ def test_an_unfinished_fit_of_something_else_is_refused(folders, tmp_path):
         fit_folder(data, tmp_path / "run", QUICK)
 
 
+TINY = replace(QUICK, restarts=1, steps=5, encoder_steps=5)
+
+
+def stop(*args):
+    raise KeyboardInterrupt
+
+
+def stopped(data, out, monkeypatch):
+    """A fit of the dataset that was stopped when all of its checkpoints were there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "parameter_posterior", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit_folder(data, out, TINY)
+
+
+def in_other_blocks(data, folder):
+    """The same users and events, every covariate in the other block."""
+    shutil.copytree(data, folder)
+    said = json.loads((folder / "dataset.json").read_text())
+    blocks = "exposure_covariates", "preference_covariates"
+    said |= dict(zip(blocks, [said[block] for block in blocks[::-1]], strict=True))
+    (folder / "dataset.json").write_text(json.dumps(said))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def even(tmp_path_factory):
+    """A dataset with as many covariates in one block as in the other."""
+    base = tmp_path_factory.mktemp("even")
+    design = Design(users=80, categories=6, exposure_covariates=3, preference_covariates=3)
+    write_simulation(simulate(design, 0), base / "data", seed=0, truth=False)
+    return base / "data"
+
+
+def test_covariates_in_the_other_block_are_another_dataset(even, tmp_path, monkeypatch):
+    stopped(even, tmp_path / "run", monkeypatch)
+    other = in_other_blocks(even, tmp_path / "other")
+    with pytest.raises(RunError, match="unfinished fit of another dataset"):
+        fit_folder(other, tmp_path / "run", TINY)
+
+
+def test_what_is_left_without_a_mark_is_not_used(even, tmp_path, monkeypatch):
+    """A fit was killed while it removed its checkpoints, its run was removed, and other data are fitted there."""
+    stopped(even, tmp_path / "run", monkeypatch)
+    left = tmp_path / ".run.unfinished"
+    assert (left / "encoders.safetensors").exists()
+    (left / "fit.json").unlink()
+    other = in_other_blocks(even, tmp_path / "other")
+    found, expected = (fit_folder(other, tmp_path / name, TINY) for name in ("run", "fresh"))
+    for name, weight in found.guide.state_dict().items():
+        assert weight.equal(expected.guide.state_dict()[name]), name
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh", "other", "run"]
+
+
+def test_a_fit_that_is_refused_leaves_nothing(even, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_hmvcrl.inference.laplace.MOST_PARAMETERS", 10)
+    with pytest.raises(ValueError, match="merge rare ones of the 6 categories"):
+        fit_folder(even, tmp_path / "run", TINY)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_second_fit_into_the_same_folder_is_refused_while_the_first_is_at_work(
     folders, tmp_path, monkeypatch
 ):
