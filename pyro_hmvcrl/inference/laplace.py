@@ -21,9 +21,10 @@ The decoders' hidden features (``inner``, ``shift``) stay as fitted: what they c
 The same scores bring the fit to the mode (:func:`score_to_the_mode`): it starts near, and ends within a fraction of
 a standard deviation, where without it the bound's slack, which no number of users mends, would bias the effects.
 
-Both sums are of finitely many users.  n users to whom k parameters were fitted pull by (n - k) / n of others would; and
-the inverse of a curvature from m made users is too large by m / (m - k), the mean of an inverse Wishart matrix.
-Both are made up for.  A model with too many parameters for as many made users takes J for its curvature.
+Both sums are of finitely many users: of n to whom k parameters were fitted, what they pull by is too small by
+(n - k) / n, as residuals are; of m that the model made, the inverse of the curvature is too large by m / (m - k), the
+mean of an inverse Wishart matrix.  Both are made up for.  A model with too many parameters for as many made users takes
+J for its curvature.
 
 The same pass gives a **placebo**.  A copy of the exposure covariates, dealt out anew among the users, stands beside
 the real ones, and its coefficients, truly zero, are estimated too, by one scoring step.  The effect that a policy

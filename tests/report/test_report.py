@@ -592,6 +592,7 @@ def test_a_policy_of_one_s_own_and_its_outcome_are_shown_in_their_own_terms(runs
     effects = answer() | {"shift": "feed_of_the_<night>"}
     reach = copy.deepcopy(effects["outcomes"]["engagement"]) | {"TE": around(1.5, 0.25)}
     effects["outcomes"]["reach.per_day"] = reach
+    effects["reliability"]["reach.per_day"] = effects["reliability"]["engagement"]
     effects["course"]["reach.per_day"] = effects["course"]["engagement"]
     effects["dose_response"]["reach.per_day"] = effects["dose_response"]["engagement"]
     text = text_of(page_of(asked(runs["real"], tmp_path / "run", effects)))
@@ -622,7 +623,7 @@ def test_a_policy_of_one_s_own_and_its_outcome_are_shown_in_their_own_terms(runs
         ("displacement.preference_3", None, "'displacement' is of other factors"),
         ("placebo.covers_zero", None, r"no 'placebo\.covers_zero'"),
         ("sensitivity.NIE.1.upper", None, r"no 'sensitivity\.NIE\.1\.upper'"),
-        ("course.alignment.TE.2", None, r"no 'course\.alignment\.TE\.2'"),
+        ("course.alignment.TE.2", None, r"no 'course\.alignment\.TE\.2\.mean'"),
         ("dose_response.alignment", None, r"no 'dose_response\.alignment"),
         ("sensitivity.first_rho_with_zero_in_NIE", None, "no 'sensitivity.first_rho"),
     ],
