@@ -329,7 +329,7 @@ def _made(model: HMVCRL, values: Values, logs: Logs, exposure_covariates: Tensor
 def information_ratios(known: Information, values: Values) -> dict[str, Tensor]:
     """By block, how much more the users' scores vary than those of the users that the model makes (White 1982).
 
-    A mean over the block's parameters of which the users tell more than the prior; 1 where the model is right.
+    The median of the block's parameters of which the users tell more than the prior; 1 where the model is right.
     """
     expected = (known.cholesky**2).sum(1) - known.prior  # the curvature's diagonal
     told = expected > known.prior
@@ -338,7 +338,7 @@ def information_ratios(known: Information, values: Values) -> dict[str, Tensor]:
     for block, names in BLOCKS.items():
         inside = told & torch.tensor([name in names for name in blocks])
         if inside.any():
-            found[block] = ratio[inside].mean().float()
+            found[block] = ratio[inside].median().float()
     return found
 
 
