@@ -66,6 +66,7 @@ MOST_PARAMETERS = 15_000  #: a matrix of their size takes 1.7 GiB, and there are
 USERS_A_PARAMETER = 2  #: with fewer, the log posterior is no parabola as far as a step goes
 MADE_A_PARAMETER = 12  #: users whose logs the model makes for its curvature
 MOST_MADE = 12_000  #: of them; where more would be needed, the users' own scatter serves
+MOST_COPIES = 8  #: of each user, which do where users are few
 FEWEST_LEFT = 0.25  #: the least that finite sums are made up for by
 #: Parts of the model of which the information-matrix test asks, and their parameters.
 BLOCKS = {
@@ -280,7 +281,7 @@ def information(
 def _copies(n_parameters: int, n_users: int) -> int:
     """How often the model makes the users' logs, for its curvature; 0: they would be too many."""
     needed = MADE_A_PARAMETER * n_parameters
-    return math.ceil(needed / n_users) if needed <= MOST_MADE else int(needed <= n_users)
+    return min(math.ceil(needed / n_users), MOST_COPIES) if needed <= MOST_MADE else int(needed <= n_users)
 
 
 def _scores_together(

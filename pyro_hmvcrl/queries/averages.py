@@ -248,8 +248,13 @@ class _Averages:
         course = {o: {name: _by_period(of, o, name) for name in ("before", "after")} for o in outcomes}
         displacement = {}
         for factor in (f for kind, f, part in of if (kind, part) == ("factor", "moved")):
-            before, square, by = (of["factor", factor, part] for part in ("before", "square", "moved"))
-            displacement[factor] = by / np.sqrt(np.maximum(square - before**2, 1e-12))
+            before, square, by = (
+                (float(self._sum[key]) / self._users[key], of[key])
+                for key in (("factor", factor, part) for part in ("before", "square", "moved"))
+            )
+            variance = max(square[0] - before[0] ** 2, 1e-12)
+            wider = (square[1] - square[0] - 2 * before[0] * (before[1] - before[0])) / variance
+            displacement[factor] = (by[1] - by[0] * wider / 2) / variance**0.5  # by its gradient, as all here
         estimands = {"NIE_loop": ("after", "after"), **asked}  # 0 without a past
         return EffectDraws(
             {

@@ -225,7 +225,7 @@ def test_a_step_that_led_away_from_the_mode_is_taken_back(world, monkeypatch):
     def misled(guide, values, *_):
         seen.append(flat(values))
         n = len(seen[-1])
-        gradient = torch.full((n,), 0.2 * len(seen), dtype=torch.double)  # larger with every step
+        gradient = torch.full((n,), 0.4 * len(seen), dtype=torch.double)  # larger with every step
         one = torch.ones(n).double()
         return Information(
             torch.eye(n).double(), 2**0.5 * torch.eye(n).double(), gradient, one, 2_000, 10_000
@@ -313,7 +313,9 @@ def test_where_the_model_is_right_the_precision_is_the_prior_s_and_that_of_the_s
     expected = covariance / sd / sd[:, None]
     strong = (np.abs(expected) > 0.3) & ~np.eye(len(sd), dtype=bool)
     assert strong.sum() > 20
-    assert np.corrcoef(draws.T) == pytest.approx(expected, abs=0.25)
+    off = np.abs(np.corrcoef(draws.T) - expected)
+    assert off.mean() < 0.06
+    assert off.max() < 0.5
     assert {block: float(ratio) for block, ratio in posterior.information.items()} == {
         block: pytest.approx(1, abs=0.1) for block in ("search", "exposure", "engagement", "mechanisms")
     }

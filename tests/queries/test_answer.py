@@ -122,7 +122,7 @@ def test_shifts_of_one_column_are_done_one_after_the_other(run, column):
             assert found["outcomes"]["engagement"]["TE"][part] == pytest.approx(
                 expected["outcomes"]["engagement"]["TE"][part], abs=1e-5
             )
-        assert found["overlap"] == pytest.approx(expected["overlap"], abs=0.02)
+        assert found["overlap"]["outside"] == pytest.approx(expected["overlap"]["outside"], abs=0.02)
 
 
 def test_a_channel_s_shift_and_one_of_its_factors_add_up(run):

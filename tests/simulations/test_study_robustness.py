@@ -391,7 +391,7 @@ def test_every_cell_has_its_figures_effects_and_warnings(study, quick):
     assert (sizes == np.where(sizes.index.isin(in_periods), 12, 10)).all()  # with NIE_loop
     assert found["truth"].notna().all()
     warns = results.filter(like="warns: ")
-    assert len(warns.columns) == 13
+    assert len(warns.columns) == 14
     asked = warns["warns: held-out bound*"].notna()
     assert results.loc[asked, "cell"].str.contains("_factors_").sum() == asked.sum() == 4
     assert warns.drop(columns="warns: held-out bound*").isin([True, False]).all(axis=None)
