@@ -61,15 +61,19 @@ class Account:
         All of it in sentences.
     problems
         What keeps the tables from being used.
+    own_names
+        What a table calls a column, by its label and what the column is called here.
     """
 
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    own_names: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def problem(self, table: Table, column: str | None, problem: str, row: int | None = None) -> None:
-        """Note what is wrong in a table, as errors of a dataset have it."""
-        self.problems.append(str(table.error(column, problem, row)))
+        """Note what is wrong in a table, as errors of a dataset have it, by the column's own name."""
+        own = column and self.own_names.get((table.label, column), column)
+        self.problems.append(str(table.error(own, problem, row)))
 
     def only(self, label: str, rows: pd.DataFrame, good: pd.Series, reason: str) -> pd.DataFrame:
         """The good ones of these rows; the others are left out for this reason."""
@@ -250,6 +254,7 @@ def _named(
                 account.said.append(f"{label}: column {short(own[0])} is taken for {ours}")
             elif len(own) > 1 and ours in NEEDED[label]:
                 account.problem(table, None, f"{listed(own)} may each be {ours}; say which")
+        account.own_names |= {(table.label, ours): own for own, ours in asked.items()}
         frame = table.frame.rename(columns=asked)
         if twice := listed(frame.columns[frame.columns.duplicated()].unique()):
             account.problem(table, None, f"two columns would be called {twice}; rename or drop one of them")

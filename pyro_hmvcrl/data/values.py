@@ -20,7 +20,9 @@ Array = NDArray[np.float64]
 MARKS = {"1": 1.0, "true": 1.0, "yes": 1.0, "y": 1.0, "t": 1.0}
 MARKS |= {"1.0": 1.0, "0": 0.0, "false": 0.0, "no": 0.0, "n": 0.0, "f": 0.0, "0.0": 0.0}
 MOST_LEVELS = 12  #: of a text that is made into indicators, with that of the rest
-RARE_LEVEL = 0.01  #: share of the users, below which a level is one of the rest
+RARE_LEVEL = (
+    0.02  #: share of the users, below which a level is one of the rest: fewer would rule their indicator
+)
 REST, GAP = "other", "missing"  #: levels of what is rare, and of what is not there
 DAY_OR_MONTH = r"^(\d{1,2})[/.-](\d{1,2})[/.-]\d{4}"
 
