@@ -49,7 +49,9 @@ def run(logs) -> hm.Run:
 
 @pytest.fixture(scope="module")
 def answer(run) -> hm.Answer:
-    return run.effects("autoplay=-0.2")
+    with pytest.MonkeyPatch.context() as fewer:  # as each test has them
+        fewer.setattr("pyro_hmvcrl.queries.averages.USER_DRAWS", 2_000)
+        return run.effects("autoplay=-0.2")
 
 
 def test_three_files_of_a_company_to_effects_in_three_commands(tmp_path, monkeypatch):
@@ -137,7 +139,8 @@ def test_the_program_is_one_attribute_away(run):
 
 
 def test_the_names_are_there_and_bring_nothing_in_that_is_not_asked_for():
-    code = "import sys, pyro_hmvcrl as hm; dir(hm); print('pandas' in sys.modules); hm.from_frames; print('torch' in sys.modules)"
+    code = "import sys, pyro_hmvcrl as hm; dir(hm); print('pandas' in sys.modules); hm.from_frames; "
+    code += "print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False", "False"]
     assert (Path(hm.__path__[0]) / "py.typed").exists()

@@ -32,7 +32,7 @@ USUAL = {
     "category": ["genre", "cat", "topic", "categoryid", "categoryname"],
     "engaged": ["clicked", "click", "isclick", "engagement", "played", "watched"],
     "suggested": ["issuggested"],
-    "surface": ["source"],
+    "surface": [],
 }
 SEARCHES = r"^(?:search|quer)"  #: how values of a column `surface` begin that mean search
 MANY_CATEGORIES = 200  #: from which it is said that a fit is costly
@@ -158,12 +158,17 @@ def from_frames(
     frames = dict(
         zip(LABELS, (users, searches, searches if recommendations is None else recommendations), strict=True)
     )
-    tables = {label: Table(label, frame.reset_index(drop=True)) for label, frame in frames.items()}
+    tables = {label: Table(label, _with_index(frame)) for label, frame in frames.items()}
     made = prepare(tables, exposure, preference, columns=columns, top_categories=top_categories, name=name)
     parts = made.users, made.search_events, made.recommendation_events
     held = [Table(label, frame) for label, frame in zip(LABELS, parts, strict=True)]
     dataset = assemble(made.description, held, periods=periods)
     return replace(dataset, remarks=(*made.account.said, *dataset.remarks))
+
+
+def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with its index as a column, if it has a name."""
+    return frame.reset_index(drop=frame.index.name is None or frame.index.name in frame)
 
 
 def prepare(
@@ -220,6 +225,8 @@ def _has_all(table: Table, frame: pd.DataFrame, label: str, account: Account) ->
     """Whether the columns are there without which a table says nothing."""
     missing = [column for column in NEEDED[label] if column not in frame]
     for column in missing:
+        if any(problem.startswith(str(table.error(column, "missing"))) for problem in account.problems):
+            continue
         problem = f"missing; add it, or say which column it is (there are {listed(table.columns)})"
         account.problem(table, column, problem)
     return not missing
@@ -243,6 +250,7 @@ def _named(
     named = {}
     for label, table in tables.items():
         asked = {own: ours for own, ours in columns.items() if own in table.columns}
+        guessed = {}
         wanted = ["user_id"] if label == "users" else list(USUAL)
         taken = {*asked, *(covariates if label == "users" else [])}
         for ours in wanted:
@@ -250,10 +258,13 @@ def _named(
                 continue
             own = [c for c in table.columns if c not in taken and _bare(c) in (_bare(ours), *USUAL[ours])]
             if len(own) == 1:
-                asked[own[0]] = ours
-                account.said.append(f"{label}: column {short(own[0])} is taken for {ours}")
+                guessed[own[0]] = ours
             elif len(own) > 1 and ours in NEEDED[label]:
-                account.problem(table, None, f"{listed(own)} may each be {ours}; say which")
+                account.problem(table, ours, f"missing, and {listed(own)} may each be it; say which")
+        if guessed:
+            pairs = ", ".join(f"{short(own)} for {ours}" for own, ours in guessed.items())
+            account.said.append(f"{label}: column {pairs} (by their usual names)")
+            asked |= guessed
         account.own_names |= {(table.label, ours): own for own, ours in asked.items()}
         frame = table.frame.rename(columns=asked)
         if twice := listed(frame.columns[frame.columns.duplicated()].unique()):
@@ -291,11 +302,19 @@ def _keys(values: pd.Series) -> pd.Series:
     return found.mask(found == "")
 
 
+def _with_keys(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with user ids that are text without spaces around them."""
+    if pd.api.types.is_numeric_dtype(frame["user_id"]):
+        return frame
+    return frame.assign(user_id=_keys(frame["user_id"]))
+
+
 def _users(
     table: Table, frame: pd.DataFrame, exposure: Sequence[str], preference: Sequence[str], account: Account
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """The users' table with covariates as numbers, and these by block."""
-    frame = account.only("users", frame, _keys(frame["user_id"]).notna(), "no user_id")
+    frame = _with_keys(frame)
+    frame = account.only("users", frame, frame["user_id"].notna(), "no user_id")
     frame = account.only("users", frame, ~frame.astype("str").duplicated(), "a copy of another row")
     if (twice := _keys(frame["user_id"]).duplicated()).any():
         row = int(frame.index[twice][0])
@@ -335,7 +354,7 @@ def _events(
     table: Table, label: str, frame: pd.DataFrame, known: pd.Series | None, timed: bool, account: Account
 ) -> pd.DataFrame:
     """An event table whose columns hold what a dataset folder has, without rows that cannot be used."""
-    frame = frame.assign(category=_keys(frame["category"]))
+    frame = _with_keys(frame).assign(category=_keys(frame["category"]))
     if not timed:
         frame = frame.assign(timestamp=EARLIEST)
     for column, read in {"timestamp": moments, "engaged": marks, "suggested": marks}.items():

@@ -24,6 +24,7 @@ RARE_LEVEL = (
     0.02  #: share of the users, below which a level is one of the rest: fewer would rule their indicator
 )
 REST, GAP = "other", "missing"  #: levels of what is rare, and of what is not there
+NUMBER_LIKE = r"^[^\w]{0,2}\d[\d.,' ]*[^\w]{0,2}$"
 DAY_OR_MONTH = r"^(\d{1,2})[/.-](\d{1,2})[/.-]\d{4}"
 
 
@@ -71,15 +72,20 @@ def marks(values: pd.Series) -> tuple[Array, str]:
     UnclearError
         If it has another value.
     """
-    text = as_text(values).str.casefold()
+    text = as_text(values.reset_index(drop=True)).str.casefold()
     found = text.map(MARKS).to_numpy(np.float64)
     if (other := np.isnan(found) & text.notna().to_numpy()).any():
         row = int(other.argmax())
-        raise UnclearError(f"neither yes nor no (found {short(values.iloc[row])}); recode it as 1 and 0", row)
+        raise UnclearError(
+            f"neither yes nor no (found {short(str(values.iloc[row]))}); recode it as 1 and 0", row
+        )
     if np.isnan(found).any() and np.nanmin(found, initial=1) == 1:  # only ones are written down
         return np.nan_to_num(found), "1, and 0 where nothing is written"
-    kinds = text.dropna().unique()
-    return found, "" if {*kinds} <= {"0", "1"} else f"{listed(sorted(kinds))}, read as 1 and 0"
+    kinds = text.dropna()
+    if {*kinds.unique()} <= {"0", "1"}:
+        return found, ""
+    yes, no = (listed(sorted(kinds[found[kinds.index.to_numpy()] == of].unique())) for of in (1, 0))
+    return found, f"{yes} is 1, {no} 0"
 
 
 def moments(values: pd.Series) -> tuple[Array, str]:
@@ -105,7 +111,7 @@ def moments(values: pd.Series) -> tuple[Array, str]:
         when = pd.to_datetime(text, format="mixed", dayfirst=day_first, utc=True, errors="coerce")
     if (bad := when.isna() & text.notna()).any():
         row = int(bad.to_numpy().argmax())
-        raise UnclearError(f"no moment (found {short(values.iloc[row])}); write ISO dates", row)
+        raise UnclearError(f"no moment (found {short(str(values.iloc[row]))}); write ISO dates", row)
     return _milliseconds(when), f"dates, {'day' if day_first else 'month'} first (UTC)"
 
 
@@ -188,6 +194,12 @@ def _indicators(name: str, text: pd.Series) -> tuple[dict[str, Array], list[str]
     levels, _ = one_spelling(text.fillna(GAP))
     counts = levels.value_counts()
     if len(counts) > max(MOST_LEVELS, len(levels) / 10):
+        digits = counts.index.str.contains(NUMBER_LIKE)
+        if digits.mean() > 0.5:
+            odd = short(([*counts.index[~digits & (counts.index != GAP)], *counts.index])[0])
+            raise UnclearError(
+                f"numbers that cannot all be read, e.g. {odd}; write 3.5, and nothing where there is none"
+            )
         raise UnclearError(
             f"{len(counts):,} different texts, e.g. {short(counts.index[0])}; group them, or take the column out"
         )
@@ -198,6 +210,11 @@ def _indicators(name: str, text: pd.Series) -> tuple[dict[str, Array], list[str]
         said = [
             f"covariate {short(name)}: the {len(rare):,} rarest levels ({listed(rare)}) are one, {REST!r}"
         ]
+    few = levels.isin([*rare, REST])
+    if 0 < few.mean() < RARE_LEVEL:
+        levels = levels.mask(few, counts.index[0])
+        who = f"{int(few.sum()):,} users of rare levels ({listed(rare)})"
+        said = [f"covariate {short(name)}: {who} are given the base level"]
     kinds = levels.value_counts().index
     columns = {f"{name}_{_plain(of)}": (levels == of).to_numpy(np.float64) for of in kinds[1:]}
     if len(columns) < len(kinds) - 1:
