@@ -384,6 +384,21 @@ def report(run: RunFolder) -> None:
         _say(f"Report: {page}")
 
 
+@app.command()
+def rename(
+    run: RunFolder,
+    names: Annotated[list[str], typer.Argument(help='FACTOR=NAME, e.g. preference_1="westerns".')],
+) -> None:
+    """Give factors names of your own, and write the report anew."""
+    with _plain_errors():
+        from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.run.labels import rename_factors
+
+        rename_factors(run, {factor: name for factor, _, name in (text.partition("=") for text in names)})
+        page = write_report(run)
+        _say(f"Report: {page}")
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Bad input and bad choices end in one line, not in a traceback."""
@@ -458,6 +473,9 @@ def _print_summary(run: Path) -> None:
         _say(pd.DataFrame.from_dict(rows, orient="index").round(3).to_string())
     _say("\nStructural graph (standardised weights)")
     _say(pd.read_csv(run / "graph.csv").round(3).to_string(index=False))
+    _say("\nFactors in words (pyro-hmvcrl rename gives them names of your own)")
+    for factor, of in found["factor_categories"].items():
+        _say(f"- {factor}: {of.get('label') or 'moves no category for sure'}")
     _say("\nVerdict")
     for sentences in found["identifiability"]["verdict"].values():
         _say("\n".join(f"- {sentence}" for sentence in sentences))

@@ -29,6 +29,7 @@ from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.run.files import RunError, check_new_folder
 from pyro_hmvcrl.run.fitting import fit_dataset, is_run_of
 from pyro_hmvcrl.run.judge import Truth
+from pyro_hmvcrl.run.labels import labels_of, rename_factors
 from pyro_hmvcrl.run.load import load_run as load_fitted
 from pyro_hmvcrl.run.run import Run as FittedRun
 from pyro_hmvcrl.story.logs import Logs
@@ -103,6 +104,21 @@ class Run(FittedRun):
     def report(self) -> Path:
         """Write the run's report with the last answer; where it is."""
         return write_report(self.folder)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The factors in words, of the categories that they raise and lower; see :meth:`rename`."""
+        return labels_of(self.folder)
+
+    def rename(self, **names: str) -> None:
+        """Give factors names of one's own: ``run.rename(preference_1="westerns")``.
+
+        Raises
+        ------
+        RunError
+            If there is no such factor, or a name cannot be one.
+        """
+        rename_factors(self.folder, names)
 
     def save(self, folder: str | Path) -> Run:
         """Write the run's files into a new folder, whole or not at all; the run of it.

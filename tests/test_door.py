@@ -138,6 +138,22 @@ def test_the_program_is_one_attribute_away(run):
     assert not torch.equal(run.noise(), run.noise(seed=1))
 
 
+def test_factors_are_told_in_words_and_can_be_renamed(run, tmp_path):
+    kept = run.save(tmp_path / "run")
+    assert {*kept.labels} == {"platform_1", "preference_1"}
+    described = json.loads((kept.folder / "report.json").read_text())["factor_categories"]["preference_1"]
+    surely = [c for c, of in described["change"].items() if of["lower"] > 0 or of["upper"] < 0]
+    assert bool(surely) == bool(kept.labels["preference_1"])
+    kept.rename(preference_1="screen <b>drama</b>")
+    assert "screen &lt;b&gt;drama&lt;/b&gt;" in kept.report().read_text()
+    command("rename", kept.folder, "platform_1=autoplay push")
+    assert kept.labels == {"platform_1": "autoplay push", "preference_1": "screen <b>drama</b>"}
+    for names in ({"platform_2": "x"}, {"platform_1": ""}, {"platform_1": "a\nb"}):
+        with pytest.raises(hm.RunError):
+            kept.rename(**names)
+    assert kept.labels["platform_1"] == "autoplay push"
+
+
 def test_the_names_are_there_and_bring_nothing_in_that_is_not_asked_for():
     code = "import sys, pyro_hmvcrl as hm; dir(hm); print('pandas' in sys.modules); hm.from_frames; "
     code += "print('torch' in sys.modules)"

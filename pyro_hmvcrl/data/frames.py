@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pyro_hmvcrl.data.columns import as_codes
@@ -187,6 +188,7 @@ def prepare(
         As there.
     """
     account = Account()
+    exposure, preference = ([of] if isinstance(of, str) else [*of] for of in (exposure, preference))
     if top_categories is not None and top_categories < 2:
         account.problems.append(f"top_categories is {top_categories}: it must be at least 2")
     frames = _named(tables, {**(columns or {})}, [*exposure, *preference], account)
@@ -395,7 +397,11 @@ def _merged(events: list[pd.DataFrame], top: int | None, account: Account) -> li
     both, changed = one_spelling(both)
     if changed:
         account.said.append(f"category: {changed:,} events are given the most frequent spelling of theirs")
-    counts = both.value_counts()
+    surface = np.repeat(["search", "shown"], [len(frame) for frame in events])
+    shares = pd.crosstab(both, surface, normalize="columns").mean(
+        axis=1
+    )  # a surface of many events is not all
+    counts = shares.sort_values(ascending=False, kind="stable")
     if top is not None and len(counts) > top:
         rare = both.isin(counts.index[top:])
         both = both.mask(rare, REST)

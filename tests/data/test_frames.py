@@ -195,6 +195,13 @@ def test_rare_categories_and_spellings_are_one():
     assert "the 1 rarest of 3" in said
 
 
+def test_frequent_are_the_categories_of_either_surface():
+    parts = tables(searches=lambda f: f.assign(category=["shoes"] * 6 + ["maps"] * 54))
+    shown = pd.concat([parts["recommendations"].assign(category=["food", "shoes"] * 30)] * 9)
+    dataset = from_frames(**parts | {"recommendations": shown}, **BLOCKS, top_categories=2)
+    assert dataset.categories == ["maps", "other", "shoes"]
+
+
 def test_all_problems_are_said_at_once():
     parts = tables(
         users=lambda f: pd.concat([f.drop(columns="age"), f.drop(columns="age").iloc[:1].assign(feed=9)]),
