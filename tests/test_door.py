@@ -85,6 +85,7 @@ def test_a_run_in_memory_answers_and_can_be_kept(run, answer, tmp_path):
     assert json.dumps(answer.to_dict())
     assert answer.plot()._repr_png_().startswith(b"\x89PNG")
     assert repr(answer).count("\n") == 1
+    assert "percentage points" in repr(answer)
     assert "autoplay" in answer._repr_html_()
     assert len(repr(run)) < 200
     kept = run.save(tmp_path / "run")

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pyro_hmvcrl.report.answer_figures import effects_forest, policies_forest
-from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, label, to_bytes
+from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, label, to_bytes
 from pyro_hmvcrl.report.verdicts import effect_text, regression_sentences
 
 
@@ -49,6 +49,11 @@ class Answer:
             ]
         ]
 
+    @property
+    def _title(self) -> str:
+        level = next(iter(self.answers.values()))["level"]
+        return f"Total effects with {level:.0%} intervals, {' and '.join(PROBABILITIES)} in percentage points"
+
     def to_dict(self) -> dict[str, Any]:
         """What is written as JSON; of several policies by their names."""
         return self.answers if len(self.answers) > 1 else next(iter(self.answers.values()))
@@ -83,7 +88,7 @@ class Answer:
         for policy, answer in self.answers.items():
             total = [f"{label(o)} {effect_text(of['TE'], o)}" for o, of in answer["outcomes"].items()]
             lines.append(f"{policy}: {', '.join(total)}")
-        return "Answer (total effects)\n  " + "\n  ".join(lines)
+        return f"{self._title}\n  " + "\n  ".join(lines)
 
     def _repr_html_(self) -> str:
         outcomes = next(iter(self.answers.values()))["outcomes"]
@@ -93,4 +98,4 @@ class Answer:
         }
         table = pd.DataFrame.from_dict(rows, "index").to_html(border=0)
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
-        return f"<p>Total effects</p>{table}<ul>{said}</ul>"
+        return f"<p>{self._title}</p>{table}<ul>{said}</ul>"
