@@ -1,10 +1,8 @@
-"""HMV-CRL: causal representation learning of recommender logs, in Pyro.
+"""HMV-CRL: causal representation learning of recommender logs, in Pyro; its names stand in ``__init__.pyi``.
 
-Rooms, in the order in which data flows: :mod:`~pyro_hmvcrl.story`, :mod:`~pyro_hmvcrl.data`,
-:mod:`~pyro_hmvcrl.synthetic`, :mod:`~pyro_hmvcrl.guide`, :mod:`~pyro_hmvcrl.inference`,
-:mod:`~pyro_hmvcrl.evidence`, :mod:`~pyro_hmvcrl.run`, :mod:`~pyro_hmvcrl.queries`, :mod:`~pyro_hmvcrl.report`,
-:mod:`~pyro_hmvcrl.kuaisar`.  None imports from one after it.  Everything is imported on first use, and only what
-needs torch brings it in.
+Rooms, none of which imports from one after it: :mod:`~pyro_hmvcrl.story`, :mod:`~pyro_hmvcrl.data`,
+:mod:`~pyro_hmvcrl.synthetic`, :mod:`~pyro_hmvcrl.guide`, :mod:`~pyro_hmvcrl.inference`, :mod:`~pyro_hmvcrl.evidence`,
+:mod:`~pyro_hmvcrl.run`, :mod:`~pyro_hmvcrl.queries`, :mod:`~pyro_hmvcrl.report`, :mod:`~pyro_hmvcrl.kuaisar`.
 """
 
 import lazy_loader
@@ -24,4 +22,4 @@ ROOMS = [
     "kuaisar",
 ]
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=ROOMS)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -113,6 +113,56 @@ def simulate_command(
         _say(f"{out}: {design.users:,} users, {searched:,} search and {shown:,} recommendation events")
 
 
+@app.command("import")
+def import_command(
+    users: Annotated[Path, typer.Argument(help="A row a user: an id, and the covariates.")],
+    searches: Annotated[
+        Path, typer.Argument(help="A row a search: user, category, and time if there is one.")
+    ],
+    recommendations: Annotated[
+        Path,
+        typer.Argument(help="A row an item shown: user, category, time, and whether it was engaged with."),
+    ],
+    out: Annotated[Path, typer.Argument(help="Dataset folder to write, with import.json in it.")],
+    exposure: Annotated[
+        list[str], typer.Option(help="Columns of USERS that tell what the platform did; commas between them.")
+    ],
+    preference: Annotated[
+        list[str], typer.Option(help="Columns of USERS that tell who the user is; commas between them.")
+    ],
+    map: Annotated[
+        list[str] | None, typer.Option(help="OWN=NAME: what a column is called here, e.g. genre=category.")
+    ] = None,
+    top_categories: Annotated[
+        int | None, typer.Option(help="All but this many of the most frequent categories become one.")
+    ] = None,
+) -> None:
+    """Make a dataset folder of your own files, Parquet or CSV, and say all that was done to them."""
+    with _plain_errors():
+        from pyro_hmvcrl.data.importing import import_files
+        from pyro_hmvcrl.data.tables import DatasetError
+        from pyro_hmvcrl.run.files import check_new_folder
+
+        check_new_folder(out)
+        pairs = [text.partition("=") for text in map or []]
+        if unclear := ["".join(pair) for pair in pairs if not (pair[0] and pair[2])]:
+            raise DatasetError(f"--map {unclear[0]}: write OWN=NAME, e.g. genre=category")
+        account = import_files(
+            users,
+            searches,
+            recommendations,
+            out,
+            exposure=_parted(exposure),
+            preference=_parted(preference),
+            columns={own: name for own, _, name in pairs},
+            top_categories=top_categories,
+        )
+        for sentence in account.said:
+            _say(f"- {sentence}")
+        kept = [f"{of['kept']:,} {label}" for label, of in account.tables.items()]
+        _say(f"{out}: {', '.join(kept)}")
+
+
 @app.command()
 def fit(
     dataset: DatasetFolder,
@@ -334,13 +384,29 @@ def report(run: RunFolder) -> None:
         _say(f"Report: {page}")
 
 
+@app.command()
+def rename(
+    run: RunFolder,
+    names: Annotated[list[str], typer.Argument(help='FACTOR=NAME, e.g. preference_1="westerns".')],
+) -> None:
+    """Give factors names of your own, and write the report anew."""
+    with _plain_errors():
+        from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.run.labels import rename_factors
+
+        rename_factors(run, {factor: name for factor, _, name in (text.partition("=") for text in names)})
+        page = write_report(run)
+        _say(f"Report: {page}")
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Bad input and bad choices end in one line, not in a traceback."""
     try:
         yield
     except (ValueError, FloatingPointError, OverflowError, MemoryError, OSError) as error:
-        _say(f"error: {one_line(error)}", err=True)
+        for problem in getattr(error, "problems", [error]):  # of one's own logs, all at once
+            _say(f"error: {one_line(problem)}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         _say(
@@ -370,6 +436,11 @@ def _check_formulas(dataset: Path, users: pd.Series) -> None:
 def _say(text: str, err: bool = False) -> None:
     """Print text, in which names may be anything."""
     typer.echo(printable(text), err=err)
+
+
+def _parted(texts: list[str]) -> list[str]:
+    """Names of an option that is given several times, or once with commas."""
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
 def _parse_knob(text: str) -> tuple[str, Any]:
@@ -402,6 +473,9 @@ def _print_summary(run: Path) -> None:
         _say(pd.DataFrame.from_dict(rows, orient="index").round(3).to_string())
     _say("\nStructural graph (standardised weights)")
     _say(pd.read_csv(run / "graph.csv").round(3).to_string(index=False))
+    _say("\nFactors in words (pyro-hmvcrl rename gives them names of your own)")
+    for factor, of in found["factor_categories"].items():
+        _say(f"- {factor}: {of.get('label') or 'moves no category for sure'}")
     _say("\nVerdict")
     for sentences in found["identifiability"]["verdict"].values():
         _say("\n".join(f"- {sentence}" for sentence in sentences))

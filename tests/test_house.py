@@ -18,7 +18,7 @@ import pyro_hmvcrl
 PACKAGE = Path(pyro_hmvcrl.__path__[0])
 ROOT = Path(__file__).parents[1]
 FILES = sorted(PACKAGE.rglob("*.py"))
-LONGEST, MOST_NAMES = 600, 14
+LONGEST, MOST_NAMES = 600, 16
 FACES = sorted(PACKAGE.rglob("__init__.pyi"))
 
 
@@ -77,7 +77,13 @@ def test_a_room_says_what_it_is_for_and_hands_on_what_it_names(face):
     said = (room.__doc__ or "").strip().splitlines()
     assert 3 <= len(said) <= 6
     for node in ast.parse(face.read_text()).body:
+        if isinstance(node, ast.AnnAssign) and room is pyro_hmvcrl:  # its version, and the order of the rooms
+            assert hasattr(room, node.target.id)
+            continue
         assert isinstance(node, ast.ImportFrom)
+        if node.module is None:
+            assert {alias.name for alias in node.names} <= {*pyro_hmvcrl.ROOMS}
+            continue
         for alias in node.names:
             assert getattr(room, alias.name) is getattr(
                 import_module(f"{room.__name__}.{node.module}"), alias.name

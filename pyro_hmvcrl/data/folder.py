@@ -71,7 +71,7 @@ def read_dataset(
     """
     folder = Path(folder)
     description = _read_description(folder / "dataset.json")
-    return _assemble(description, [read_table(folder, stem) for stem in TABLES], categories, periods)
+    return assemble(description, [read_table(folder, stem) for stem in TABLES], categories, periods)
 
 
 def write_dataset(
@@ -116,10 +116,10 @@ def write_dataset(
         "exposure_covariates": list(exposure_covariates),
         "preference_covariates": list(preference_covariates),
     } | ({} if categories is None else {"categories": list(categories)})
-    _check_description(folder / "dataset.json", description)
+    check_description(folder / "dataset.json", description)
     frames = zip(TABLES, (users, search_events, recommendation_events), strict=True)
     tables = [Table(str(folder / f"{stem}.{format}"), f.reset_index(drop=True)) for stem, f in frames]
-    checked = _assemble(description, tables)
+    checked = assemble(description, tables)
 
     with whole_folder(folder) as temporary:
         for file, content in (extra_files or {}).items():
@@ -140,11 +140,12 @@ def _read_description(path: Path) -> dict[str, Any]:
         description = read_json(path)
     except ValueError as error:
         raise DatasetError(f"{path}: not valid JSON: {error}; mend it there") from error
-    _check_description(path, description)
+    check_description(path, description)
     return description
 
 
-def _check_description(path: Path, description: Any) -> None:
+def check_description(path: Path | str, description: Any) -> None:
+    """Raise if what ``dataset.json`` holds cannot be; `path` is how errors name it."""
     if not isinstance(description, dict) or not isinstance(description.get("name"), str):
         raise DatasetError(f'{path}: must be an object with a "name", which is a string; add it')
     try:
@@ -174,7 +175,7 @@ def _check_description(path: Path, description: Any) -> None:
                 raise DatasetError(f"{path}: {noun} {short(value)} is listed {times} times; list it once")
 
 
-def _assemble(
+def assemble(
     description: dict[str, Any],
     tables: Sequence[Table],
     categories: Sequence[str] | None = None,

@@ -72,6 +72,23 @@ def effects_forest(effects: Effects) -> Figure:
     return figure
 
 
+@styled
+def policies_forest(answers: Mapping[str, Effects]) -> Figure:
+    """Total effects of several policies side by side, a panel an outcome."""
+    names, first = list(answers), next(iter(answers.values()))
+    figure, axes = _outcome_panels(first["outcomes"], 1.0 + 0.3 * len(names))
+    for outcome, ax in axes.items():
+        totals = [answers[name]["outcomes"][outcome]["TE"] for name in names]
+        mean, low, high = curve_of(totals, outcome_scale(outcome))
+        ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+        ax.hlines(range(len(names)), low, high, color=INK, lw=2.6)
+        ax.plot(mean, range(len(names)), "|", color=INK, ms=8, mew=1.8)
+        ax.set(title=label(outcome), xlabel=_change(outcome), ylim=(len(names) - 0.4, -0.6))
+        ax.set_yticks(range(len(names)), [label(name) for name in names])
+        ax.tick_params(axis="y", length=0, labelleft=ax.get_subplotspec().is_first_col())
+    return figure
+
+
 def _forest_rows(outcome: Mapping[str, Any]) -> dict[str, str]:
     """What is asked of an outcome, and how it is called; headings stand between."""
     rows = dict(ESTIMANDS)

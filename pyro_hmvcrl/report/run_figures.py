@@ -228,7 +228,8 @@ def categories(described: Mapping[str, Any]) -> Figure:
         ax.plot(times, range(len(times)), "|", color=HUES[channel_of(f)], ms=7, mew=1.6)
         ax.set_yticks(range(len(times)), [label(c, 18) for c in shown[f]])
         ax.set(xscale="log", ylim=(len(times) - 0.4, -0.6))
-        ax.set_title(label(f), color=HUES[channel_of(f)], weight="bold")
+        in_words = f"\n{label(own, 30)}" if (own := described[f].get("label")) else ""
+        ax.set_title(f"{label(f)}{in_words}", color=HUES[channel_of(f)], weight="bold")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(lambda x, _: plain(x))
         ax.minorticks_off()

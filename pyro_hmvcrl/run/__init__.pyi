@@ -1,4 +1,5 @@
 from .files import RunError as RunError
+from .fitting import fit_dataset as fit_dataset
 from .fitting import fit_folder as fit_folder
 from .fitting import parameter_posterior as parameter_posterior
 from .judge import Truth as Truth

@@ -50,19 +50,41 @@ def fit_folder(data: str | Path, out: str | Path, settings: Settings, progress: 
     DatasetError
         If the dataset is bad; nothing is written then.
     """
-    data, out = Path(data), Path(out)
-    checkpoints = checkpoints_of(out)
-    if os.path.isdir(out):  # of a fit that was killed when its run was there already
-        clear_away(checkpoints)
-    check_new_folder(out)
+    _make_way(Path(out))  # before a dataset is read in vain
     dataset = read_dataset(data, periods=settings.periods)
+    return fit_dataset(dataset, out, settings, Truth.beside(data, dataset), progress, label=str(data))
+
+
+@own_state()
+def fit_dataset(
+    dataset: Dataset,
+    out: str | Path,
+    settings: Settings,
+    truth: Truth | None = None,
+    progress: bool = False,
+    label: str = "logs",
+) -> Run:
+    """As :func:`fit_folder`, of a dataset in memory, whose periods serve; errors call it by its `label`.
+
+    Raises
+    ------
+    RunError
+        As there, or if the settings ask for other periods than the dataset has.
+    """
+    out = Path(out)
+    _make_way(out)
+    checkpoints = checkpoints_of(out)
+    if settings.periods not in (None, dataset.periods.number):
+        raise RunError(
+            f"{label}: cut into {dataset.periods}, and {settings.periods} were asked for; give the number where the "
+            "logs are read"
+        )
     if progress and first():  # before the work, which may be in vain
         for remark in dataset.remarks:
             print(f"Note: {remark}.", file=sys.stderr)
     if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
         needed = round(FEWEST_HELD_OUT / settings.held_out)
-        raise RunError(f"{data}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")
-    truth = Truth.beside(data, dataset)
+        raise RunError(f"{label}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")
     mark = mark_of(dataset, settings)
     with _alone(checkpoints, mark) if first() else nullcontext():
         wait()  # until the first has looked at what was left
@@ -81,8 +103,8 @@ def fit_folder(data: str | Path, out: str | Path, settings: Settings, progress: 
     return run
 
 
-def is_run_of(out: str | Path, data: str | Path, settings: Settings) -> bool:
-    """Whether a run folder is that of this very fit.
+def is_run_of(out: str | Path, data: str | Path | Dataset, settings: Settings) -> bool:
+    """Whether a run folder is that of this very fit, of a dataset folder or a dataset in memory.
 
     Raises
     ------
@@ -93,7 +115,8 @@ def is_run_of(out: str | Path, data: str | Path, settings: Settings) -> bool:
         config = read_json(Path(out) / "config.json")
     except (OSError, ValueError):
         return False
-    mark = mark_of(read_dataset(data, periods=settings.periods), settings)
+    dataset = data if isinstance(data, Dataset) else read_dataset(data, periods=settings.periods)
+    mark = mark_of(dataset, settings)
     return isinstance(config, dict) and all(config.get(key) == value for key, value in mark.items())
 
 
@@ -105,6 +128,13 @@ def parameter_posterior(
     logs = tensors_of(dataset, found.standardisation).to(found.guide.model.zero.device)
     users = logs.only(torch.as_tensor(np.flatnonzero(~found.held_out)))
     return laplace_posterior(found.guide, users, seed, draws)
+
+
+def _make_way(out: Path) -> None:
+    """Say before the work that a folder is there already, or cannot be made."""
+    if os.path.isdir(out):  # of a fit that was killed when its run was there already
+        clear_away(checkpoints_of(out))
+    check_new_folder(out)
 
 
 def checkpoints_of(out: Path) -> Path:

@@ -24,6 +24,7 @@ from pyro_hmvcrl.inference.svi import factor_posterior, tensors_of
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.story.history import LOOKS_AT
 from pyro_hmvcrl.story.logs import Logs, SparseLogs
+from pyro_hmvcrl.story.model import HMVCRL
 
 #: An edge less probable than this is taken for absent: drawn dashed and faint, no path asked for.
 LIKELY = 0.5
@@ -39,6 +40,33 @@ class Run:
     standardisation: Standardisation
     categories: list[str]
     config: dict[str, Any]
+
+    def __repr__(self) -> str:
+        names, c = ", ".join(self.factor_names), self.config
+        return (
+            f"Run of {c['name']!r}: {c['users']:,} users, {len(self.categories)} categories; factors {names}"
+        )
+
+    @property
+    def model(self) -> HMVCRL:
+        """The Pyro program, with the weights of its decoders."""
+        return self.guide.model
+
+    @property
+    def coefficients(self) -> dict[str, torch.Tensor]:
+        """Posterior means of the structural coefficients, by site of the model."""
+        return self.guide.coefficients.means()
+
+    @own_state()
+    def noise(self, logs: Logs, seed: int = 0) -> torch.Tensor:
+        """The users' noise as their own logs speak of it ``(N, K)``: a draw of the guide's.
+
+        With the coefficients it holds the users fixed, for ``pyro.condition``.
+        """
+        _, of_users = self.guide.posterior(logs)
+        torch.manual_seed(seed)
+        drawn: torch.Tensor = of_users.sample()
+        return drawn
 
     @property
     def factor_names(self) -> list[str]:

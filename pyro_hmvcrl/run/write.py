@@ -20,6 +20,7 @@ from pyro_hmvcrl.inference.laplace import Values
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Fit
 from pyro_hmvcrl.run.judge import Truth, as_numpy, evaluate
+from pyro_hmvcrl.run.labels import label_of
 from pyro_hmvcrl.run.run import Array, Run
 from pyro_hmvcrl.story.history import LOOKS_AT
 from pyro_hmvcrl.story.model import HMVCRL
@@ -148,8 +149,10 @@ def _factor_categories(run: Run, factors: pd.DataFrame, most: int = 5) -> dict[s
 
     ``change`` is that of the log share, for one standard deviation more of the factor (half of the change from -1 to
     +1), the channel's other factors at their means: at the posterior mean, with an interval over draws of the decoder.
+    ``label`` is the factor in words.
     """
-    model, described = run.guide.model, {}
+    model = run.guide.model
+    described: dict[str, dict[str, Any]] = {}
     for channel, decoder in (("platform", "f_exposure"), ("preference", "f_search")):
         names = [name for name in run.factor_names if name.startswith(channel)]
         middle, sd = factors[names].mean().to_numpy(), factors[names].std(ddof=0).to_numpy()
@@ -164,16 +167,16 @@ def _factor_categories(run: Run, factors: pd.DataFrame, most: int = 5) -> dict[s
             lower, upper = np.quantile(drawn, [0.05, 0.95], axis=0)
             order = np.argsort(change)
             chosen = {"raised": order[::-1][:most], "lowered": order[:most]}
-            described[name] = {key: [run.categories[i] for i in rows] for key, rows in chosen.items()} | {
-                "change": {
-                    run.categories[i]: {
-                        "mean": float(change[i]),
-                        "lower": float(lower[i]),
-                        "upper": float(upper[i]),
-                    }
-                    for i in order[::-1]
+            by_category = {
+                run.categories[i]: {
+                    "mean": float(change[i]),
+                    "lower": float(lower[i]),
+                    "upper": float(upper[i]),
                 }
+                for i in order[::-1]
             }
+            described[name] = {key: [run.categories[i] for i in rows] for key, rows in chosen.items()}
+            described[name] |= {"change": by_category, "label": label_of(by_category)}
     return described
 
 

@@ -26,7 +26,7 @@ WINDOW = 10 * DAY  #: ms
 
 def write_simulation(
     sim: Simulation,
-    out: Path,
+    out: str | Path,
     seed: int,
     format: str = "parquet",
     progress: bool = False,

@@ -1,0 +1,238 @@
+"""The front door: from logs to a run, and from a run to an answer, on disk or in memory.
+
+Its names are handed on by the package itself: ``import pyro_hmvcrl as hm`` and ``hm.fit(...).effects(...)``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from pyro_hmvcrl.data.dataset import Dataset
+from pyro_hmvcrl.data.files import whole_folder
+from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.writing import OF_ONE_WRITER, alone_in
+from pyro_hmvcrl.queries.answer import LEVEL, effects, write_effects
+from pyro_hmvcrl.queries.interventions import Policy, Shift, parse_shift
+from pyro_hmvcrl.queries.mediation import OUTCOMES, Outcome
+from pyro_hmvcrl.report.answer import Answer
+from pyro_hmvcrl.report.page import write_report
+from pyro_hmvcrl.run.files import RunError, check_new_folder
+from pyro_hmvcrl.run.fitting import fit_dataset, is_run_of
+from pyro_hmvcrl.run.judge import Truth
+from pyro_hmvcrl.run.labels import labels_of, rename_factors
+from pyro_hmvcrl.run.load import load_run as load_fitted
+from pyro_hmvcrl.run.run import Run as FittedRun
+from pyro_hmvcrl.story.logs import Logs
+
+Change: TypeAlias = str | Shift | Policy | Sequence[str | Shift]  #: of the platform
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Run(FittedRun):
+    """A fitted run that can be asked.
+
+    Attributes
+    ----------
+    folder
+        Where its files are; of a run in memory a temporary folder, which goes when the run does.
+    dataset
+        What it was fitted to, where that is at hand.
+    """
+
+    folder: Path
+    dataset: Dataset | None = None
+
+    def effects(
+        self,
+        change: Change | Mapping[str, Change],
+        *,
+        counterfactual: bool = False,
+        outcomes: Mapping[str, Outcome] = OUTCOMES,
+        level: float = LEVEL,
+        extrapolate: bool = False,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> Answer:
+        """What a change of the platform does; the report (:meth:`report`) tells of the last answer.
+
+        Parameters
+        ----------
+        change
+            ``"autoplay=-0.2"`` in the column's own units, ``"autoplay=+1sd"`` in standard deviations, ``"autoplay:=0"``
+            to set it; a factor for a column intervenes on it.  Or a function of the exposure covariates.  A list of
+            shifts is one policy that does them all; a mapping has several policies by name, each answered by itself.
+        counterfactual, outcomes, level, extrapolate, seed
+            As in :func:`~pyro_hmvcrl.queries.answer.effects`.
+        progress
+            Show bars; by default where somebody looks.
+
+        Raises
+        ------
+        InterventionError
+            If a column or a factor is unknown, or the data do not support the change and `extrapolate` is off.
+        """
+        if isinstance(change, Mapping) and not change:
+            raise ValueError("no policy is given: give a shift, or a mapping of names to shifts")
+        policies = change if isinstance(change, Mapping) else {"": change}
+        found = {}
+        for name, policy in policies.items():
+            answer = effects(
+                self.folder,
+                _shifts(policy),
+                counterfactual=counterfactual,
+                outcomes=outcomes,
+                level=level,
+                extrapolate=extrapolate,
+                seed=seed,
+                progress=_watched(progress),
+            )
+            found[name or ", ".join(answer["shift"])] = answer
+        with alone_in(self.folder):
+            write_effects(answer, self.folder / "effects.json")
+        return Answer(found)
+
+    def report(self) -> Path:
+        """Write the run's report with the last answer; where it is."""
+        return write_report(self.folder)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The factors in words, of the categories that they raise and lower; see :meth:`rename`."""
+        return labels_of(self.folder)
+
+    def rename(self, **names: str) -> None:
+        """Give factors names of one's own: ``run.rename(preference_1="westerns")``.
+
+        Raises
+        ------
+        RunError
+            If there is no such factor, or a name cannot be one.
+        """
+        rename_factors(self.folder, names)
+
+    def save(self, folder: str | Path) -> Run:
+        """Write the run's files into a new folder, whole or not at all; the run of it.
+
+        Raises
+        ------
+        RunError
+            If the folder exists, or cannot be made.
+        """
+        folder = Path(folder)
+        check_new_folder(folder)
+        with whole_folder(folder) as copy:
+            shutil.copytree(
+                self.folder, copy, ignore=shutil.ignore_patterns(OF_ONE_WRITER), dirs_exist_ok=True
+            )
+        return replace(self, folder=folder)
+
+    def logs(self, dataset: Dataset | None = None) -> Logs:
+        """A dataset as this run's model reads it, all users at once; by default the run's own.
+
+        Raises
+        ------
+        RunError
+            If none is given, and the run was read from a folder.
+        """
+        if dataset is None and self.dataset is None:
+            raise RunError(
+                f"{self.folder}: a run folder has no logs in it; give them: run.logs(read_dataset(...))"
+            )
+        return super().logs(dataset or self.dataset)  # type: ignore[arg-type]
+
+    def noise(self, logs: Logs | None = None, seed: int = 0) -> torch.Tensor:
+        """The users' noise as their logs speak of it ``(N, K)``: a draw of the guide's; by default of the run's own."""
+        return super().noise(self.logs() if logs is None else logs, seed)
+
+
+def fit(
+    logs: Dataset | str | Path,
+    *,
+    platform_factors: int,
+    preference_factors: int,
+    out: str | Path | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Run:
+    """Fit logs.
+
+    Parameters
+    ----------
+    logs
+        A dataset, or its folder.
+    platform_factors, preference_factors
+        How many there are of each channel.
+    out
+        Run folder; without it the run lives in memory, and :meth:`Run.save` keeps it.  A fit that was killed goes on
+        when called again with the same, and one that is there already is read.
+    progress
+        Show bars and remarks; by default where somebody looks.
+    **settings
+        Of :class:`~pyro_hmvcrl.inference.settings.Settings`: `restarts`, `steps`, `seed` and so on.
+
+    Raises
+    ------
+    RunError
+        If `out` exists and holds something else.
+    DatasetError
+        If the logs are bad.
+    """
+    asked = Settings(platform_factors, preference_factors, **settings)
+    dataset = logs if isinstance(logs, Dataset) else read_dataset(logs, periods=asked.periods)
+    truth = None if isinstance(logs, Dataset) else Truth.beside(logs, dataset)
+    if out is not None:
+        return _fitted(dataset, Path(out), asked, truth, progress)
+    place = Path(tempfile.mkdtemp(prefix="pyro-hmvcrl-"))
+    try:
+        run = _fitted(dataset, place / "run", asked, truth, progress)
+    except BaseException:
+        shutil.rmtree(place)
+        raise
+    weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
+    return run
+
+
+def _fitted(
+    dataset: Dataset, folder: Path, settings: Settings, truth: Truth | None, progress: bool | None
+) -> Run:
+    """The run of this fit, which may be there already."""
+    if is_run_of(folder, dataset, settings):
+        fitted = load_fitted(folder)
+    else:
+        fitted = fit_dataset(dataset, folder, settings, truth, _watched(progress), label=dataset.name)
+    return Run(**vars(fitted), folder=folder, dataset=dataset)
+
+
+def load_run(folder: str | Path) -> Run:
+    """A run from its folder.
+
+    Raises
+    ------
+    RunError
+        If the folder is not a run folder, or its files are damaged or of different runs.
+    """
+    return Run(**vars(load_fitted(folder)), folder=Path(folder))
+
+
+def _shifts(change: Change) -> Policy | list[Shift]:
+    """A change as the queries take it."""
+    if isinstance(change, str | Shift):
+        change = [change]
+    if not isinstance(change, Sequence):
+        return change
+    return [parse_shift(shift) if isinstance(shift, str) else shift for shift in change]
+
+
+def _watched(progress: bool | None) -> bool:
+    """Whether bars are shown: as is asked, or else in a terminal and in a notebook."""
+    return (sys.stderr.isatty() or "ipykernel" in sys.modules) if progress is None else progress
