@@ -51,7 +51,7 @@ def test_an_event_at_the_moment_itself_is_used(tmp_path: Path) -> None:
 def test_an_event_before_it_may_be_of_anyone_and_anything(tmp_path: Path) -> None:
     """The users and categories of other times are not asked for; bad rows after it have the number of the file."""
     parts = content()
-    early = {row: UNTIL - 5 for row in range(9)}
+    early = {row: UNTIL - 5 for row in range(16)}
     parts = with_values(parts, "search_events", "timestamp", early)
     parts = with_values(parts, "search_events", "category", {3: "only then"})
     parts = described(with_values(parts, "search_events", "user_id", {4: "gone"}), covariates_until=UNTIL)
