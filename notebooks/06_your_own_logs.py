@@ -88,7 +88,7 @@ def command(line):
 #
 # | file | one row for | columns |
 # |---|---|---|
-# | `dataset.json` | | `name`, `exposure_covariates`, `preference_covariates`, perhaps `categories`, `covariates_until` |
+# | `dataset.json` | | `name`, `exposure_covariates`, `preference_covariates`, perhaps `categories` |
 # | `users.csv` | a user | `user_id`, one number per covariate, in its own unit |
 # | `search_events.csv` | a result chosen | `user_id`, `timestamp` (ms since 1970), `category` |
 # | `recommendation_events.csv` | an item shown | `user_id`, `timestamp`, `category`, `engaged` (0/1) |
@@ -390,8 +390,8 @@ command("pyro_hmvcrl import-kuaisar kuaisar-copy kuaisar-data")
 # %% [markdown]
 # Each row that was left out is counted with its reason, and `import.json` keeps the account together with every
 # covariate, its definition and why it is in its block. Covariates are measured in the first quarter of the window and
-# the events are those of the rest (`--covariates-share`), so that none is made of what it is to explain. Users with fewer than 10 events on both surfaces together are
-# left out too (`--min-events`), which selects by activity:
+# the events are those of the rest (`--covariates-share`), so that none is made of what it is to explain. Users with
+# fewer than 10 events on both surfaces together are left out too (`--min-events`), which selects by activity:
 
 # %%
 account = json.loads(Path("kuaisar-data/import.json").read_text())
@@ -422,8 +422,8 @@ plt.show()
 
 # %% [markdown]
 # *What to see.* Straight clouds: the covariate that the model gets is the one that acted. The scatter is what the
-# limited number of a user's deliveries in the first quarter leaves open. This copy has three tenths of KuaiSAR's events;
-# a covariate that is measured with error has its effects understated.
+# limited number of a user's deliveries in the first quarter leaves open, all the more as this copy has three tenths of
+# KuaiSAR's events. A covariate that is measured with error has its effects understated.
 #
 # The whole study (`pyro-hmvcrl kuaisar kuaisar-copy --out kuaisar-copy-study`) fits the first 70% of the window, and
 # holds it against the rest; the README has its table for a copy of 2,000 users. The package is plain about what that
@@ -458,10 +458,11 @@ except InterventionError as error:
 # column `suggested` (1, else 0), as `import-kuaisar` does: they then tell of both channels, the others of preference.
 #
 # **Feedback within the window.** If today's engagement changes tomorrow's feed, that is in the story (notebook 07). But
-# exposure covariates that are *measured* in the same window are then partly its effect. Even without any feedback, what
-# is made of the very events goes with them by its making: the mean duration of what was shown tells what was shown, with
-# no policy in the world. Use covariates from before the window, and say so: with `"covariates_until": 1685000000000` (ms
-# since 1970) in `dataset.json`, events before that moment are not used, and the report keeps it.
+# exposure covariates that are *measured* in the same window are then partly its effect. Even without any feedback,
+# what is made of the very events goes with them by its making: the mean duration of what was shown tells what was
+# shown, with no policy in the world. Use covariates from before the window, and say so: with
+# `"covariates_until": 1685000000000` (ms since 1970) in `dataset.json`, events before that moment are not used, and the
+# report keeps it.
 #
 # **New categories.** A run reads new logs in its own categories. An event of an unknown category is an error that names
 # it, rather than a silent loss:
