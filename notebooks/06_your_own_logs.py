@@ -464,13 +464,10 @@ except InterventionError as error:
 # `"covariates_until": 1685000000000` (ms since 1970) in `dataset.json`, events before that moment are not used, and the
 # report keeps it.
 #
-# **New categories.** A run reads new logs in its own categories. An event of an unknown category is an error that names
-# it, rather than a silent loss:
+# **New categories.** A run reads new logs in its own categories. Events of a category that it does not know are left
+# out, and this is said:
 
 # %%
 new = searches.assign(category=searches["category"].replace("news", "podcasts"))
 new.to_csv(logs / "search_events.csv", index=False)
-try:
-    read_dataset(logs, categories=run.categories)
-except DatasetError as error:
-    print(error)
+print(*read_dataset(logs, categories=run.categories).remarks, sep="\n")
