@@ -33,6 +33,13 @@ DatasetFolder = Annotated[
 ]
 KuaisarSource = Annotated[Path, typer.Argument(help="KuaiSAR's zip, or the folder of its files.")]
 CategoryLevel = Annotated[str, typer.Option(help="Of the categories: first, second, third or fourth.")]
+CovariatesShare = Annotated[
+    float,
+    typer.Option(
+        help="Share of the window, its first part, in which covariates are measured; events are those of the rest. "
+        "0: both of the whole window."
+    ),
+]
 Restarts = Annotated[int, typer.Option(help="Random starts, of which the one with the best bound is kept.")]
 Steps = Annotated[int, typer.Option(help="Steps of a restart.")]
 EncoderSteps = Annotated[int, typer.Option(help="Steps of the encoders.")]
@@ -312,6 +319,7 @@ def import_kuaisar(
     since: Annotated[str | None, typer.Option(help="From this Beijing time on, e.g. 2023-05-22.")] = None,
     until: Annotated[str | None, typer.Option(help="Before this Beijing time.")] = None,
     min_events: Annotated[int, typer.Option(help="Leave out users with fewer events.")] = 10,
+    covariates_share: CovariatesShare = 0.25,
 ) -> None:
     """Make a dataset folder of KuaiSAR's files, and say what was kept, what was dropped, and why."""
     with _plain_errors():
@@ -323,7 +331,7 @@ def import_kuaisar(
         check_new_folder(out)
         window = moment(since), moment(until)
         logs = read_kuaisar(source, level, progress=True).between(*window)
-        account = write_kuaisar(logs, out, min_events=min_events)
+        account = write_kuaisar(logs, out, min_events=min_events, covariates_share=covariates_share)
         for file, of in account["files"].items():
             _say(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")
             for reason, times in of["dropped"].items():
@@ -346,6 +354,7 @@ def kuaisar(
     platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")] = 2,
     preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")] = 3,
     shift: Annotated[str, typer.Option(help="The policy shift, as in effects.")] = "popularity=+1sd",
+    covariates_share: CovariatesShare = 0.25,
     restarts: Restarts = DEFAULTS.restarts,
     steps: Steps = DEFAULTS.steps,
     encoder_steps: EncoderSteps = DEFAULTS.encoder_steps,
@@ -367,7 +376,7 @@ def kuaisar(
             device=device,
             seed=seed,
         )
-        found = study(source, out, settings, level, shift, progress=True)
+        found = study(source, out, settings, level, shift, progress=True, covariates_share=covariates_share)
         page = write_report(out / "run")
         _print_covariates(read_json(out / "earlier" / "import.json"))
         _print_published(found)
@@ -500,6 +509,14 @@ def _print_notes(notes: list[str]) -> None:
 
 def _print_covariates(account: dict[str, Any]) -> None:
     """Covariates of an import that some users lack, and that are left out, as all users have the same."""
+    if account["covariates_until"] is None:
+        _say(
+            "Note: covariates are measured in the very window of the events, and what is made of events goes with "
+            "them, whatever caused it; --covariates-share 0.25 measures them before.",
+            err=True,
+        )
+    else:
+        _say("covariates measured from {} to {}, before the events".format(*account["covariates_window"]))
     for covariate in account["covariates"]:
         if filled := covariate["users_given_the_median"]:
             _say(f"covariate {covariate['name']}: {filled:,} users have none, and are given the median")

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from pyro_hmvcrl.cli import app
 from pyro_hmvcrl.kuaisar.download import DownloadError
+from pyro_hmvcrl.kuaisar.folder import write_kuaisar
 from pyro_hmvcrl.kuaisar.published import study
 from pyro_hmvcrl.queries.answer import effects
 
@@ -138,3 +139,6 @@ def test_defaults_of_commands_are_those_of_what_they_call():
     said = {c.name or c.callback.__name__: signature(c.callback).parameters for c in app.registered_commands}
     assert said["effects"]["level"].default == signature(effects).parameters["level"].default
     assert said["kuaisar"]["shift"].default == signature(study).parameters["shift"].default
+    share = "covariates_share"
+    assert said["kuaisar"][share].default == signature(study).parameters[share].default
+    assert said["import-kuaisar"][share].default == signature(write_kuaisar).parameters[share].default

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -117,3 +118,30 @@ def test_users_without_searches_and_unknown_categories_are_encoded(base, tmp_pat
     assert "e.g. 'unheard of'; they are left out" in said.stderr
     assert "100% of the users have no search events" in said.stderr
     assert np.isfinite(pd.read_csv(tmp_path / "f.csv").iloc[:, 1:-1]).all(axis=None)
+
+
+def test_what_time_the_covariates_describe_is_kept_and_its_absence_stands_among_the_assumptions(
+    base, tmp_path
+):
+    plain = json.loads((base / "run" / "report.json").read_text())
+    assert plain["covariates_until"] is None
+    assert json.loads((base / "run" / "config.json").read_text())["covariates_until"] is None
+    assert (
+        "the dataset does not say (<code>covariates_until</code>"
+        in (base / "run" / "report.html").read_text()
+    )
+    assert "covariates_until" not in (base / "said.txt").read_text()
+
+    shutil.copytree(base / "data", tmp_path / "data")
+    times = pd.read_parquet(tmp_path / "data" / "search_events.parquet")["timestamp"]
+    until = int(times.quantile(0.25))
+    description = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(description | {"covariates_until": until}))
+    fitted = run("fit", tmp_path / "data", "--out", tmp_path / "run", *FIT)
+    assert fitted.exit_code == 0, fitted.output
+    kept = json.loads((tmp_path / "run" / "report.json").read_text())["covariates_until"]
+    assert pd.Timestamp(kept).value // 1_000_000 == until
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["covariates_until"] == until
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"the dataset says that they describe what was before {kept}" in page
+    assert "events are before it, and are left out" in fitted.stderr

@@ -29,6 +29,11 @@ def checks_of(table: Table, stem: str) -> Checks:
     return CHECKS[stem] | {name: of for name, of in OPTIONAL[stem].items() if name in table.columns}
 
 
+def from_on(rows: pd.DataFrame, since: int | None) -> pd.DataFrame:
+    """The events from a moment on (ms since epoch), numbered as they were; all without one."""
+    return rows if since is None else rows[as_integers(rows["timestamp"]) >= since]
+
+
 @dataclass(frozen=True)
 class Survey:
     """What a first look at an event table found."""
@@ -39,18 +44,21 @@ class Survey:
     strange: int  #: events at times that no logs of today have
     strange_time: int | None  #: the first of these
     varied: bool  #: whether some events are engaged with, and some are not
+    before: int  #: events that are left out, as they are before the first moment that is used
 
     @property
     def events(self) -> int:
         return int(self.labels.sum())
 
 
-def survey(table: Table, checks: Checks) -> Survey:
-    """Check every row of an event table: which categories it has, and when."""
-    labels, strange, marks = pd.Series(dtype="int64"), [], set[int]()
+def survey(table: Table, checks: Checks, since: int | None = None) -> Survey:
+    """Check every row of an event table: which categories it has, and when, from a moment on."""
+    labels, strange, marks, before = pd.Series(dtype="int64"), [], set[int](), 0
     first_time, last_time = np.iinfo(np.int64).max, np.iinfo(np.int64).min
     for first, rows in table.parts(checks):
         validate(table, rows, checks, first)
+        n_rows, rows = len(rows), from_on(rows, since)
+        before += n_rows - len(rows)
         codes, distinct = as_codes(rows["category"])
         labels = labels.add(pd.Series(np.bincount(codes, minlength=len(distinct)), distinct), fill_value=0)
         times = as_integers(rows["timestamp"])
@@ -67,6 +75,7 @@ def survey(table: Table, checks: Checks) -> Survey:
         len(odd),
         int(odd[0]) if len(odd) else None,
         len(marks) > 1,
+        before,
     )
 
 
@@ -92,7 +101,10 @@ class Keys:
     def positions(
         self, table: Table, rows: pd.DataFrame, first_row: int = 0
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Position of each row's user and category; a user who is not known is an error, a category may be (-1)."""
+        """Position of each row's user and category; a user who is not known is an error, a category may be (-1).
+
+        The index of `rows` counts from `first_row` on.
+        """
 
         def among(known: pd.Index, key: str, problem: str, refuse: bool = True) -> NDArray[np.intp]:
             codes, distinct = as_codes(rows[key])
@@ -106,7 +118,9 @@ class Keys:
                 label = distinct[codes[lost[0]]]
                 other = like(label, known)
                 there = "" if other is None else f" (there is {short(other)}, written otherwise)"
-                raise table.error(key, f"{short(label)} is {problem}{there}", first_row + int(lost[0]))
+                raise table.error(
+                    key, f"{short(label)} is {problem}{there}", first_row + int(rows.index[lost[0]])
+                )
             return positions
 
         unknown_user = f"not a user of {self.users_label}; add the user there or drop the event"
@@ -114,7 +128,9 @@ class Keys:
         user = among(self.users, "user_id", unknown_user)
         return user, among(self.categories, "category", unknown_category, not self.leave_out)
 
-    def count(self, table: Table, columns: Iterable[str], periods: Periods) -> Counted:
+    def count(
+        self, table: Table, columns: Iterable[str], periods: Periods, since: int | None = None
+    ) -> Counted:
         """Events of each user in each period and category, ``(N, T C)``; where some are marked, those apart.
 
         Of recommendations the second matrix has those that were engaged with, of searches those that were suggested;
@@ -124,6 +140,7 @@ class Keys:
         parts: list[tuple[NDArray[Any], ...]] = []
         unknown, example = 0, None
         for first, rows in table.parts(columns):
+            rows = from_on(rows, since)
             user, category = self.positions(table, rows, first)
             time = as_integers(rows["timestamp"])
             marked = as_integers(rows[mark]).astype(bool) if mark else np.zeros(len(rows), bool)

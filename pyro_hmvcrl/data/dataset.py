@@ -43,6 +43,9 @@ class Dataset:
         What `search_events` and `recommendation_events` call for the events themselves.
     remarks
         What reading found worth saying, a sentence each: see :mod:`~pyro_hmvcrl.data.remarks`.
+    covariates_until
+        The covariates describe what was before this moment (ms since epoch), and events before it are not among these;
+        None if the dataset does not say.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Dataset:
     counts: Mapping[str, csr_matrix]
     event_tables: Mapping[str, Callable[[], pd.DataFrame]]
     remarks: tuple[str, ...] = ()
+    covariates_until: int | None = None
 
     @cached_property
     def search(self) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """The dataset folder: users with covariates, and their events on two surfaces::
 
     dataset.json                    {"name", "exposure_covariates": [...], "preference_covariates": [...]}
-                                    and, if wanted, "categories": [...]
+                                    and, if wanted, "categories": [...], and "covariates_until": ms since epoch,
+                                    before which is what the covariates describe, and no event that is used
     users.parquet                   user_id, one number per covariate (in its own unit)
     search_events.parquet           user_id, timestamp (ms since epoch), category; if wanted, suggested (0/1)
     recommendation_events.parquet   user_id, timestamp, category, engaged (0/1)
@@ -35,11 +36,11 @@ from pyro_hmvcrl.data.columns import (
     as_integers,
     as_numbers,
 )
-from pyro_hmvcrl.data.counts import Keys, Survey, checks_of, survey
+from pyro_hmvcrl.data.counts import Keys, Survey, checks_of, from_on, survey
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.files import check_text, read_json, whole_folder
 from pyro_hmvcrl.data.names import RESERVED, listed, look_alikes, plain, short
-from pyro_hmvcrl.data.periods import Periods
+from pyro_hmvcrl.data.periods import DAY, Periods, moment_of
 from pyro_hmvcrl.data.tables import TABLES, DatasetError, Table, read_table, validate
 
 MOST_EXTRA = 1 << 26  #: values of further columns of the users' table that are held in memory
@@ -85,6 +86,7 @@ def write_dataset(
     format: str = "parquet",
     extra_files: Mapping[str, bytes] | None = None,
     categories: Sequence[str] | None = None,
+    covariates_until: int | None = None,
 ) -> None:
     """Check a dataset and write its folder, whole or not at all.
 
@@ -100,6 +102,8 @@ def write_dataset(
         Name and content of files to put beside them.
     categories
         Where the events may lack some of them.
+    covariates_until
+        The covariates describe what was before this moment, ms since epoch.  Events before it are not written.
 
     Raises
     ------
@@ -111,11 +115,16 @@ def write_dataset(
         raise DatasetError(f"{folder}: format {format!r} is neither parquet nor csv; choose one of them")
     if folder.exists():
         raise DatasetError(f"{folder}: exists already; choose another folder or remove this one")
-    description = {
+    description: dict[str, Any] = {
         "name": name,
         "exposure_covariates": list(exposure_covariates),
         "preference_covariates": list(preference_covariates),
-    } | ({} if categories is None else {"categories": list(categories)})
+    }
+    if categories is not None:
+        description["categories"] = list(categories)
+    if covariates_until is not None:
+        of_numpy = isinstance(covariates_until, np.integer)
+        description["covariates_until"] = int(covariates_until) if of_numpy else covariates_until
     check_description(folder / "dataset.json", description)
     frames = zip(TABLES, (users, search_events, recommendation_events), strict=True)
     tables = [Table(str(folder / f"{stem}.{format}"), f.reset_index(drop=True)) for stem, f in frames]
@@ -160,6 +169,12 @@ def check_description(path: Path | str, description: Any) -> None:
     ):
         if not isinstance(lists.get(key), list) or not all(isinstance(value, kinds) for value in lists[key]):
             raise DatasetError(f'{path}: "{key}" must be a list of names; mend it')
+    until = description.get("covariates_until")
+    if until is not None and (type(until) is not int or abs(until) >= 2**62):
+        raise DatasetError(
+            f'{path}: "covariates_until" is {short(str(until))}, and must be a whole number, milliseconds since 1970; '
+            "mend it or take it out"
+        )
     covariates = [*lists["exposure_covariates"], *lists["preference_covariates"]]
     if "user_id" in covariates:
         raise DatasetError(f"{path}: user_id names the users and cannot be a covariate; take it out")
@@ -198,10 +213,14 @@ def assemble(
     said += remarks.of_covariates(users.label, held, covariates)
 
     checks = {stem: checks_of(table, stem) for stem, table in events.items()}
-    found = {stem: survey(table, checks[stem]) for stem, table in events.items()}
+    until = description.get("covariates_until")
+    found = {stem: survey(table, checks[stem], until) for stem, table in events.items()}
+    if until is not None:
+        _check_some_after(until, events, found)
+        said += remarks.of_until(until, found)
     if not fitted:
         _check_surfaces(events, found)
-    window = min(of.first for of in found.values()), max(of.last for of in found.values())
+    window = _window(until, found)
     cut = periods.like(*window) if isinstance(periods, Periods) else Periods.cut(*window, periods)
     seen = set[str]().union(*(plain(of.labels.index.astype("str")) for of in found.values()))
     given = categories if fitted else description.get("categories")
@@ -215,7 +234,7 @@ def assemble(
     said += remarks.of_periods(cut, periods if isinstance(periods, int) else None, *window)
 
     keys = Keys(ids, pd.Index(known, dtype="str"), users.label, leave_out=fitted)
-    counted = {stem: keys.count(table, checks[stem], cut) for stem, table in events.items()}
+    counted = {stem: keys.count(table, checks[stem], cut, until) for stem, table in events.items()}
     for stem, table in events.items():
         said += remarks.of_events(table.label, counted[stem], found[stem].events)
     counts = dict(zip(("search", "suggested"), counted["search_events"].matrices, strict=False))
@@ -231,12 +250,12 @@ def assemble(
     said += remarks.of_counts(counts, cut.number)
 
     def as_held(stem: str) -> pd.DataFrame:
-        frame = events[stem].frame
+        frame = from_on(events[stem].frame, until)
         user, category = keys.positions(events[stem], frame)
         whole = {name: as_integers(frame[name]) for name in checks[stem] if name not in KEYS}
         names = pd.array(known, dtype="str").take(np.maximum(category, 0))
         frame = frame.assign(user_id=held["user_id"].array.take(user), category=names, **whole)
-        return frame if (category >= 0).all() else frame[category >= 0].reset_index(drop=True)
+        return frame[category >= 0].reset_index(drop=True)
 
     return Dataset(
         name=description["name"],
@@ -247,6 +266,7 @@ def assemble(
         counts=counts,
         event_tables={stem: partial(as_held, stem) for stem in events},
         remarks=tuple(said),
+        covariates_until=until,
     )
 
 
@@ -256,6 +276,23 @@ def _check_not_empty(users: Table, events: Mapping[str, Table], fitted: bool) ->
         rest = [of for of in events.values() if of is not table]
         if table.is_empty and not (fitted and table is not users and not all(of.is_empty for of in rest)):
             raise table.error(None, "no rows; the model needs users, and events of both surfaces")
+
+
+def _check_some_after(until: int, events: Mapping[str, Table], found: Mapping[str, Survey]) -> None:
+    """Raise if the covariates describe a time after all events of a surface."""
+    for stem, of in found.items():
+        if of.before and not of.events:
+            raise events[stem].error(
+                "timestamp",
+                f'all events are before "covariates_until" of dataset.json, which is {until} ({moment_of(until)}), and '
+                "are not used; give an earlier moment there, in milliseconds since 1970, or take it out",
+            )
+
+
+def _window(until: int | None, found: Mapping[str, Survey]) -> tuple[int, int]:
+    """First and last moment of the events: from where the covariates end, unless a day or more is empty after it."""
+    first, last = min(of.first for of in found.values()), max(of.last for of in found.values())
+    return until if until is not None and first - until < DAY else first, last
 
 
 def _with_extras(users: Table, people: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

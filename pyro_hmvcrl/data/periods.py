@@ -42,6 +42,20 @@ def date_of(time: int) -> str:
     return str(np.datetime64(time, "ms")).partition("T")[0]
 
 
+def moment_of(time: int) -> str:
+    """A moment in ms since epoch in ISO 8601, in UTC: to the day where it is a midnight, else to the second or ms.
+
+    Examples
+    --------
+    >>> moment_of(19_500 * DAY), moment_of(19_500 * DAY + 3_600_000)
+    ('2023-05-23', '2023-05-23T01:00:00Z')
+    """
+    if time % DAY == 0:
+        return date_of(time)
+    unit = "s" if time % 1_000 == 0 else "ms"
+    return f"{np.datetime64(time, 'ms').astype(f'datetime64[{unit}]')}Z"
+
+
 @dataclass(frozen=True)
 class Periods:
     """T periods of equal length, one after the other."""

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, identity, kron
 
 from pyro_hmvcrl.data.counts import Counted, Survey
 from pyro_hmvcrl.data.names import listed, look_alikes, short
-from pyro_hmvcrl.data.periods import DAY, EARLIEST, Periods, date_of, latest, likely_unit
+from pyro_hmvcrl.data.periods import DAY, EARLIEST, Periods, date_of, latest, likely_unit, moment_of
 
 SHARED = 0.995  #: share of events in categories of both surfaces, below which it is said
 LITTLE = 0.5  #: ... and below which names should be looked at
@@ -87,6 +87,17 @@ def of_times(label: str, found: Survey) -> list[str]:
     if likely := likely_unit(time):
         return [f"{said}; that looks like {likely[0]}, and milliseconds are wanted: {likely[1]}"]
     return [f"{said}; are these milliseconds since 1970?"]
+
+
+def of_until(until: int, surveys: Mapping[str, Survey]) -> list[str]:
+    """Events that are left out, as they are before the moment up to which the covariates describe users."""
+    said = f"covariates_until of dataset.json is {until} ({moment_of(until)})"
+    if left_out := sum(of.before for of in surveys.values()):
+        rows = left_out + sum(of.events for of in surveys.values())
+        return [f"{said}: {left_out:,} of {rows:,} events are before it, and are left out"]
+    if until < EARLIEST and (likely := likely_unit(until)):
+        return [f"{said}; that looks like {likely[0]}, and milliseconds are wanted: {likely[1]}"]
+    return []
 
 
 def of_periods(cut: Periods, asked: int | None, first: int, last: int) -> list[str]:

@@ -2,7 +2,10 @@
 
 **Exposure covariates** say what the platform did before any response; **preference covariates** describe the user apart
 from what the platform showed.  Nothing comes from feedback (playing time, click, like, ...): a covariate that follows
-engagement would explain it away.  A :class:`Covariate` has its definition and the reason for its block; another list
+engagement would explain it away.  Nor from the events that the model is fitted on: what is measured in the logs is
+measured **before** them, in the first `COVARIATES_SHARE` of the window.  A covariate that is made of the very
+deliveries goes with what was shown by its making, with no policy in the world, and would be taken for one.  A
+:class:`Covariate` has its definition and the reason for its block; another list
 of them, given to :func:`write_kuaisar`, replaces these.
 """
 
@@ -19,6 +22,7 @@ from pyro_hmvcrl.kuaisar.clock import BEIJING, DAY
 from pyro_hmvcrl.kuaisar.logs import Kuaisar
 
 Array = NDArray[np.float64]
+COVARIATES_SHARE = 0.25  #: of the window, its first part: there covariates are measured
 RARE = 0.01  #: a level that fewer users have gets no indicator
 
 
@@ -26,7 +30,8 @@ RARE = 0.01  #: a level that fewer users have gets no indicator
 class Covariate:
     """One number a user.
 
-    `of` gives it, ``(users,)``, NaN where a user has none; `why` says why it sits in its block.
+    `of` gives it, ``(users,)``, of the logs of the time that covariates describe, NaN where a user has none; `why` says
+    why it sits in its block.
     """
 
     name: str

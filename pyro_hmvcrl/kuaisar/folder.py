@@ -14,7 +14,7 @@ from pandas import DataFrame
 
 from pyro_hmvcrl.data.folder import write_dataset
 from pyro_hmvcrl.kuaisar.clock import beijing
-from pyro_hmvcrl.kuaisar.covariates import EXPOSURE, Covariate, preference_covariates
+from pyro_hmvcrl.kuaisar.covariates import COVARIATES_SHARE, EXPOSURE, Covariate, preference_covariates
 from pyro_hmvcrl.kuaisar.files import KuaisarError
 from pyro_hmvcrl.kuaisar.logs import Kuaisar
 
@@ -25,6 +25,7 @@ def write_kuaisar(
     exposure: Sequence[Covariate] | None = None,
     preference: Sequence[Covariate] | None = None,
     min_events: int = 10,
+    covariates_share: float = COVARIATES_SHARE,
 ) -> dict[str, Any]:
     """Write logs as a dataset folder with ``import.json`` in it, whole or not at all; returns that account.
 
@@ -36,27 +37,34 @@ def write_kuaisar(
         Covariates of the two blocks, in place of `EXPOSURE` and :func:`preference_covariates`.
     min_events
         Users with fewer events on both surfaces together are left out.
+    covariates_share
+        Covariates are measured in the first part of the window, of this share, and the events are those of the rest;
+        0: both of the whole window.
 
     Raises
     ------
     DatasetError
         If nothing is left, or `out` exists.
     KuaisarError
-        If a covariate is out of all proportion.
+        If a covariate is out of all proportion, or one of the two parts of the window has too little in it.
     """
+    before, rest, until = logs.split(covariates_share)
     blocks = {
         "exposure": EXPOSURE if exposure is None else exposure,
         "preference": preference_covariates(logs) if preference is None else preference,
     }
-    surfaces = (logs.deliveries, logs.searches)
+    surfaces = (rest.deliveries, rest.searches)
     n_events = sum(np.bincount(s["user"], minlength=len(logs.users)) for s in surfaces)
     kept = np.flatnonzero(n_events >= max(min_events, 1))
-    users, described, left_out = _covariates(logs, blocks, kept)
+    users, described, left_out = _covariates(before, blocks, kept)
     place = np.full(len(logs.users), -1)
     place[kept] = np.arange(len(kept))
     deliveries, searches = (_events(s, logs.categories, users["user_id"].to_numpy(), place) for s in surfaces)
     account = logs.about | {
-        "window": [beijing(t) for t in logs.window],
+        "window": [beijing(t) for t in rest.window],
+        "covariates_share": covariates_share,
+        "covariates_window": [beijing(t) for t in before.window],
+        "covariates_until": until,
         "files": logs.account.to_dict(),
         "users": {"read": len(logs.users), "kept": len(kept), "least_events": min_events},
         "search_events": len(searches),
@@ -75,6 +83,7 @@ def write_kuaisar(
         preference_covariates=[c["name"] for c in described if c["block"] == "preference"],
         extra_files=extra | ({"truth.npz": logs.truth} if logs.truth else {}),
         categories=logs.categories,
+        covariates_until=until,
     )
     return account
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +50,8 @@ class Kuaisar:
     @property
     def window(self) -> tuple[int, int]:
         """First and last moment of any event, ms since epoch."""
-        times = [frame["time"] for frame in (self.deliveries, self.searches, self.queries)]
+        frames = (self.deliveries, self.searches, self.queries)
+        times = [frame["time"] for frame in frames if len(frame)]
         return min(int(t.min()) for t in times), max(int(t.max()) for t in times)
 
     @property
@@ -66,7 +68,45 @@ class Kuaisar:
         KuaisarError
             If a time cannot be read, or nothing is left of a surface.
         """
-        first, end = (moment(t) for t in (since, until))
+        part = self._between(*(moment(t) for t in (since, until)))
+        for name in ("deliveries", "searches"):
+            if getattr(part, name).empty:
+                stretch = " to ".join(beijing(t) for t in self.window)
+                raise KuaisarError(f"no {name} between {since} and {until}: the logs run from {stretch}")
+        return part
+
+    def split(self, share: float) -> tuple[Kuaisar, Kuaisar, int | None]:
+        """The first `share` of the window, the rest, and the moment (ms since epoch) between them.
+
+        With a share of 0 both are the whole window, and there is no such moment.
+
+        Raises
+        ------
+        KuaisarError
+            If `share` is not from 0 to below 1, or a part has too little in it.
+        """
+        if not 0 <= share < 1:
+            raise KuaisarError(f"covariates_share is {share}: it must be from 0 to below 1")
+        if share == 0:
+            return self, self, None
+        first, last = self.window
+        border = math.ceil(first + share * (last - first))
+        before, rest = self._between(None, border), self._between(border, None)
+        for part, names, where in (
+            (before, ["deliveries"], "before"),
+            (rest, ["deliveries", "searches"], "from"),
+        ):
+            for name in names:
+                if getattr(part, name).empty:
+                    raise KuaisarError(
+                        f"{self.about['source']}: no {name} {where} {beijing(border)}, up to where covariates are "
+                        f"measured (covariates_share {share:g}); give another share, or 0 to measure them in the very "
+                        "window of the events"
+                    )
+        return before, rest, border
+
+    def _between(self, first: int | None, end: int | None) -> Kuaisar:
+        """The events of a stretch, of which there may be none."""
 
         def part(frame: DataFrame) -> DataFrame:
             time = frame["time"].to_numpy()
@@ -74,8 +114,4 @@ class Kuaisar:
             return frame[inside & (time < end)] if end is not None else frame[inside]
 
         parts = {name: part(getattr(self, name)) for name in ("deliveries", "searches", "queries")}
-        for name in ("deliveries", "searches"):
-            if parts[name].empty:
-                stretch = " to ".join(beijing(t) for t in self.window)
-                raise KuaisarError(f"no {name} between {since} and {until}: the logs run from {stretch}")
         return replace(self, **parts)

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
+from pyro_hmvcrl.data.periods import moment_of
 from pyro_hmvcrl.evidence.identifiability import IdentifiabilityReport
 from pyro_hmvcrl.inference.checkpoints import save_tensors
 from pyro_hmvcrl.inference.laplace import Values
@@ -45,8 +46,10 @@ def write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folde
     dataset.users[["user_id", *names]].to_parquet(folder / "covariates.parquet", index=False)
     activity_of(dataset).to_parquet(folder / "activity.parquet", index=False)
     edges.to_csv(folder / "graph.csv", index=False)
+    until = dataset.covariates_until
     report = {
         "remarks": list(dataset.remarks),
+        "covariates_until": None if until is None else moment_of(until),
         "identifiability": identified.to_dict(),
         "restarts": [
             {"restart": r, "selected": r == found.selected}
@@ -97,6 +100,7 @@ def run_config(dataset: Dataset, settings: Settings, found: Fit, seconds: float)
         "standardisation": found.standardisation.to_dict(),
         "settings": asdict(settings),
         "periods": dataset.periods.to_dict(),
+        "covariates_until": dataset.covariates_until,
         "users": dataset.n_users,
         "held_out_users": int(found.held_out.sum()),
         "search_events": int(dataset.counts["search"].sum(dtype=float)),

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pyro_hmvcrl.kuaisar.copy import folder
+from pyro_hmvcrl.kuaisar.copy.catalogue import AGE_SD, DURATION_SD, SKEW, _offsets
 from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
 from pyro_hmvcrl.kuaisar.copy.population import CATEGORIES, EXPOSURE_COVARIATES, draw_population
 from pyro_hmvcrl.kuaisar.copy.search import SOURCES
@@ -349,14 +350,36 @@ def test_measured_covariates_are_the_planted_ones_and_nothing_of_the_noise(copy)
     assert np.abs(leak).max() < 4.5 / np.sqrt(USERS)
 
 
-def test_no_category_has_more_popular_items_than_another_for_the_same_user(copy):
-    """Else the popularity that a user is shown would tell of the factors."""
+def of_items(copy: Copy) -> pd.DataFrame:
+    """What was delivered: its user, category, and logarithms of the item's popularity, duration and age."""
     rows = copy.deliveries()
-    rows = rows.assign(category=rows["item_id"].map(copy.category)).query("category > 0")
-    theta = rows["user_id"].map(planted(copy)["popularity"])
-    popularity = np.log(rows.groupby("item_id")["click"].transform("size"))
-    left = popularity - np.polyval(np.polyfit(theta, popularity, 2), theta)
-    assert left.groupby(rows["category"]).mean().std() < 0.05
+    upload = copy.items.loc[copy.items["upload_time"] != "1970-01-01"].set_index("item_id")["upload_time"]
+    local = pd.to_datetime(rows["timestamp"], unit="ms") + pd.Timedelta(hours=8)
+    days = (local.dt.normalize() - pd.to_datetime(rows["item_id"].map(upload))).dt.days
+    found = {
+        "user": pd.Index(copy.users["user_id"]).get_indexer(rows["user_id"]),
+        "category": rows["item_id"].map(copy.category).fillna(0).astype(int) - 1,
+        "popularity": np.log(rows.groupby("item_id")["click"].transform("size")),
+        "duration": np.log(rows["duration_ms"]),
+        "age": np.log1p(days.clip(lower=0)),
+    }
+    return pd.DataFrame(found).query("category >= 0").dropna()
+
+
+def test_items_differ_by_category_in_popularity_duration_and_age_and_users_are_evened_out(copy):
+    """So that covariates of the very deliveries go with their categories, and in the long run with none of them."""
+    rows, population = of_items(copy), draw_population(USERS, SEED)
+    offsets = _offsets(population, SEED)
+    usual = population.exposure @ offsets
+    for k, (name, sd) in enumerate({"popularity": SKEW, "duration": DURATION_SD, "age": AGE_SD}.items()):
+        theta = population.exposure_covariates[rows["user"], k]
+        left = rows[name] - np.polyval(np.polyfit(theta, rows[name], 2), theta)
+        of_category = left.groupby(rows["category"]).mean()
+        assert of_category.std() > 0.2, name
+        assert np.corrcoef(of_category, offsets[:, k])[0, 1] > 0.95, name
+        # ... and by nothing else: not by how many, and who, are shown a category.
+        planted_left = left - sd * (offsets[rows["category"], k] - usual[rows["user"], k])
+        assert planted_left.groupby(rows["category"]).mean().std() < of_category.std() / 3, name
 
 
 def test_levels_stand_in_the_user_features_and_vary(copy, tiny):

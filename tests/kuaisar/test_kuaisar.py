@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -33,6 +34,9 @@ from pyro_hmvcrl.kuaisar.files import KuaisarError
 from pyro_hmvcrl.kuaisar.folder import write_kuaisar
 from pyro_hmvcrl.kuaisar.reading import read_kuaisar
 
+# Of a day's window no part has much in it.
+write = partial(write_kuaisar, covariates_share=0)
+
 
 @pytest.fixture
 def read(tmp_path):
@@ -48,7 +52,7 @@ def read(tmp_path):
 
 
 def test_deliveries_become_recommendation_events_and_clicked_results_search_events(read, tmp_path):
-    account = write_kuaisar(read(files()), tmp_path / "out", min_events=1)
+    account = write(read(files()), tmp_path / "out", min_events=1)
     data = read_dataset(tmp_path / "out")
     assert data.categories == ["Cars", "Food"]
     assert data.exposure.tolist() == [[1, 2], [1, 0]]
@@ -178,7 +182,7 @@ def test_suggested_queries_are_kept_and_marked(read, tmp_path):
     data = read(with_rows("src_inter.csv", result(1, 11, source="HOT_LIST")))
     assert data.searches["suggested"].tolist() == [0, 0, 0, 1]
     assert data.queries["user_input"].sum() == 3
-    write_kuaisar(data, tmp_path / "out", min_events=1)
+    write(data, tmp_path / "out", min_events=1)
     dataset = read_dataset(tmp_path / "out")
     assert dataset.counts["suggested"].sum() == 1
     assert dataset.search.sum() == 3  # the users' own
@@ -199,7 +203,7 @@ def test_covariates_are_what_they_say(read, tmp_path):
     tables["item_features.csv"][1][1][5] = "LongCamera"
     tables["src_inter.csv"][1].append(result(2, 11, DAY, keyword="[3]"))
     tables["src_inter.csv"][1].append(result(2, 11, HOUR, keyword="[9]", source="HOT_LIST"))
-    write_kuaisar(read(tables), tmp_path / "out", min_events=1)
+    write(read(tables), tmp_path / "out", min_events=1)
     users = read_dataset(tmp_path / "out").users
     expected = {
         # deliveries of the items: 10 four times, 11 three times, 12 once
@@ -223,7 +227,7 @@ def test_covariates_are_what_they_say(read, tmp_path):
 
 
 def test_every_covariate_has_a_definition_and_a_reason(read, tmp_path):
-    account = write_kuaisar(read(files()), tmp_path / "out", min_events=1)
+    account = write(read(files()), tmp_path / "out", min_events=1)
     assert {c["block"] for c in account["covariates"]} == {"exposure", "preference"}
     assert all(len(c["definition"]) > 5 and len(c["why"]) > 5 for c in account["covariates"])
 
@@ -232,7 +236,7 @@ def test_covariates_can_be_replaced(read, tmp_path):
     own = Covariate(
         "deliveries", "number of deliveries", "so I say", lambda data: np.bincount(data.deliveries["user"])
     )
-    write_kuaisar(read(files()), tmp_path / "out", exposure=[own], min_events=1)
+    write(read(files()), tmp_path / "out", exposure=[own], min_events=1)
     data = read_dataset(tmp_path / "out")
     assert data.exposure_covariates == ["deliveries"]
     assert data.users["deliveries"].tolist() == [3, 1]
@@ -241,7 +245,7 @@ def test_covariates_can_be_replaced(read, tmp_path):
 def test_a_user_without_a_value_gets_the_median_and_is_counted(read, tmp_path):
     tables = with_rows("user_features.csv", [3, 0, 2, 3, 1])
     tables["src_inter.csv"][1].append(result(3, 10))
-    account = write_kuaisar(read(tables), tmp_path / "out", min_events=1)
+    account = write(read(tables), tmp_path / "out", min_events=1)
     described = {c["name"]: c for c in account["covariates"]}
     assert described["age"]["users_given_the_median"] == 1
     age = read_dataset(tmp_path / "out").users["age"]
@@ -264,7 +268,7 @@ def test_a_window_is_in_beijing_time(read):
 
 
 def test_users_with_few_events_are_left_out(read, tmp_path):
-    account = write_kuaisar(read(files()), tmp_path / "out", min_events=4)
+    account = write(read(files()), tmp_path / "out", min_events=4)
     assert account["users"] == {"read": 2, "kept": 1, "least_events": 4}
 
 
@@ -351,8 +355,8 @@ def test_no_such_source(tmp_path):
 def test_nothing_is_half_written(read, tmp_path):
     data = read(files())
     with pytest.raises(DatasetError):
-        write_kuaisar(data, tmp_path / "out", min_events=1_000)
+        write(data, tmp_path / "out", min_events=1_000)
     bad = Covariate("bad", "not a number", "for the test", lambda data: np.array([np.inf, np.inf]) / 0 * 0)
     with pytest.raises((DatasetError, FloatingPointError, RuntimeWarning)):
-        write_kuaisar(data, tmp_path / "out", exposure=[bad], preference=[bad], min_events=1)
+        write(data, tmp_path / "out", exposure=[bad], preference=[bad], min_events=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["KuaiSAR_final"]

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pyro_hmvcrl.data.folder import read_dataset
@@ -25,7 +26,7 @@ QUICK = Settings(2, 3, restarts=1, steps=30, encoder_steps=10, device="cpu")
 def studied(tmp_path_factory):
     """A study of a small generated copy, of which nothing but its form can be expected."""
     base = tmp_path_factory.mktemp("kuaisar")
-    write_kuaisar_copy(base / "copy", users=320, seed=0, events=0.3)
+    write_kuaisar_copy(base / "copy", users=320, seed=0, events=0.4)
     return base, study(base / "copy", base / "study", QUICK)
 
 
@@ -53,6 +54,24 @@ def test_the_periods_share_no_event_and_no_user_is_judged_who_was_fitted(studied
     for surface in ("search_events", "recommendation_events"):
         assert getattr(earlier, surface)["timestamp"].max() < getattr(later, surface)["timestamp"].min()
     assert max(row["users"] for row in found["agreement"]) <= round(0.1 * earlier.n_users)
+    for data in (earlier, later):  # covariates are measured in the period of the events, before them
+        assert data.covariates_until <= min(
+            int(t["timestamp"].min()) for t in (data.search_events, data.recommendation_events)
+        )
+    assert later.covariates_until > earlier.recommendation_events["timestamp"].max()
+    report = json.loads((base / "study" / "run" / "report.json").read_text())
+    assert pd.Timestamp(report["covariates_until"]).value // 1_000_000 == earlier.covariates_until
+
+
+def test_covariates_and_events_can_be_of_one_window_as_the_published_ones(tmp_path, monkeypatch):
+    write_kuaisar_copy(tmp_path / "copy", users=60, seed=0, events=0.3)
+    monkeypatch.setattr(published, "_enough_users", stop)
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "copy", tmp_path / "study", QUICK, covariates_share=0)
+    earlier, later = (read_dataset(tmp_path / "study" / name) for name in ("earlier", "later"))
+    assert earlier.covariates_until is later.covariates_until is None
+    with pytest.raises(StudyError, match="other settings"):
+        study(tmp_path / "copy", tmp_path / "study", QUICK)
 
 
 def test_a_study_goes_on_where_it_was(studied, monkeypatch):

@@ -18,6 +18,7 @@ from pyro_hmvcrl.kuaisar.copy.laws import (
     MOST_RESULTS,
     OPENS,
     PULL,
+    SPREAD,
     VOCABULARY,
     WINDOW_DAYS,
 )
@@ -32,6 +33,7 @@ MOST_BANDS, ITEMS_A_BAND = 24, 1_000  #: at most, and at least
 SKEW = 1.5  #: sd of log popularity over deliveries
 MEDIAN_DURATION, DURATION_SD = 20_000, 0.8  #: ms, of its logarithm
 MEDIAN_AGE, AGE_SD = 20, 1.0  #: days, of the logarithm of 1 + age
+WANTED_UPLOADS = 50_000  #: of a category, that stand for all
 USERS_A_CHUNK, ITEMS_A_CHUNK = 500, 400_000
 ITEM_TYPES, ITEM_TYPE_SHARES = ("NORMAL", "AD", "PHOTO_SERIES"), (0.94, 0.04, 0.02)
 UPLOAD_TYPES = ("LongImport", "ShortImport", "ShortCamera", "LongCamera", "PictureSet", "Web")
@@ -51,8 +53,11 @@ class Catalogue:
         A permutation of 1..I.
     missing, padding_category, padding_author, padding_upload, caption_large
         The items with each quirk.
+    offsets
+        What a category adds to its items' scores of popularity, duration and age, ``(C, 3)``.
     wanted_uploads
-        A sorted sample of the time, in days since 1970, at which the item of a delivery should have been uploaded.
+        A sorted sample of each category of the time, in days since 1970, at which the item of a delivery should have
+        been uploaded, ``(C, n)``.
     """
 
     tall: Ints
@@ -67,6 +72,7 @@ class Catalogue:
     padding_author: Mask
     padding_upload: Mask
     caption_large: Mask
+    offsets: Array
     wanted_uploads: Array
 
     @cached_property
@@ -80,16 +86,17 @@ class Catalogue:
 
 
 def draw_catalogue(planter: Planter, population: Population, items: int, seed: int) -> Catalogue:
-    """About `items` items, so many in each category and band that a band's popularity is the same in all categories.
+    """About `items` items, so many in each category and band that a band's popularity is as its category has it.
 
-    Otherwise a category whose audience is shown popular items would have more popular ones, and the popularity that
-    a user is shown would tell of the factors.
+    It does not hang on how many are shown the category: else one whose audience is shown popular items would have more
+    popular ones, and the popularity that a user is shown would tell of the factors.
     """
     rng = np.random.default_rng([seed, 13])
     bands = int(np.clip(items // ITEMS_A_BAND, 4, MOST_BANDS))
     edges = ndtri(np.linspace(0, 1, bands + 1))  # of the popularity score, whose bands have equal deliveries
     rarity = np.diff(ndtr(edges + SKEW))  # log popularity is linear in the score
-    wanted_items = _audience(population, edges) * rarity
+    offsets = _offsets(population, seed)
+    wanted_items = _audience(population, offsets, edges) * rarity * np.exp(-SKEW * offsets[:, :1])
     wanted_items *= items / wanted_items.sum()
     wanted_items[:, 0] = np.maximum(wanted_items[:, 0], MOST_RESULTS)  # enough for a session of one category
     wide = np.maximum(np.rint(np.sqrt(wanted_items)), 1).astype(np.int64)
@@ -99,8 +106,10 @@ def draw_catalogue(planter: Planter, population: Population, items: int, seed: i
     block = np.repeat(np.arange(size.size), size)
     place = np.arange(size.sum()) - start[block]
     row, column = np.divmod(place, wide.ravel()[block])
-    wanted = np.sort(_wanted_upload(rng.normal(size=200_000), FIRST_DATE + _window_time(rng, 200_000)))
-    upload = wanted[((column + 0.5) / wide.ravel()[block] * len(wanted)).astype(np.int64)]
+    drawn, delivered = rng.normal(size=WANTED_UPLOADS), FIRST_DATE + _window_time(rng, WANTED_UPLOADS)
+    wanted = np.sort(_wanted_upload(drawn + offsets[:, 2:], delivered), axis=1)
+    category = block // bands
+    upload = wanted[category, ((column + 0.5) / wide.ravel()[block] * WANTED_UPLOADS).astype(np.int64)]
     score = ndtri((row + rng.random(len(place))) / tall.ravel()[block])
     order = rng.permutation(len(place))
     item_id = np.empty(len(place), np.int64)
@@ -118,8 +127,10 @@ def draw_catalogue(planter: Planter, population: Population, items: int, seed: i
         tall=tall,
         wide=wide,
         start=start.reshape(wide.shape),
-        category=(block // bands).astype(np.int8),
-        duration=np.rint(MEDIAN_DURATION * np.exp(DURATION_SD * score)).astype(np.int32),
+        category=category.astype(np.int8),
+        duration=np.rint(MEDIAN_DURATION * np.exp(DURATION_SD * (score + offsets[category, 1]))).astype(
+            np.int32
+        ),
         upload_day=np.floor(upload).astype(np.int32),
         item_id=item_id,
         missing=missing,
@@ -127,15 +138,34 @@ def draw_catalogue(planter: Planter, population: Population, items: int, seed: i
         padding_author=marked("items_padding_author"),
         padding_upload=marked("items_padding_upload"),
         caption_large=marked("items_caption_large"),
+        offsets=offsets,
         wanted_uploads=wanted,
     )
 
 
-def _audience(population: Population, edges: Array) -> Array:
+def _offsets(population: Population, seed: int) -> Array:
+    """Evenly spaced, dealt out anew for each score, and 0 on average over deliveries."""
+    rng, even = np.random.default_rng([seed, 19]), np.linspace(-1, 1, len(CATEGORIES))
+    offsets = np.stack([spread * rng.permutation(even) for spread in SPREAD], 1)
+    return np.asarray(offsets - population.exposure.mean(0) @ offsets)
+
+
+def scores_of(population: Population, users: slice, offsets: Array) -> Array:
+    """Mean scores ``(users, 3)`` of what users are delivered, within a category.
+
+    The ranking evens out what the user's categories add: on average over all of a user's deliveries the covariates are
+    what was planted, and tell nothing of the factors.  Over any number of them, they go with the categories which these
+    happen to be of.
+    """
+    return np.asarray(PULL * population.exposure_covariates[users, :3] - population.exposure[users] @ offsets)
+
+
+def _audience(population: Population, offsets: Array, edges: Array) -> Array:
     """Expected deliveries in each category and band, ``(C, bands)``, in an arbitrary unit."""
-    popularity, _, _, batch_size, cadence = population.exposure_covariates.T[:5]
+    batch_size, cadence = population.exposure_covariates.T[3:5]
+    popularity = scores_of(population, slice(None), offsets)[:, :1]
     deliveries = np.exp(CADENCE[1] * cadence) * (1 + np.exp(BATCH_SIZE[0] + BATCH_SIZE[1] * batch_size))
-    upto = ndtr((edges - PULL * popularity[:, None]) / np.sqrt(1 - PULL**2))
+    upto = ndtr((edges - popularity) / np.sqrt(1 - PULL**2))
     return (deliveries[:, None] * population.exposure).T @ np.diff(upto, axis=1)
 
 
@@ -153,12 +183,23 @@ def items_at(catalogue: Catalogue, category: Ints, scores: Array, delivered: Arr
     """The items of these categories that stand at these scores ``(3, n)`` of popularity, duration and age."""
     band = (catalogue.wide.shape[1] * ndtr(scores[0])).astype(np.int64)
     tall, wide = catalogue.tall[category, band], catalogue.wide[category, band]
-    wanted = catalogue.wanted_uploads
-    rank = np.searchsorted(wanted, _wanted_upload(scores[2], delivered)) / (len(wanted) + 1)
+    rank = _rank(
+        catalogue.wanted_uploads,
+        category,
+        _wanted_upload(scores[2] + catalogue.offsets[category, 2], delivered),
+    )
     row, column = (tall * ndtr(scores[1])).astype(np.int64), (wide * rank).astype(np.int64)
     item = catalogue.start[category, band] + row * wide + column
     # One that was uploaded after the delivery has a sister, next in the grid, which was not.
     return np.asarray(item - ((catalogue.upload_day[item] > delivered) & (column > 0)))
+
+
+def _rank(wanted: Array, category: Ints, upload: Array) -> Array:
+    """Share of its category's `wanted` uploads ``(C, n)`` that are before each."""
+    n, apart = wanted.shape[1], 1e7  # days, farther than any upload
+    ladder = wanted + apart * np.arange(len(wanted))[:, None]
+    place = np.searchsorted(ladder.ravel(), upload + apart * category) - n * category
+    return np.asarray(place / (n + 1))
 
 
 def write_items(path: Path, catalogue: Catalogue, seed: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_hmvcrl.kuaisar.clock import BEIJING, DAY
-from pyro_hmvcrl.kuaisar.copy.catalogue import Catalogue, items_at
+from pyro_hmvcrl.kuaisar.copy.catalogue import Catalogue, items_at, scores_of
 from pyro_hmvcrl.kuaisar.copy.laws import BATCH_SIZE, CADENCE, CLICK_FROM, NIGHT_SHARE, PULL, SLOTS
 from pyro_hmvcrl.kuaisar.copy.population import Ints, Mask, Population, Rows
 from pyro_hmvcrl.kuaisar.copy.quirks import Planter, unknown_users
@@ -59,7 +59,8 @@ def draw_deliveries(
     batch = np.arange(len(batches["size"])).repeat(batches["size"])
     user, local = batches["user"][batch], batches["local"][batch]
     category = draw_categories(rng, user, population.exposure[users])
-    scores = PULL * covariates[user, :3].T + np.sqrt(1 - PULL**2) * rng.normal(size=(3, len(user)))
+    mean = scores_of(population, users, catalogue.offsets)[user].T
+    scores = mean + np.sqrt(1 - PULL**2) * rng.normal(size=(3, len(user)))
     item = items_at(catalogue, category, scores, local / DAY)
     # A batch does not show an item twice.
     kept = np.sort(np.unique(batch * len(catalogue.category) + item, return_index=True)[1])

@@ -11,7 +11,8 @@ one:
 
 - *popularity*, *duration* and *age*: inside every category, items stand in bands of geometrically falling
   popularity, and inside a band in a grid, duration by upload date.  A delivery draws three normal scores about the
-  user's covariates, and takes the item that stands there;
+  user's covariates, and takes the item that stands there.  Categories differ in all three; for each user the ranking
+  evens this out, on average and not in what happens to be delivered in a window;
 - *batch size*, *cadence* and *night share* set when and how many items are delivered;
 - *query rate* and *query breadth* set how many queries of the user's own there are, and how many distinct ones;
 - levels and one-hot features stand in ``user_features.csv``.

@@ -9,6 +9,11 @@ OPENS, CLOSES = 14.5, 9.5  #: hours of the first and the last date
 SLOTS = 19  #: days of presence: 18 whole dates, and the window's two parts of dates as one
 WINDOW_DAYS = 18 + (24 - OPENS + CLOSES) / 24
 PULL = 0.6  #: correlation of a delivery's scores with the user's covariates
+SPREAD = (
+    0.6,
+    0.6,
+    0.5,
+)  #: how far categories' scores of popularity, duration and age lie from the middle, at most
 # Intercepts, and slopes on the standardised covariate:
 CADENCE = (1.9, 0.5)  #: of the logarithm of batches a day
 BATCH_SIZE = (1.5, 0.35)  #: of the logarithm of the items of a batch after the first
