@@ -377,6 +377,7 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
             ax.plot(ends, ends, color="0.6", lw=0.8, zorder=0)
             ax.set(title=f"{method}: {outcome}", xlabel="true effect, points", ylabel="estimate, points")
             legend(ax, frameon=False)
+    figure.suptitle("dots: knobs at random; crosses: knobs set by what is known of the user", size=10)
     return figure
 
 

@@ -40,16 +40,6 @@ from pyro_hmvcrl.kuaisar.reading import read_kuaisar
 write = partial(write_kuaisar, covariates_share=0)
 
 
-@pytest.fixture
-def read(tmp_path):
-    """Reads tables from a folder."""
-
-    def reader(tables, **options):
-        return read_kuaisar(folder(tmp_path / "KuaiSAR_final", tables), **options)
-
-    return reader
-
-
 def column(tables, name, header, change):
     """Change the values of a column, in place."""
     at = tables[name][0].split(",").index(header)
