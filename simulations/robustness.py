@@ -407,7 +407,7 @@ def diagnose(
         "overlap": overlap(covariates, covariates[[*SHIFT]] + pd.Series(SHIFT)).to_dict(),
         "negative_controls": negative_controls(*fitted, seed),
         "noise": noise_checks(*fitted, seed, noise_draws),
-        "placebo": placebo(*fitted, shifted, LEVEL, seed),
+        "placebo": placebo(*fitted, shifted, LEVEL, seed, share),
         "sensitivity": rho_curve(*fitted, policy, LEVEL, seed=seed, share=OF_CURVE * share),
     }
     row = {"placebo_covers_zero": answer["placebo"]["covers_zero"], "placebo_p": answer["placebo"]["p"]}

@@ -32,7 +32,7 @@ from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
 
-SETTINGS = Settings(2, 3, restarts=1, steps=10, encoder_steps=10, batch_size=64, device="cpu")
+SETTINGS = Settings(2, 3, restarts=1, steps=10, encoder_steps=10, batch_size=64, device="cpu", periods=2)
 SHIFT = [add("platform_1", 0.1)]
 
 

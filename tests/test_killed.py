@@ -29,7 +29,7 @@ from pyro_hmvcrl.synthetic.simulation import simulate
 
 SAMPLE = Path(__file__).parents[1] / "data" / "kuaisar-generated"
 KILLS = int(os.environ.get("HMVCRL_KILLS", "1"))
-SETTINGS = Settings(2, 3, restarts=2, steps=30, encoder_steps=30, batch_size=64, device="cpu")
+SETTINGS = Settings(2, 3, restarts=2, steps=30, encoder_steps=30, batch_size=64, device="cpu", periods=3)
 
 PROCESSES = multiprocessing.get_context("forkserver")  # which imports what it takes once, for all
 PROCESSES.set_forkserver_preload(["test_killed"])

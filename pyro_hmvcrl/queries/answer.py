@@ -149,7 +149,11 @@ def _answer(
     run, users = population.run, population.users
 
     def ask(
-        interventions: Interventions, share: float, mediators: Mediators | None = None, title: str = ""
+        interventions: Interventions,
+        share: float,
+        mediators: Mediators | None = None,
+        whole: bool = False,
+        title: str = "",
     ) -> EffectDraws:
         return average_effects(
             run.guide,
@@ -161,11 +165,12 @@ def _answer(
             counterfactual,
             seed,
             share,
+            whole,
             progress=title if progress else "",
         )
 
-    main = ask(question.interventions, 1.0, title="effects")
-    detail = ask(question.interventions, IN_DETAIL, _in_detail(population), "factors and paths")
+    main = ask(question.interventions, 1.0, whole=True, title="effects")
+    detail = ask(question.interventions, IN_DETAIL, _in_detail(population), title="factors and paths")
     answer = {
         "shift": question.words,
         "kind": "counterfactual" if counterfactual else "interventional",

@@ -110,6 +110,7 @@ def average_effects(
     counterfactual: bool = False,
     seed: int = 0,
     share: float = 1.0,
+    whole: bool = True,
     progress: str = "",
 ) -> EffectDraws:
     """Average effects on outcomes, under each draw of the parameters.
@@ -129,6 +130,8 @@ def average_effects(
         By default the factors of both channels, and the past, without further questions.
     share
         Of `USER_DRAWS`, where less will do.
+    whole
+        With the factors' displacement and densities, and the course over the periods; else these are left empty.
     progress
         Title of a progress bar; empty: none.
 
@@ -167,8 +170,9 @@ def average_effects(
             }
             program = hold(story, noise=noise)
             effects = natural_effects(program, (batch,), forces, mediators, outcomes, users.weights)
-            found.add(effects, guide.model.graph.names, with_course=number * at_once < n)
-            densities = densities or _densities(effects, guide.model.graph.names)
+            names = guide.model.graph.names if whole else []
+            found.add(effects, names, with_course=whole and number * at_once < n)
+            densities = densities or _densities(effects, names)
     return found.draws(posterior, effects.asked, densities)
 
 
@@ -245,7 +249,12 @@ class _Averages:
             o: {name: of["world", o, name] for kind, p, name in of if (kind, p) == ("world", o)}
             for o in outcomes
         }
-        course = {o: {name: _by_period(of, o, name) for name in ("before", "after")} for o in outcomes}
+        with_course = any(kind == "course" for kind, *_ in of)
+        course = {
+            o: {name: _by_period(of, o, name) for name in ("before", "after")}
+            for o in outcomes
+            if with_course
+        }
         displacement = {}
         for factor in (f for kind, f, part in of if (kind, part) == ("factor", "moved")):
             before, square, by = (

@@ -54,6 +54,7 @@ def placebo(
     shifted: Tensor,
     level: float,
     seed: int = 0,
+    share: float = 1.0,
     progress: str = "",
 ) -> dict[str, Any]:
     """Effects of the shift on the dealt-out copy of the exposure covariates, whose true effect is 0.
@@ -62,6 +63,8 @@ def placebo(
     ----------
     shifted
         Standardised exposure covariates ``(N, D_P)`` under the policy; the copy is dealt out with them.
+    share
+        Of the draws that a placebo has.
 
     Returns
     -------
@@ -81,7 +84,8 @@ def placebo(
         replace(users, logs=both),
         {"exposure_covariates": torch.cat([real, shifted[dealt]], 1)},
         seed=seed,
-        share=OF_PLACEBO,
+        share=OF_PLACEBO * share,
+        whole=False,
         progress=progress,
     )
     found = {
@@ -231,7 +235,7 @@ def rho_curve(
         )
         outcome = {"engagement": partial(_engagement_with_cause, loading=loading)}
         effects = average_effects(
-            guide, changed, users, interventions, outcomes=outcome, seed=seed, share=share
+            guide, changed, users, interventions, outcomes=outcome, seed=seed, share=share, whole=False
         )
         for name in ("NDE", "NIE", "TE"):
             curve[name].append(interval(effects.contrasts["engagement"][name], level))

@@ -29,7 +29,7 @@ from pyro_hmvcrl.synthetic.simulation import simulate
 from worlds import logs_of
 
 DESIGN = Design(users=300, preference_factors=2, categories=8)
-SETTINGS = Settings(2, 2, restarts=1, steps=100, encoder_steps=60, batch_size=200, device="cpu")
+SETTINGS = Settings(2, 2, restarts=1, steps=100, encoder_steps=60, batch_size=200, device="cpu", periods=2)
 
 
 def main(folder: Path) -> None:

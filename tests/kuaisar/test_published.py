@@ -19,7 +19,7 @@ from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
 from pyro_hmvcrl.kuaisar.published import PUBLISHED, StudyError, study, target_factors
 from pyro_hmvcrl.report.page import write_report
 
-QUICK = Settings(2, 3, restarts=1, steps=30, encoder_steps=10, device="cpu")
+QUICK = Settings(2, 3, restarts=1, steps=30, encoder_steps=10, device="cpu", periods=2)
 
 
 @pytest.fixture(scope="module")

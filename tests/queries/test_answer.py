@@ -22,7 +22,7 @@ from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
 
-QUICK = Settings(2, 3, restarts=1, steps=40, encoder_steps=10, batch_size=64)
+QUICK = Settings(2, 3, restarts=1, steps=40, encoder_steps=10, batch_size=64, periods=3)
 ESTIMANDS = ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference")
 
 
