@@ -85,7 +85,7 @@ def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
     world = Design.with_knobs(**knobs)
     steps = {} if design in POSITIVE else NEGATIVE_SETTINGS
     if quick:
-        steps = {"restarts": 1, "steps": 20, "encoder_steps": 20}
+        steps = {"restarts": 1, "steps": 20, "encoder_steps": 20, "periods": 2}
     settings = Settings(world.platform_factors, world.preference_factors, seed=seed, device="cpu", **steps)
     for folder in ("data", "run"):  # made anew from the seed; only the fit's checkpoints outlive a killed run
         shutil.rmtree(scratch / folder, ignore_errors=True)
