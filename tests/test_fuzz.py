@@ -218,7 +218,9 @@ def fitted(tmp_path_factory):
     design = Design(users=80, preference_factors=2, categories=4, edges=())
     write_simulation(simulate(design, 0), base / "data", seed=0, truth=False)
     fit_folder(
-        base / "data", base / "run", Settings(2, 2, restarts=1, steps=5, encoder_steps=3, device="cpu", periods=2)
+        base / "data",
+        base / "run",
+        Settings(2, 2, restarts=1, steps=5, encoder_steps=3, device="cpu", periods=2),
     )
     tensors, metadata = load_tensors(base / "run" / "posterior.safetensors")
     few = {name: t[:3] if name.startswith(("draws", "placebo")) else t for name, t in tensors.items()}
