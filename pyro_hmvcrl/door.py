@@ -151,7 +151,7 @@ class Run(FittedRun):
         return super().logs(dataset or self.dataset)  # type: ignore[arg-type]
 
     def noise(self, logs: Logs | None = None, seed: int = 0) -> torch.Tensor:
-        """The users' noise as their logs speak of it ``(N, K)``: a draw of the guide's; by default of the run's own."""
+        """The users' noise as their logs speak of it ``(N, K + 1)``: a draw; by default of the run's own."""
         return super().noise(self.logs() if logs is None else logs, seed)
 
 

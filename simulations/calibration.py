@@ -118,7 +118,7 @@ def judged(guide: Guide, logs: Logs, seed: int) -> list[dict[str, Any]]:
         k = pareto_k((log_joint(draws) - posterior.log_prob(noise)).numpy())
         weights = {"khat_median": float(np.median(k)), "khat_unreliable": float((k > UNRELIABLE).mean())}
         _, sd = factor_posterior(prior, posterior)
-        contraction = (1 - sd**2 / (prior.turn**2).sum(-1).numpy()).mean(0).tolist()
+        contraction = (1 - sd**2 / (prior.turn**2).sum(-1)[:, :-1].numpy()).mean(0).tolist()
         for quantity, of_users, contracted in zip(names, ranks.T, [*contraction, None], strict=True):
             row = {"guide": name, "quantity": quantity, "contraction": contracted}
             rows.append(row | judgement(of_users, limit) | weights)
@@ -128,7 +128,7 @@ def judged(guide: Guide, logs: Logs, seed: int) -> list[dict[str, Any]]:
 def guides(guide: Guide, logs: Logs, encoded: PrecisionNormal) -> tuple[PrecisionNormal, ...]:
     """Posteriors over the noise by the guides in `GUIDES`, of which `encoded` is the first."""
     _, expanded = guide.expansion(logs.n_users).posterior(logs)
-    identity = torch.eye(guide.model.n_factors).expand_as(encoded.precision_cholesky)
+    identity = torch.eye(guide.model.n_noise).expand_as(encoded.precision_cholesky)
     collapsed = PrecisionNormal(torch.zeros_like(encoded.mean), identity)
     return encoded, expanded, collapsed, encoded.wider(NARROW)
 

@@ -65,12 +65,15 @@ def loss_by_hand(guide: Guide, logs: Logs) -> Tensor:
     users = product_of_experts(prior, experts, check=not prior.base.is_cuda)
     noise = users.antithetic(PARTICLES)
     location, scale = model.mechanisms(c, logs.exposure_covariates, logs.preference_covariates)
-    z = list((location + scale * noise).unbind(-1))
+    z = list((location + scale * noise[..., :-1]).unbind(-1))
     for target, sources in model.graph.plan or []:
         for source in sources:
             z[target] = z[target] + c["edges"][source, target] * z[source]
     platform, preference = model.channels(torch.stack(z, -1))
-    log_odds = engagement_logits(c, platform, preference, logs.exposure_covariates)
+    bends, _ = model.bends(logs.exposure_covariates, logs.preference_covariates)
+    user = logs.exposure_covariates @ c["delta"] + bends @ c["delta_bend"]
+    user = user + model.readiness_scale(c) * noise[..., -1]
+    log_odds = engagement_logits(c, platform, preference, user.unsqueeze(-1))
     log_joint = standard_normal(noise) + shares(model.f_search(preference), logs.search)
     log_joint = log_joint + shares(model.f_exposure(platform), logs.exposure)
     log_joint = log_joint + (logs.engagement * log_odds - logs.exposure * softplus(log_odds)).sum(-1)

@@ -15,6 +15,14 @@ Data          ``none``: the world of ``effects.py``'s ``coverage`` (substitution
               ``common_cause``: the noises of ``platform_1`` and ``preference_1`` have this correlation.
               ``hidden_cause``: what makes ``platform_1``'s noise moves engagement's log odds too, not through
               ``platform_1``, with the correlation that ``checks.rho_curve`` calls rho.
+              ``policy_cause``: what makes ``exposure_1`` moves engagement's log odds too, with this correlation.
+              ``readiness``: users differ in the log odds of all their engagements, with this standard deviation.
+              ``u_shape``: this share of the location of ``platform_1`` is a parabola of ``exposure_1``.
+              ``bursts``: every event comes so many times.
+              ``reliability``: ``exposure_1`` is measured with error, and so reliable.
+              ``deliveries``: no covariate does anything but through ``taste_1`` and the like, and in place of
+              ``exposure_1`` stands a figure made of the window's own deliveries: the mean over them of a trait of the
+              categories, plus an error with this share of its variance.
               These are fitted as logs of one period.  Others are no departures, but arrows of time that the story has
               (`IN_STORY`), in ten days, fitted in the periods that a fit chooses by default: ``learning``:
               `Design.learning` and `Design.personalisation` have this dose.  ``influence``: `Design.influence` has.
@@ -28,8 +36,9 @@ Estimands     Interventional effects of ``exposure_1`` + 1 sd on engagement and 
               NDE and the other parts of NIE.
               ``drift``: users engage, and look for things, with the preference at the time of the recommendations;
               the factor to recover is the one half-way.  ``suggested``: what users look for of their own accord.
-              ``hidden_cause``: the cause keeps its part of engagement in every world.  The fit's own errors (factors,
-              misplaced covariates) leave the truth as it is in ``none``.
+              ``hidden_cause``, ``policy_cause``: the cause keeps its part of engagement in every world.  The fit's own
+              errors (factors, misplaced or mismeasured covariates) leave the truth as it is in ``none``;
+              ``deliveries``: it is 0.
 Methods       The fit's first stage with `SETTINGS`, the Laplace posterior, ``mediation.average_effects``.
               Diagnostics, with the thresholds of the package's report: the verdict on each channel, both negative
               controls, both noise checks, placebo, overlap, rho (a correlation of 0.1 at most undoes NIE), posterior
@@ -124,6 +133,12 @@ class Violation:
     heavy_tails: int = 0
     common_cause: float = 0.0
     hidden_cause: float = 0.0
+    policy_cause: float = 0.0
+    readiness: float = 0.0
+    u_shape: float = 0.0
+    bursts: int = 1
+    reliability: float = 1.0
+    deliveries: float = 0.0
     platform_factors: int = 2
     preference_factors: int = 2
     misplaced: str = ""
@@ -159,7 +174,13 @@ DOSES: dict[str, tuple[Any, ...]] = {
     "preference_factors": (1, 3),
     "misplaced": ("taste_1", "exposure_2"),
     "common_cause": (0.3, 0.6),
-    "hidden_cause": (0.1, 0.3),
+    "hidden_cause": (0.1, 0.3, -0.3),
+    "policy_cause": (0.2,),
+    "readiness": (0.5,),
+    "u_shape": (0.5,),
+    "bursts": (2,),
+    "reliability": (0.67,),
+    "deliveries": (0.5,),
 }
 IN_STORY: dict[str, tuple[float, ...]] = {
     "learning": (0.5, 1.0),
@@ -188,16 +209,33 @@ class Rates(NamedTuple):
     engaged: Array  # probability of engagement
 
 
-def rates(v: Violation, world: World, covariates: Array, factors: Array, noise: Array, jump: Array) -> Rates:
-    """Rates at factors ``(N, K)`` half-way through a `jump` of the preference factors ``(N, K_Q)``."""
+class Chance(NamedTuple):
+    """What is the user's own, whatever the policy."""
+
+    noise: Array  # (N, K), of the factors
+    jump: Array  # (N, K_Q), of the preference factors between searches and recommendations
+    readiness: Array  # (N, 1), in log odds of engagement
+
+
+def chance(v: Violation, world: World, standard: Array, natural: Array, rng: np.random.Generator) -> Chance:
+    """Of users with this standard normal noise ``(N, K)`` and these `natural` exposure covariates ``(N, D)``."""
+    noise = v.noise(standard, world)
+    jump = v.drift * rng.normal(size=noise[:, world.preference].shape)
+    hidden = LOGISTIC_SD * (v.hidden_cause * noise[:, :1] + v.policy_cause * natural[:, :1])
+    ready = v.readiness * rng.normal(size=(len(noise), 1)) if v.readiness else 0.0
+    return Chance(noise, jump, hidden + ready)
+
+
+def rates(world: World, covariates: Array, factors: Array, own: Chance, v: Violation) -> Rates:
+    """Rates at factors ``(N, K)`` half-way through the jump."""
     before, after = factors.copy(), factors.copy()
-    before[:, world.preference] -= jump / 2
-    after[:, world.preference] += jump / 2
+    before[:, world.preference] -= own.jump / 2
+    after[:, world.preference] += own.jump / 2
     shown = world.exposure.logits(factors[:, world.platform])
-    own = softmax(world.search.logits(before[:, world.preference]))
-    log_odds = world.engagement_logits(after, covariates) + v.hidden_cause * LOGISTIC_SD * noise[:, :1]
+    looked_for = softmax(world.search.logits(before[:, world.preference]))
+    log_odds = world.engagement_logits(after, covariates) + own.readiness
     return Rates(
-        searched=(1 - v.suggested) * own + v.suggested * softmax(shown),
+        searched=(1 - v.suggested) * looked_for + v.suggested * softmax(shown),
         sought=softmax(world.search.logits(after[:, world.preference])),
         shown=shown,
         engaged=sigmoid(log_odds),
@@ -248,21 +286,26 @@ def simulate_violated(design: Design, v: Violation, seed: int) -> Simulation:
     if v.in_story:
         return base
     world, c_p, c_q = base.world, base.exposure_covariates, base.preference_covariates
-    noise = v.noise(base.noise, world)
-    factors = factors_of(world, c_p, c_q, noise)
-    r = rates(v, world, c_p, factors, noise, v.drift * rng.normal(size=factors[:, world.preference].shape))
-    searches, events = (counts.sum(1).astype(int) for counts in (base.search, base.exposure))
+    own = chance(v, world, base.noise, c_p, rng)
+    factors = factors_of(world, c_p, c_q, own.noise, v.u_shape)
+    r = rates(world, c_p, factors, own, v)
+    searches, events = (counts.sum(1).astype(int) // v.bursts for counts in (base.search, base.exposure))
     search = rng.multinomial(searches, r.searched).astype(float)
     shown, engaged, _ = one_after_another(v.feedback, r, events, rng.random((events.max(), 2, len(events))))
     exposure, engagement = (
         in_order.sum(0) if v.periods == 1 else in_days(in_order, events) for in_order in (shown, engaged)
     )
-    return Simulation(world, c_p, c_q, noise, factors, search, exposure, engagement)
+    counts = (v.bursts * events for events in (search, exposure, engagement))
+    return Simulation(world, c_p, c_q, own.noise, factors, *counts)
 
 
-def factors_of(world: World, c_p: Array, c_q: Array, noise: Array) -> Array:
+def factors_of(world: World, c_p: Array, c_q: Array, noise: Array, u_shape: float = 0.0) -> Array:
     """Factors ``(N, K)`` of users with these covariates and noise."""
     location, scale = world.mechanisms(c_p, c_q)
+    if u_shape:
+        slope = np.linalg.norm(world.location_weights[0][:, 0])
+        parabola = slope * (c_p[:, 0] ** 2 - 1) / 2**0.5
+        location[:, 0] = (1 - u_shape) * location[:, 0] + u_shape * parabola
     return world.through_graph(location + scale * noise)
 
 
@@ -276,15 +319,16 @@ def true_effects(sim: Simulation, v: Violation, draws: int, seed: int) -> dict[s
     shifted = c_p + shift_vector(world.design, SHIFT)
     past_mediates = v.feedback > 0 and v.periods is None
     for _ in range(draws):
-        noise = v.noise(rng.normal(size=sim.noise.shape), world)
-        jump = v.drift * rng.normal(size=sim.preference.shape)
+        own = chance(v, world, rng.normal(size=sim.noise.shape), c_p, rng)
         uniform = rng.random((events.max(), 2, len(events))) if v.feedback else np.empty(0)
-        z0, z1 = (factors_of(world, c, sim.preference_covariates, noise) for c in (c_p, shifted))
+        z0, z1 = (
+            factors_of(world, c, sim.preference_covariates, own.noise, v.u_shape) for c in (c_p, shifted)
+        )
         p1_q0 = np.hstack([z1[:, world.platform], z0[:, world.preference]])
         worlds, as_before = [], None
         states = [(c_p, z0), (shifted, z0), (shifted, p1_q0), (shifted, z1)]
         for number, (c, z) in enumerate([*states, *states[-1:] * past_mediates]):
-            r = rates(v, world, c, z, noise, jump)
+            r = rates(world, c, z, own, v)
             shown = softmax(r.shown)
             if v.feedback:  # the past as it was, where it mediates, and at last as it becomes
                 past = as_before if past_mediates and number < len(states) else None
@@ -297,10 +341,27 @@ def true_effects(sim: Simulation, v: Violation, draws: int, seed: int) -> dict[s
     contrasts = {"TE": after - before, "NDE": direct - before, "NIE": after - direct}
     contrasts |= {"NIE_platform": platform - direct, "NIE_preference": preference - platform}
     contrasts |= {"NIE_loop": after - preference} if past_mediates else {}
+    real = v.deliveries == 0
     return {
-        outcome: {name: float(value[i]) for name, value in contrasts.items()}
+        outcome: {name: real * float(value[i]) for name, value in contrasts.items()}
         for i, outcome in enumerate(("engagement", "alignment"))
     }
+
+
+def mismeasure(dataset: Dataset, v: Violation, seed: int) -> Dataset:
+    """The dataset with ``exposure_1`` measured with error, or made of the window's own deliveries."""
+    rng, users = np.random.default_rng([seed, 7]), dataset.users.copy()
+    if v.reliability < 1:
+        error = (1 / v.reliability - 1) ** 0.5 * rng.normal(size=len(users))
+        users["exposure_1"] += users["exposure_1"].std() * error
+    if v.deliveries:
+        shown = dataset.exposure
+        trait = shown @ rng.normal(size=shown.shape[1]) / shown.sum(1)
+        trait = (trait - trait.mean()) / trait.std()
+        users["exposure_1"] = (1 - v.deliveries) ** 0.5 * trait + v.deliveries**0.5 * rng.normal(
+            size=len(users)
+        )
+    return replace(dataset, users=users)
 
 
 def misplace(dataset: Dataset, name: str) -> Dataset:
@@ -329,7 +390,8 @@ def replicate(cell: str, seed: int, quick: bool, scratch: Path) -> Tables:
     which, v = {"cell": cell, "seed": seed}, CELLS[cell]
     draws = dict.fromkeys(DRAWS, 1) if quick else DRAWS
     sim = simulate_violated(Design.with_knobs(**(SMALL | ({"users": 80} if quick else {}))), v, seed)
-    dataset = misplace(simulated_dataset(sim, scratch, seed, v.periods), v.misplaced)
+    dataset = mismeasure(simulated_dataset(sim, scratch, seed, v.periods), v, seed)
+    dataset = misplace(dataset, v.misplaced)
     settings = SETTINGS | ({"restarts": 2, "steps": 5} if quick else {})
     found = screen(dataset, Settings(v.platform_factors, v.preference_factors, seed=seed, **settings))
     posterior = parameter_posterior(found, dataset, seed, draws["posterior"])
@@ -376,7 +438,7 @@ def compare(
     """A row for each effect: truth, estimate, error as a share of the outcome's largest effect, and coverage."""
     rows = []
     for outcome, true in truth.items():
-        largest = max(map(abs, true.values()))
+        largest = max(map(abs, true.values())) or np.nan
         for estimand, value in true.items():
             estimate = interval(contrasts[outcome][estimand], LEVEL)
             row = {"effect": f"{outcome} {estimand}", "truth": value, **estimate}

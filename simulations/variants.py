@@ -9,11 +9,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, Prior
+from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, Prior, widened
 from pyro_hmvcrl.guide.guide import ExpansionGuide, expand_categories, expand_engagement
 from pyro_hmvcrl.inference.svi import Build
 from pyro_hmvcrl.story.emissions import CategoryDecoder
 from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.mechanisms import location_scale
 from pyro_hmvcrl.story.model import HMVCRL, OfPast
 
 NOTHING = 1e-4  # a prior's standard deviation that keeps a coefficient at zero
@@ -83,12 +84,15 @@ class OneChannel(HMVCRL):
     def __init__(self, sizes: HMVCRL) -> None:
         d_p, d_q = (sizes.priors[f"{c}_location"][2][0] for c in ("platform", "preference"))
         k, c = sizes.n_factors, sizes.priors["b"][2][0]
-        super().__init__(sizes.n_platform, k - sizes.n_platform, d_p, d_q, c)
+        curved = {name: getattr(sizes, name) for name in ("curved_exposure", "curved_preference")}
+        super().__init__(sizes.n_platform, k - sizes.n_platform, d_p, d_q, c, **curved)
         self.f_search, self.f_exposure = CategoryDecoder(k, c), CategoryDecoder(k, c)
         self.graph.allowed.zero_()
         self.priors |= {
             "platform_location": (dist.Normal, 1.0, (d_p + d_q, k)),
             "platform_log_scale": (dist.Normal, 0.5, (d_p + d_q, k)),
+            "platform_bend": (dist.Normal, 0.5, (d_p + d_q, k)),
+            "preference_bend": (dist.Normal, 0.5, (0, 0)),
             "preference_location": (dist.Normal, 1.0, (0, 0)),
             "preference_log_scale": (dist.Normal, 0.5, (0, 0)),
             "a": (dist.Normal, 1.0, (c, k)),
@@ -96,7 +100,9 @@ class OneChannel(HMVCRL):
         }
 
     def mechanisms(self, coefficients: dict[str, Tensor], c_p: Tensor, c_q: Tensor) -> tuple[Tensor, Tensor]:
-        return super().mechanisms(coefficients, torch.cat([c_p, c_q], -1), c_p[..., :0])
+        c, bends = coefficients, torch.cat(self.bends(c_p, c_q), -1)
+        weights = (c[f"platform_{part}"] for part in ("location", "bend", "log_scale"))
+        return location_scale(torch.cat([c_p, c_q], -1), bends, *weights)
 
     def channels(self, factors: Tensor) -> tuple[Tensor, Tensor]:
         return factors, factors
@@ -108,12 +114,16 @@ class OneChannelExpansion(ExpansionGuide):
     def expand(
         self, logs: Logs, coefficients: dict[str, Tensor], z: Tensor, added: OfPast | None = None
     ) -> list[Expert]:
-        model, c = self.model, coefficients
-        user = model.of_user(c, z, logs.exposure_covariates)
+        model, c, factors = self.model, coefficients, z[..., :-1]
+        user = model.of_user(c, factors, z[..., -1], logs.exposure_covariates)
+        search = expand_categories(user.search, model.f_search.jacobian(factors), logs.search, factors)
+        exposure = expand_categories(
+            user.exposure, model.f_exposure.jacobian(factors), logs.exposure, factors
+        )
+        loadings = torch.cat([c["a"] + c["alpha"], torch.ones_like(c["b"]).unsqueeze(-1)], -1)
         return [
-            expand_categories(user.search, model.f_search.jacobian(z), logs.search, z),
-            expand_categories(user.exposure, model.f_exposure.jacobian(z), logs.exposure, z),
-            expand_engagement(logs, user.engagement, c["a"] + c["alpha"], z),
+            *(widened(expert, 0, 1) for expert in (search, exposure)),
+            expand_engagement(logs, user.engagement, loadings, z),
         ]
 
 

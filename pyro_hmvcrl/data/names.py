@@ -12,7 +12,7 @@ MOST_SAID = 60  #: characters of a value in a message
 MOST_NAMED = 12  #: names in a message
 #: Channels, factors (and their columns in a run folder) and sites of the model, to which an intervention may be put.
 RESERVED = re.compile(
-    r"user_id|(platform|preference)(_\d+(_sd|_true)?)?|held_out|outside|noise|history|search|exposure|engagement"
+    r"user_id|(platform|preference)(_\d+(_sd|_true)?)?|held_out|outside|noise|readiness|history|search|exposure|engagement"
     r"|suggested|(exposure|preference)_covariates"
 )
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")

@@ -14,15 +14,15 @@ from torch.nn.functional import pad
 class Expert(NamedTuple):
     """A Gaussian factor ``exp(-z' precision z / 2 + z' information)`` of the posterior over z."""
 
-    precision: Tensor  #: (N, K, K)
-    information: Tensor  #: (N, K), precision @ mean
+    precision: Tensor  #: (N, K + 1, K + 1)
+    information: Tensor  #: (N, K + 1), precision @ mean
 
 
 class Prior(NamedTuple):
-    """The factors given the covariates: ``z = base + turn @ noise``."""
+    """The factors given the covariates, and readiness after them: ``z = base + turn @ noise``."""
 
-    base: Tensor  #: (N, K)
-    turn: Tensor  #: (N, K, K)
+    base: Tensor  #: (N, K + 1)
+    turn: Tensor  #: (N, K + 1, K + 1)
 
 
 class PrecisionNormal(TorchDistribution):
@@ -122,7 +122,7 @@ def expert_of(mean: Tensor, triangle: Tensor) -> Expert:
 
 
 def widened(expert: Expert, before: int, after: int) -> Expert:
-    """An expert of one channel as one of all factors."""
+    """An expert of some of z as one of all of it."""
     return Expert(
         pad(expert.precision, (before, after, before, after)), pad(expert.information, (before, after))
     )

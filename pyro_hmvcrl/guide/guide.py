@@ -1,7 +1,8 @@
 """The guide: a posterior over the structural coefficients, and a product of experts over each user's noise.
 
-A user's factors get one Gaussian expert per source, multiplied in factor space z: the model's own prior given the
-covariates, a search expert and a recommendation expert.  With A = I - B' and full-precision experts::
+What is the user's own, z, the factors and readiness, gets one Gaussian expert per source, multiplied in the space of z:
+the model's own prior given the covariates, a search expert and a recommendation expert.  With
+A = I - B' and full-precision experts::
 
     precision = A' diag(s^-2) A + Lambda_S + Lambda_R
     precision @ mean = A' diag(s^-2) m + Lambda_S mu_S + Lambda_R mu_R
@@ -24,6 +25,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from pyro_hmvcrl.guide.experts import (
     Expert,
@@ -82,12 +84,18 @@ class Guide(nn.Module):
         raise NotImplementedError
 
     def prior(self, coefficients: dict[str, Tensor], logs: Logs) -> Prior:
-        """The factors given the covariates, with the graph solved."""
+        """The factors given the covariates, with the graph solved, and readiness, which owes nothing to these."""
         location, scale = self.model.mechanisms(
             coefficients, logs.exposure_covariates, logs.preference_covariates
         )
         inverse = self.model.graph.inverse(coefficients["edges"])
-        return Prior(linear(location, inverse.mT), inverse * scale.unsqueeze(-2))
+        readiness = self.model.readiness_scale(coefficients).expand(*scale.shape[:-1], 1)
+        turn = pad(inverse, (0, 1, 0, 1)) + pad(
+            torch.ones_like(inverse[..., :1, :1]), (self.model.n_factors, 0) * 2
+        )
+        return Prior(
+            pad(linear(location, inverse.mT), (0, 1)), turn * torch.cat([scale, readiness], -1).unsqueeze(-2)
+        )
 
     def forward(self, logs: Logs) -> None:
         """Sites: the structural coefficients and the noise."""
@@ -132,12 +140,12 @@ class ExpansionGuide(Guide):
     and kept for the users of the training set: two steps do for users who come up in every batch.
     """
 
-    mode: Tensor  #: (N, K), of the noise
+    mode: Tensor  #: (N, K + 1), of the noise
 
     def __init__(self, model: HMVCRL, n_users: int, scoring_steps: int = 2) -> None:
         super().__init__(model)
         self.scoring_steps = scoring_steps
-        self.register_buffer("mode", torch.zeros(n_users, model.n_factors))
+        self.register_buffer("mode", torch.zeros(n_users, model.n_noise))
 
     @classmethod
     def of(cls, guide: Guide, n_users: int) -> ExpansionGuide:
@@ -172,31 +180,34 @@ class ExpansionGuide(Guide):
     def expand(
         self, logs: Logs, coefficients: dict[str, Tensor], z: Tensor, added: OfPast | None = None
     ) -> list[Expert]:
-        """Experts of search, exposure, engagement and suggested searches: their expansions about ``z (N, K)``.
+        """Experts of search, exposure, engagement and suggested searches: their expansions about ``z (N, K + 1)``.
 
         `added` is what the past adds to the logits of each period.
         """
         model, c = self.model, coefficients
         n_platform, n_preference = model.n_platform, model.n_factors - model.n_platform
-        platform, preference = model.channels(z)
-        user = model.of_user(c, z, logs.exposure_covariates)
+        factors, readiness = z[..., :-1], z[..., -1]
+        platform, preference = model.channels(factors)
+        user = model.of_user(c, factors, readiness, logs.exposure_covariates)
         past = added or OfPast(None, None, None)
         of_search, of_exposure = model.f_search.jacobian(preference), model.f_exposure.jacobian(platform)
         search = expand_categories(user.search, of_search, logs.search, preference, past.search)
         exposure = expand_categories(user.exposure, of_exposure, logs.exposure, platform, past.exposure)
-        loadings = torch.cat([c["alpha"].expand(user.engagement.shape[-1], -1), c["a"]], -1)  # (C, K)
+        of_all = torch.ones_like(c["b"]).unsqueeze(-1)
+        loadings = torch.cat([of_all * c["alpha"], c["a"], of_all], -1)  # (C, K + 1)
         engagement = expand_engagement(logs, user.engagement, loadings, z, past.engagement)
-        experts = [widened(search, n_platform, 0), widened(exposure, 0, n_preference), engagement]
+        experts = [widened(search, n_platform, 1), widened(exposure, 0, n_preference + 1), engagement]
         if user.suggested is not None:
             jacobian = torch.cat([model.f_suggested.jacobian(platform), c["echo"] * of_search], -2)
-            experts.append(expand_categories(user.suggested, jacobian, logs.by_category.suggested, z))
+            suggested = expand_categories(user.suggested, jacobian, logs.by_category.suggested, factors)
+            experts.append(widened(suggested, 0, 1))
         return experts
 
 
 def expand_engagement(
     logs: Logs, logits: Tensor, loadings: Tensor, z: Tensor, past: Tensor | None = None
 ) -> Expert:
-    """Expansion about ``z (N, K)`` of engagement with these logits ``(N, C)`` and loadings ``(C, K)``."""
+    """Expansion about ``z (N, K + 1)`` of engagement with these logits ``(N, C)`` and loadings ``(C, K + 1)``."""
     probability = (logits if past is None else logits.unsqueeze(-2) + past).sigmoid()
     expected = logs.exposure * probability
     spread, surplus = expected * (1 - probability), logs.engagement - expected

@@ -109,8 +109,8 @@ class TransformerGuide(Guide):
 
     The search encoder sees categories and gives an expert of preference.  The recommendation encoder sees
     (category, engaged or not), searches that the platform suggested, and the exposure covariates, which reach
-    engagement directly, and gives an expert of all factors.  Where there are several periods, each event comes with
-    its period and with what the user's past added to its logits.
+    engagement directly, and gives an expert of all factors and of readiness.  Where there are several periods,
+    each event comes with its period and with what the user's past added to its logits.
     """
 
     def __init__(self, model: HMVCRL) -> None:
@@ -120,7 +120,7 @@ class TransformerGuide(Guide):
         of_search, of_recommendation = (2, 3) if "learning" in model.priors else (0, 0)
         self.search_encoder = EventEncoder(n_categories, model.n_factors - model.n_platform, n_told=of_search)
         self.recommendation_encoder = EventEncoder(
-            kinds * n_categories, model.n_factors, n_exposure_covariates, n_told=of_recommendation
+            kinds * n_categories, model.n_noise, n_exposure_covariates, n_told=of_recommendation
         )
 
     def experts(self, logs: Logs, prior: Prior) -> list[Expert]:
@@ -134,7 +134,7 @@ class TransformerGuide(Guide):
         recommendation = self.recommendation_encoder(
             recommended_events, logs.exposure_covariates, of_recommendation
         )
-        return [widened(search, self.model.n_platform, 0), recommendation]
+        return [widened(search, self.model.n_platform, 1), recommendation]
 
     @contextmanager
     def knowing_longest(self, users: Logs | Cohort) -> Iterator[None]:

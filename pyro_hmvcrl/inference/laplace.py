@@ -72,18 +72,23 @@ FEWEST_LEFT = 0.25  #: the least that finite sums are made up for by
 BLOCKS = {
     "search": {"f_search", "influence"},
     "suggested searches": {"f_suggested", "echo"},
-    "exposure": {"f_exposure", "learning", "personalisation", "bend"},
-    "engagement": {"a", "b", "alpha", "delta", "familiarity"},
+    "exposure": {"f_exposure", "learning", "personalisation", "personalisation_bend"},
+    "engagement": {"a", "b", "alpha", "delta", "delta_bend", "readiness_log_scale", "familiarity"},
     "mechanisms": {
         "platform_location",
+        "platform_bend",
         "platform_log_scale",
         "preference_location",
+        "preference_bend",
         "preference_log_scale",
         "edges",
     },
 }
 #: Coefficients with a row for each exposure covariate.
-OF_EXPOSURE_COVARIATES = ("platform_location", "platform_log_scale", "delta", "personalisation", "bend")
+OF_EXPOSURE_COVARIATES = (
+    *("platform_location", "platform_bend", "platform_log_scale", "delta", "delta_bend"),
+    *("personalisation", "personalisation_bend"),
+)
 Values = dict[str, Tensor]
 
 

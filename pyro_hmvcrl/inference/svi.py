@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from torch import Tensor
 
 from pyro_hmvcrl.data.dataset import Dataset, Standardisation
 from pyro_hmvcrl.guide.experts import PrecisionNormal, Prior
@@ -251,7 +252,15 @@ def _new_model(train: Cohort, settings: Settings) -> HMVCRL:
         past=some.n_periods > 1,
         suggested=some.suggested is not None,
         usual_engagement=engaged / max(shown, 1.0),
+        curved_exposure=_curved(train.exposure_covariates),
+        curved_preference=_curved(train.preference_covariates),
     )
+
+
+def _curved(covariates: Tensor) -> Tensor:
+    """1 for the covariates ``(N, D)`` that have more than two values, 0 for the others."""
+    more = [len(values.unique()) > 2 for values in covariates.T]
+    return torch.tensor(more, dtype=torch.float32, device=covariates.device)
 
 
 @torch.no_grad()
@@ -267,11 +276,11 @@ def _start_intercepts(model: HMVCRL, train: Cohort) -> None:
 
 @torch.no_grad()
 def factor_posterior(prior: Prior, noise: PrecisionNormal) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Posterior means and standard deviations ``(N, K)`` of the factors."""
+    """Posterior means and standard deviations ``(N, K)`` of the factors; readiness is left out."""
     mean = prior.base + (prior.turn @ noise.mean.unsqueeze(-1)).squeeze(-1)
     root = torch.linalg.solve_triangular(noise.precision_cholesky, prior.turn.mT, upper=False)
     sd = (root**2).sum(-2).sqrt()
-    return mean.double().cpu().numpy(), sd.double().cpu().numpy()
+    return mean[..., :-1].double().cpu().numpy(), sd[..., :-1].double().cpu().numpy()
 
 
 def tensors_of(dataset: Dataset, standardisation: Standardisation, model: HMVCRL | None = None) -> SparseLogs:

@@ -67,7 +67,7 @@ class Users:
     def noise(self, guide: Guide, values: Values, rows: Tensor, standard: Tensor) -> Tensor:
         """A posterior draw of these users' noise at each of the values: abduction.
 
-        `standard` is what is drawn of it, standard normal ``(..., B, K)``.
+        `standard` is what is drawn of it, standard normal ``(..., B, K + 1)``.
         """
         if self.experts is None:
             raise ValueError("counterfactual effects need the experts of the users' own logs")
@@ -158,7 +158,7 @@ def average_effects(
         torch.manual_seed(seed)
         for number, rows in enumerate(tqdm(steps, progress, disable=not progress, leave=False)):
             batch = logs.batch(rows)
-            drawn = torch.randn(1, len(rows), guide.model.n_factors, device=device)
+            drawn = torch.randn(1, len(rows), guide.model.n_noise, device=device)
             antithetic = torch.cat([drawn, -drawn])
             noise = users.noise(guide, found.at, rows, drawn) if counterfactual else antithetic
             story = at(guide.model, found.at)

@@ -36,7 +36,7 @@ from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
 from pyro_hmvcrl.queries.averages import Users, average_effects
 from pyro_hmvcrl.queries.findings import interval
 from pyro_hmvcrl.queries.interventions import Interventions, World
-from pyro_hmvcrl.story.mechanisms import location_scale
+from pyro_hmvcrl.story.mechanisms import scale_of
 from pyro_hmvcrl.story.model import HMVCRL
 
 Array = NDArray[np.float64]
@@ -126,7 +126,7 @@ def negative_controls(
         raise ValueError("negative controls need the experts of the users' own logs")
     prior = guide.prior(posterior.mean, users.logs)
     noise = product_of_experts(prior, [users.experts]).mean
-    platform, preference = guide.model.channels(noise)
+    platform, preference = guide.model.channels(noise[..., : guide.model.n_factors])
     rng, found = np.random.default_rng(seed), {}
     for block, covariates, channel, of in (
         ("exposure", users.logs.exposure_covariates, "preference", preference),
@@ -164,9 +164,10 @@ def noise_checks(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in range(draws):
-            shape = len(users.logs.index), guide.model.n_factors
+            shape = len(users.logs.index), guide.model.n_noise
             standard = torch.randn(shape, device=users.logs.index.device)
-            noise = users.noise(guide, posterior.mean, users.logs.index, standard)
+            drawn_anew = users.noise(guide, posterior.mean, users.logs.index, standard)
+            noise = drawn_anew[..., : guide.model.n_factors]
             pair = [_unlike_prior(z, guide.model.n_platform) for z in (noise, torch.randn_like(noise))]
             drawn.append(torch.stack(pair).cpu())
     found: dict[str, Any] = {}
@@ -257,7 +258,7 @@ def undoing(curve: Mapping[str, Any], part: str = "NIE") -> list[float]:
 def _engagement_with_cause(world: World, loading: Tensor) -> Tensor:
     """Engagement with the common cause put back: it is the user's own, and stays as it was in every world."""
     natural = world.trace.nodes["exposure_covariates"]["value"]
-    _, scale = location_scale(natural, world["platform_location"], world["platform_log_scale"])
+    scale = scale_of(natural, world["platform_log_scale"])
     cause = (scale * world["noise"][..., : len(loading)]) @ loading
     shown, engaged = world.distribution("exposure"), world.distribution("engagement")
     return (shown.probability * (engaged.logits + cause.unsqueeze(-1)).sigmoid()).sum(-1)
@@ -274,6 +275,7 @@ def _without_confounding(model: HMVCRL, values: Values, loading: Tensor) -> Valu
     return values | {
         "alpha": values["alpha"] - loading,
         "delta": values["delta"] + values["platform_location"] @ loading,
+        "delta_bend": values["delta_bend"] + values["platform_bend"] @ loading,
         "a": values["a"] + (incoming @ loading).unsqueeze(-2),
     }
 

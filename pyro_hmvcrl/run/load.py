@@ -44,16 +44,15 @@ def load_run(folder: str | Path) -> Run:
     with of_file(path):
         config = read_json(path)
         if isinstance(config, dict) and "version" in config and "periods" not in config:
-            raise RunError(
-                f"{path}: a run of version {config['version']}, which knew no periods, and cannot be read by "
-                f"{__version__}; fit again into a new folder"
-            )
+            raise RunError(_of_older(path, config["version"], "knew no periods"))
         config = check_config(config)
         standardisation = Standardisation.from_dict(config["standardisation"])
         _check_standardisation(standardisation, config)
     # What takes memory is made only when the files have proved to be of its size.
     with of_file(folder / "posterior.safetensors"):
         posterior = ParameterPosterior.from_tensors(finite_tensors(folder / "posterior.safetensors"))
+        if "b" in posterior.mean and "readiness_log_scale" not in posterior.mean:
+            raise RunError(_of_older(path, config["version"], "knew no readiness"))
         _check_sizes(config, posterior.mean)
         suggested = "echo" in posterior.mean
         with torch.device("meta"):
@@ -67,6 +66,13 @@ def load_run(folder: str | Path) -> Run:
         guide.load_state_dict(weights)
         _check_buffers(guide, as_made)
     return Run(guide, posterior, standardisation, config["categories"], config)
+
+
+def _of_older(path: Path, version: str, knew: str) -> str:
+    return (
+        f"{path}: a run of version {version}, which {knew}, and cannot be read by {__version__}; fit again into a "
+        "new folder"
+    )
 
 
 def _guide(config: dict[str, Any], suggested: bool) -> TransformerGuide:
@@ -191,6 +197,10 @@ def _check_buffers(guide: TransformerGuide, as_made: Values) -> None:
     as_made.pop("model.graph.oriented")
     if as_made.pop("model.usual_engagement", None) is not None and not 0 <= guide.model.usual_engagement <= 1:
         raise ValueError("its usual engagement is no rate")
+    for block in ("exposure", "preference"):
+        curved = as_made.pop(f"model.curved_{block}")
+        if not torch.equal(own[f"model.curved_{block}"], (own[f"model.curved_{block}"] != 0).to(curved)):
+            raise ValueError(f"which {block} covariates can bend is not told by 0 and 1")
     for name, buffer in as_made.items():
         if not torch.equal(own[name], buffer):
             raise ValueError(f"{name} is not what it must be")

@@ -59,7 +59,7 @@ class Run:
 
     @own_state()
     def noise(self, logs: Logs, seed: int = 0) -> torch.Tensor:
-        """The users' noise as their own logs speak of it ``(N, K)``: a draw of the guide's.
+        """The users' noise as their own logs speak of it ``(N, K + 1)``: a draw of the guide's.
 
         With the coefficients it holds the users fixed, for ``pyro.condition``.
         """
@@ -173,7 +173,7 @@ class Run:
         posterior = {name: draws[name].numpy() for name in self.guide.model.priors}
         posterior["edges"] = posterior["edges"] * self.guide.model.graph.allowed.cpu().numpy()
         axes = {"factor": self.factor_names, "target": self.factor_names, "category": self.categories}
-        axes |= {"surface": ["search"]}
+        axes |= {"surface": ["search"], "users": ["all"]}
         axes |= {channel: [n for n in self.factor_names if n.startswith(channel)] for channel in CHANNELS}
         axes |= {
             f"{block}_covariate": self.config[f"{block}_covariates"] for block in ("exposure", "preference")
@@ -182,17 +182,21 @@ class Run:
         axes |= {axis: list(LOOKS_AT[name]) for name, axis in looks_at.items()}
         dims = {
             "platform_location": ["exposure_covariate", "platform"],
+            "platform_bend": ["exposure_covariate", "platform"],
             "platform_log_scale": ["exposure_covariate", "platform"],
             "preference_location": ["preference_covariate", "preference"],
+            "preference_bend": ["preference_covariate", "preference"],
             "preference_log_scale": ["preference_covariate", "preference"],
             "edges": ["factor", "target"],
             "a": ["category", "preference"],
             "b": ["category"],
             "alpha": ["platform"],
             "delta": ["exposure_covariate"],
+            "delta_bend": ["exposure_covariate"],
+            "readiness_log_scale": ["users"],
             "learning": ["feature"],
             "personalisation": ["exposure_covariate", "feature"],
-            "bend": ["exposure_covariate", "feature"],
+            "personalisation_bend": ["exposure_covariate", "feature"],
             "influence": ["feature_of_influence"],
             "familiarity": ["feature_of_familiarity"],
             "echo": ["surface"],

@@ -59,15 +59,15 @@ class CategoryDecoder(nn.Module):
 
 
 def engagement_logits(
-    coefficients: dict[str, Tensor], platform: Tensor, preference: Tensor, exposure_covariates: Tensor
+    coefficients: dict[str, Tensor], platform: Tensor, preference: Tensor, other: Tensor
 ) -> Tensor:
-    """Log odds ``b[cat] + a[cat].preference + alpha.platform + delta.c^P`` by category, ``(..., N, C)``.
+    """Log odds ``b[cat] + a[cat].preference + alpha.platform + other`` by category, ``(..., N, C)``.
 
-    Shapes: platform ``(..., N, K_P)``, preference ``(..., N, K_Q)``, covariates ``(..., N, D_P)``, standardised.
+    Shapes: platform ``(..., N, K_P)``, preference ``(..., N, K_Q)``, and what is the same in every category
+    ``(..., N, 1)``: the direct path and readiness.
     """
-    a, b, alpha, delta = (coefficients[name] for name in ("a", "b", "alpha", "delta"))
-    user = linear(platform, alpha.unsqueeze(-1)) + linear(exposure_covariates, delta.unsqueeze(-1))
-    return b + linear(preference, a.mT) + user
+    a, b, alpha = (coefficients[name] for name in ("a", "b", "alpha"))
+    return b + linear(preference, a.mT) + linear(platform, alpha.unsqueeze(-1)) + other
 
 
 class EventCounts(TorchDistribution):

@@ -142,6 +142,11 @@ class Cohort(NamedTuple):
         """(N, D_P)."""
         return self.logs.exposure_covariates[self.rows]
 
+    @property
+    def preference_covariates(self) -> Tensor:
+        """(N, D_Q)."""
+        return self.logs.preference_covariates[self.rows]
+
     def batch(self, rows: Tensor) -> Logs:
         """Those at `rows` among them."""
         return self.logs.batch(self.rows[rows])._replace(index=rows, n_users=self.n_users)

@@ -1,8 +1,9 @@
 """Mechanisms: how covariates set the location and the scale of a channel's factors.
 
 Location **and** scale must move for the factors to be identified up to order, sign and scale (iVAE with k = 2
-sufficient statistics: Khemakhem et al. 2020, theorem 1).  Both maps are linear in the standardised covariates, and
-have no intercept: a factor's origin and unit are free, and are fixed by this.
+sufficient statistics: Khemakhem et al. 2020, theorem 1).  The maps are of the standardised covariates, and
+have no intercept: a factor's origin and unit are free, and are fixed by this.  What moves along a covariate may bend
+where the covariate is at its mean (:func:`bent`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,30 @@ from torch import Tensor
 LOG_SCALE_BOUND = 2.0  #: a covariate's long tail cannot explode a factor
 
 
-def location_scale(covariates: Tensor, location: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+def location_scale(
+    covariates: Tensor, bends: Tensor, location: Tensor, bend: Tensor, log_scale: Tensor
+) -> tuple[Tensor, Tensor]:
     """Location ``m(c)`` and scale ``s(c) > 0`` of each factor.
 
-    Shapes: covariates ``(..., N, D)``, weights ``(..., D, K)``, results ``(..., N, K)``.
+    Shapes: covariates and their `bends` ``(..., N, D)``, weights ``(..., D, K)``, results ``(..., N, K)``.
     """
+    return linear(covariates, location) + linear(bends, bend), scale_of(covariates, log_scale)
+
+
+def scale_of(covariates: Tensor, log_scale: Tensor) -> Tensor:
+    """Scale ``s(c) > 0`` of each factor, ``(..., N, K)``."""
     bounded = LOG_SCALE_BOUND * torch.tanh(linear(covariates, log_scale) / LOG_SCALE_BOUND)
-    return linear(covariates, location), bounded.exp()
+    return bounded.exp()
+
+
+def bent(covariates: Tensor, curved: Tensor) -> Tensor:
+    """``sqrt(1 + c^2) - 1`` of each covariate ``(..., N, D)``: a bend at the mean, and straight lines far from it.
+
+    `curved` ``(D,)`` is 1 for covariates that can bend and 0 for those that have two values, through which there is
+    but one line.  Copies of the covariates beside them bend as they do.
+    """
+    of_all = curved.repeat(covariates.shape[-1] // max(len(curved), 1))
+    return of_all * ((1 + covariates**2).sqrt() - 1)
 
 
 def linear(users: Tensor, weights: Tensor) -> Tensor:

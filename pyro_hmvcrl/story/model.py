@@ -2,18 +2,21 @@
 
 For user n with exposure covariates c^P and preference covariates c^Q, and factors k = 1..K, K = K_P + K_Q::
 
-    noise_k        ~ Normal(0, 1)
+    noise_k        ~ Normal(0, 1)                                                 k = 1..K + 1
     platform_k     = m_k(c^P) + s_k(c^P) noise_k + sum_j B[j, k] preference_j
     preference_k   = m_k(c^Q) + s_k(c^Q) noise_k + sum_j B[j, k] platform_j       B acyclic, between channels only
+    readiness      = s noise_{K + 1}                                              to engage, whatever is shown
 
 and then, period by period t = 1..T, with H[t] what the user searched, was shown and engaged with before t::
 
     search in t      ~ Categorical(softmax(f_S(preference) + influence.H[t]))       category of a search event
     suggested in t   ~ Categorical(softmax(echo f_S(preference) + f_G(platform)))   ... that the platform suggested
     exposure in t    ~ Categorical(softmax(f_E(platform) + learning(c^P).H[t]))     category that the platform showed
-    engagement in t  ~ Bernoulli(sigmoid(b[cat] + a[cat].preference + alpha.platform + delta.c^P + familiarity.H[t]))
+    engagement in t  ~ Bernoulli(sigmoid(b[cat] + a[cat].preference + alpha.platform + delta(c^P) + readiness
+                                         + familiarity.H[t]))
 
-    learning(c^P) = learning + c^P personalisation + (sqrt(1 + c^P^2) - 1) bend     how much the platform looks at H
+    learning(c^P) = learning + c^P personalisation + bent(c^P) personalisation_bend how much the platform looks at H
+    m_k and delta(c) are likewise lines that may bend:  bent(c) = sqrt(1 + c^2) - 1
 
 Search sees preference only and exposure sees platform only, which separates the channels and directs the edges
 between them; covariates that move location and scale separate the factors inside a channel.  The past does not
@@ -45,8 +48,9 @@ from pyro_hmvcrl.story.emissions import (
 from pyro_hmvcrl.story.graph import StructuralGraph
 from pyro_hmvcrl.story.history import LOOKS_AT, Past, pasts, term
 from pyro_hmvcrl.story.logs import Logs
-from pyro_hmvcrl.story.mechanisms import linear, location_scale
+from pyro_hmvcrl.story.mechanisms import bent, linear, location_scale
 
+READINESS = 0.25  #: standard deviation over users of the log odds of engagement, where its prior is highest
 USER_SITES = ("noise", "search", "suggested", "exposure", "engagement")
 
 
@@ -87,6 +91,8 @@ class HMVCRL(nn.Module):
         D_P and D_Q; 0 is allowed, and leaves that channel unidentified.
     n_categories
         C.
+    curved_exposure, curved_preference
+        Which covariates can bend ``(D,)``, see :func:`bent`; by default all.
     past
         Whether periods have a past: there are several.
     suggested
@@ -105,6 +111,8 @@ class HMVCRL(nn.Module):
         past: bool = False,
         suggested: bool = False,
         usual_engagement: float = 0.5,
+        curved_exposure: Tensor | None = None,
+        curved_preference: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.n_platform, self.n_factors = n_platform, n_platform + n_preference
@@ -112,29 +120,44 @@ class HMVCRL(nn.Module):
         self.f_search = CategoryDecoder(n_preference, n_categories)
         self.f_exposure = CategoryDecoder(n_platform, n_categories)
         d_p, d_q, c = n_exposure_covariates, n_preference_covariates, n_categories
+        self.register_buffer(
+            "curved_exposure", torch.ones(d_p) if curved_exposure is None else curved_exposure
+        )
+        self.register_buffer(
+            "curved_preference", torch.ones(d_q) if curved_preference is None else curved_preference
+        )
         # These carry the device of the priors: a number would be copied to a GPU at every step, which then waits.
         self.register_buffer("zero", torch.zeros(()))
         self.register_buffer("one", torch.ones(()), persistent=False)
         self.priors = {
             "platform_location": (dist.Normal, 1.0, (d_p, n_platform)),
+            "platform_bend": (dist.Normal, 0.5, (d_p, n_platform)),
             "platform_log_scale": (dist.Normal, 0.5, (d_p, n_platform)),
             "preference_location": (dist.Normal, 1.0, (d_q, n_preference)),
+            "preference_bend": (dist.Normal, 0.5, (d_q, n_preference)),
             "preference_log_scale": (dist.Normal, 0.5, (d_q, n_preference)),
             "edges": (dist.Laplace, 0.3, (self.n_factors, self.n_factors)),  # sparse
             "a": (dist.Normal, 1.0, (c, n_preference)),
             "b": (dist.Normal, 2.0, (c,)),
             "alpha": (dist.Normal, 1.0, (n_platform,)),
             "delta": (dist.Normal, 1.0, (d_p,)),
+            "delta_bend": (dist.Normal, 0.5, (d_p,)),
+            "readiness_log_scale": (dist.Normal, 1.0, (1,)),  # of READINESS
         }
         if past:
             self.register_buffer("usual_engagement", torch.tensor(usual_engagement))
             features = {name: len(of) for name, of in LOOKS_AT.items()}
             self.priors |= {name: (dist.Normal, 2.0, (n,)) for name, n in features.items()}
             self.priors["personalisation"] = (dist.Normal, 1.0, (d_p, features["learning"]))
-            self.priors["bend"] = (dist.Normal, 0.5, (d_p, features["learning"]))
+            self.priors["personalisation_bend"] = (dist.Normal, 0.5, (d_p, features["learning"]))
         if suggested:
             self.f_suggested = CategoryDecoder(n_platform, n_categories)
             self.priors["echo"] = (dist.Normal, 1.0, (1,))
+
+    @property
+    def n_noise(self) -> int:
+        """Size of a user's noise: of the factors, and of readiness."""
+        return self.n_factors + 1
 
     @property
     def decoders(self) -> list[CategoryDecoder]:
@@ -150,23 +173,40 @@ class HMVCRL(nn.Module):
 
     def mechanisms(self, coefficients: dict[str, Tensor], c_p: Tensor, c_q: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale of every factor before the graph, each ``(..., N, K)``."""
-        c = coefficients
-        platform = location_scale(c_p, c["platform_location"], c["platform_log_scale"])
-        preference = location_scale(c_q, c["preference_location"], c["preference_log_scale"])
+        c, of_p, of_q = coefficients, *self.bends(c_p, c_q)
+        platform = location_scale(
+            c_p, of_p, c["platform_location"], c["platform_bend"], c["platform_log_scale"]
+        )
+        preference = location_scale(
+            c_q, of_q, c["preference_location"], c["preference_bend"], c["preference_log_scale"]
+        )
         location, scale = (torch.cat(pair, -1) for pair in zip(platform, preference, strict=True))
         return location, scale
+
+    def bends(self, c_p: Tensor, c_q: Tensor) -> tuple[Tensor, Tensor]:
+        """What bends with the covariates of each block, in the shape of these."""
+        return bent(c_p, self.curved_exposure), bent(c_q, self.curved_preference)
+
+    def readiness_scale(self, coefficients: dict[str, Tensor]) -> Tensor:
+        """Standard deviation of readiness, ``(..., 1)``."""
+        return READINESS * coefficients["readiness_log_scale"].exp()
 
     def channels(self, factors: Tensor) -> tuple[Tensor, Tensor]:
         """The platform ``(..., K_P)`` and the preference ``(..., K_Q)`` part of factors ``(..., K)``."""
         return factors[..., : self.n_platform], factors[..., self.n_platform :]
 
-    def of_user(self, coefficients: dict[str, Tensor], factors: Tensor, c_p: Tensor) -> OfUser:
-        """What a user's factors make of the events, whatever came before."""
+    def of_user(
+        self, coefficients: dict[str, Tensor], factors: Tensor, readiness: Tensor, c_p: Tensor
+    ) -> OfUser:
+        """What a user's factors ``(..., N, K)`` and readiness ``(..., N)`` make of the events, whatever came before."""
         platform, preference = self.channels(factors)
         search, suggested = self.f_search(preference), None
         if "echo" in self.priors:
             suggested = coefficients["echo"].unsqueeze(-1) * search + self.f_suggested(platform)
-        engagement = engagement_logits(coefficients, platform, preference, c_p)
+        direct = linear(c_p, coefficients["delta"].unsqueeze(-1))
+        direct = direct + linear(bent(c_p, self.curved_exposure), coefficients["delta_bend"].unsqueeze(-1))
+        user = direct + readiness.unsqueeze(-1)
+        engagement = engagement_logits(coefficients, platform, preference, user)
         return OfUser(search, suggested, self.f_exposure(platform), engagement)
 
     def learning(self, coefficients: dict[str, Tensor], c_p: Tensor) -> Tensor:
@@ -175,7 +215,8 @@ class HMVCRL(nn.Module):
         A covariate moves it along a line that may bend where the covariate is at its mean.
         """
         along = linear(c_p, coefficients["personalisation"])
-        return coefficients["learning"] + along + linear((1 + c_p**2).sqrt() - 1, coefficients["bend"])
+        bends = bent(c_p, self.curved_exposure)
+        return coefficients["learning"] + along + linear(bends, coefficients["personalisation_bend"])
 
     def of_past(self, coefficients: dict[str, Tensor], learning: Tensor, history: Tensor) -> OfPast:
         """What the past adds, by its features ``(..., C, F)`` and each user's `learning` weights."""
@@ -196,12 +237,15 @@ class HMVCRL(nn.Module):
             c_p = pyro.deterministic("exposure_covariates", logs.exposure_covariates, event_dim=1)
             c_q = pyro.deterministic("preference_covariates", logs.preference_covariates, event_dim=1)
 
-            standard = dist.Normal(self.zero, self.one).expand([self.n_factors])
+            standard = dist.Normal(self.zero, self.one).expand([self.n_noise])
             noise = pyro.sample("noise", standard.to_event(1))
             location, scale = self.mechanisms(coefficients, c_p, c_q)
-            factors = self.graph.factors(coefficients["edges"], location + scale * noise)
+            own, of_readiness = noise[..., : self.n_factors], noise[..., self.n_factors :]
+            factors = self.graph.factors(coefficients["edges"], location + scale * own)
+            ready = (self.readiness_scale(coefficients) * of_readiness).sum(-1)
+            readiness = pyro.deterministic("readiness", ready, event_dim=0)
 
-            user = self.of_user(coefficients, factors, c_p)
+            user = self.of_user(coefficients, factors, readiness, c_p)
             if logs.n_periods == 1:
                 self.period(user, logs.totals())
                 return factors

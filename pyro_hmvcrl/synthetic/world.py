@@ -10,6 +10,9 @@ from pyro_hmvcrl.synthetic.design import Array, Design
 
 #: Of `Design.learning` and `Design.influence` at 1, on the features that they look at.
 LEARNING, INFLUENCE = np.array([3.0, 0.3, 0.1, 0.3]), np.array([0.3, 0.3])
+NO_READINESS = (
+    -10.0
+)  #: logarithm of its standard deviation's share of :data:`READINESS`: all users are alike in it
 ECHO = 0.5  #: how much a suggested search has of the user's own
 
 
@@ -105,10 +108,17 @@ class World:
             "b": self.engagement_intercept,
             "alpha": self.engagement_platform,
             "delta": self.engagement_direct,
+            "readiness_log_scale": np.array([NO_READINESS]),
         }
+        bends = (
+            ("platform_bend", "platform_location"),
+            ("preference_bend", "preference_location"),
+            ("delta_bend", "delta"),
+        )
+        values |= {bend: np.zeros_like(values[like]) for bend, like in bends}
         if self.loop:
             values |= vars(self.loop) | {"familiarity": np.array([self.loop.familiarity])}
-            values |= {"bend": np.zeros_like(self.loop.personalisation)}
+            values |= {"personalisation_bend": np.zeros_like(self.loop.personalisation)}
         if self.suggested:
             values |= {"echo": np.array([ECHO])}
             values |= {f"f_suggested.{part}": weights for part, weights in vars(self.suggested).items()}
