@@ -10,9 +10,8 @@ from pyro_hmvcrl.synthetic.design import Array, Design
 
 #: Of `Design.learning` and `Design.influence` at 1, on the features that they look at.
 LEARNING, INFLUENCE = np.array([3.0, 0.3, 0.1, 0.3]), np.array([0.3, 0.3])
-NO_READINESS = (
-    -10.0
-)  #: logarithm of its standard deviation's share of :data:`READINESS`: all users are alike in it
+#: Logarithm of readiness' standard deviation, as a share of that in the model: hardly any.
+NO_READINESS = -4.0
 ECHO = 0.5  #: how much a suggested search has of the user's own
 
 

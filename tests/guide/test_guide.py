@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from pyro_hmvcrl.guide import guide as guide_module
 from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, product_of_experts
@@ -17,6 +18,7 @@ from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
 from pyro_hmvcrl.inference.laplace import fitted_values, user_scores
 from pyro_hmvcrl.inference.svi import factor_posterior
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
+from pyro_hmvcrl.story.model import READINESS
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.oracle import oracle
 from pyro_hmvcrl.synthetic.simulation import simulate
@@ -40,9 +42,12 @@ def test_linear_gaussian_events_give_the_closed_form_posterior(guide):
     """With x = W z + e, e ~ Normal(0, R), on two surfaces: condition the joint Gaussian of z and x directly."""
     _, found, logs = guide
     prior = found.prior(found.coefficients.means(), logs)
-    rng, k = np.random.default_rng(0), 5
+    rng = np.random.default_rng(0)  # five factors, and readiness
     base, turn = (t.detach().double().numpy() for t in prior)
-    loadings = [np.hstack([np.zeros((4, 2)), rng.normal(size=(4, 3))]), rng.normal(size=(6, k))]
+    loadings = [
+        np.hstack([np.zeros((4, 2)), rng.normal(size=(4, 3)), np.zeros((4, 1))]),
+        rng.normal(size=(6, 6)),
+    ]
     noise = [np.diag(rng.uniform(0.5, 2, size=len(w))) for w in loadings]
     observed = [rng.normal(size=(60, len(w))) for w in loadings]
     experts = [
@@ -58,24 +63,27 @@ def test_linear_gaussian_events_give_the_closed_form_posterior(guide):
     for n in range(60):
         covariance = turn[n] @ turn[n].T
         gain = covariance @ w.T @ np.linalg.inv(w @ covariance @ w.T + r)
-        assert mean[n] == pytest.approx(base[n] + gain @ (x[n] - w @ base[n]), abs=2e-4)
-        assert sd[n] == pytest.approx(np.sqrt(np.diag(covariance - gain @ w @ covariance)), abs=2e-4)
+        assert mean[n] == pytest.approx((base[n] + gain @ (x[n] - w @ base[n]))[:5], abs=2e-4)
+        assert sd[n] == pytest.approx(np.sqrt(np.diag(covariance - gain @ w @ covariance))[:5], abs=2e-4)
 
 
 def test_the_product_is_the_design_s_formula(guide):
     _, found, logs = guide
     c, model = found.coefficients.means(), found.model
-    prior = found.prior(c, logs)
     location, scale = model.mechanisms(c, logs.exposure_covariates, logs.preference_covariates)
-    triangle = torch.randn(60, 5, 5).tril()
-    expert = Expert(triangle @ triangle.mT, torch.randn(60, 5))
-    a = torch.eye(5) - (c["edges"] * model.graph.allowed).mT
+    c["readiness_log_scale"] = torch.zeros(1)
+    prior = found.prior(c, logs)
+    triangle = torch.randn(60, 6, 6).tril()  # five factors, and readiness
+    expert = Expert(triangle @ triangle.mT, torch.randn(60, 6))
+    a = torch.eye(6)
+    a[:5, :5] -= (c["edges"] * model.graph.allowed).mT
+    location, scale = pad(location, (0, 1)), pad(scale, (0, 1), value=READINESS)
     precision = a.mT @ torch.diag_embed(scale**-2) @ a + expert.precision
     right = (a.mT @ (location / scale**2).unsqueeze(-1)).squeeze(-1) + expert.information
-    expected = torch.linalg.solve(precision, right.unsqueeze(-1)).squeeze(-1).detach().numpy()
+    expected = torch.linalg.solve(precision, right.unsqueeze(-1)).squeeze(-1).detach().numpy()[:, :5]
     mean, sd = factor_posterior(prior, product_of_experts(prior, [expert]))
     assert mean == pytest.approx(expected, abs=2e-3)
-    variance = torch.linalg.inv(precision).diagonal(dim1=-2, dim2=-1)
+    variance = torch.linalg.inv(precision).diagonal(dim1=-2, dim2=-1)[:, :5]
     assert sd == pytest.approx(variance.detach().sqrt().numpy(), abs=1e-3)
 
 
@@ -112,8 +120,8 @@ def test_a_user_without_events_has_the_prior_as_posterior(guide):
     )
     prior, noise = found.posterior(nothing)
     mean, sd = factor_posterior(prior, noise)
-    assert mean == pytest.approx(prior.base.numpy(), abs=1e-5)
-    assert sd == pytest.approx((prior.turn**2).sum(-1).sqrt().numpy(), rel=1e-4)
+    assert mean == pytest.approx(prior.base[:, :-1].numpy(), abs=1e-5)
+    assert sd == pytest.approx((prior.turn**2).sum(-1).sqrt()[:, :-1].numpy(), rel=1e-4)
 
 
 def test_the_posterior_does_not_depend_on_who_else_is_in_the_batch(guide):
