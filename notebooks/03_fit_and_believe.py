@@ -457,6 +457,7 @@ few = predictive_checks(
     tensors_of(dataset, found.standardisation),
     dataset.categories,
     dataset.exposure_covariates,
+    dataset.preference_covariates,
 )["checks"]
 say(verdict(few)[1])
 

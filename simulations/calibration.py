@@ -118,7 +118,7 @@ def judged(guide: Guide, logs: Logs, seed: int) -> list[dict[str, Any]]:
         k = pareto_k((log_joint(draws) - posterior.log_prob(noise)).numpy())
         weights = {"khat_median": float(np.median(k)), "khat_unreliable": float((k > UNRELIABLE).mean())}
         _, sd = factor_posterior(prior, posterior)
-        contraction = (1 - sd**2 / (prior.turn**2).sum(-1)[:, :-1].numpy()).mean(0).tolist()
+        contraction = (1 - (sd / prior.of_factors[1].numpy()) ** 2).mean(0).tolist()
         for quantity, of_users, contracted in zip(names, ranks.T, [*contraction, None], strict=True):
             row = {"guide": name, "quantity": quantity, "contraction": contracted}
             rows.append(row | judgement(of_users, limit) | weights)

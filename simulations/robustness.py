@@ -410,6 +410,7 @@ def replicate(cell: str, seed: int, quick: bool, scratch: Path) -> Tables:
         logs,
         dataset.categories,
         dataset.exposure_covariates,
+        dataset.preference_covariates,
         seed,
         draws["predictive"],
     )["checks"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,6 +91,7 @@ def predictive_checks(
     logs: Logs | SparseLogs,
     categories: Sequence[str],
     exposure_covariates: Sequence[str],
+    preference_covariates: Sequence[str],
     seed: int = 0,
     replications: int = REPLICATIONS,
     progress: bool = False,
@@ -100,7 +102,7 @@ def predictive_checks(
     ----------
     logs
         Users with their events; of more than `USERS` a random part is taken.
-    categories, exposure_covariates
+    categories, exposure_covariates, preference_covariates
         Their names.
 
     Returns
@@ -114,7 +116,7 @@ def predictive_checks(
     logs = logs._replace(index=torch.arange(len(rows)), n_users=len(rows))
     model = copy.deepcopy(model).to("cpu")  # where the posterior is
     observed = Counts.of(*(t.double().numpy() for t in (logs.search, logs.exposure, logs.engagement)))
-    asked = statistics(model, logs, categories, exposure_covariates)
+    asked = statistics(model, logs, categories, exposure_covariates, preference_covariates)
     made: dict[str, list[Any]] = {name: [] for name in (*asked, *DENSITIES)}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -155,7 +157,11 @@ def replicate(model: HMVCRL, values: Values, logs: Logs, rng: np.random.Generato
 
 
 def statistics(
-    model: HMVCRL, logs: Logs, categories: Sequence[str], exposure_covariates: Sequence[str]
+    model: HMVCRL,
+    logs: Logs,
+    categories: Sequence[str],
+    exposure_covariates: Sequence[str],
+    preference_covariates: Sequence[str],
 ) -> dict[str, Statistic]:
     """What is looked at in logs of these users, by name."""
     k_platform, k_preference = model.n_platform, model.n_factors - model.n_platform
@@ -213,12 +219,26 @@ def statistics(
                 "What is shown comes in bursts of one category", lambda c: bursts(c.in_periods[1])
             ),
         }
-    groups, labels = _groups(logs, exposure_covariates)
+    platform_s = logs.exposure_covariates.double().numpy()
+    groups, labels = _groups(platform_s, exposure_covariates)
     if labels:
         of_groups = Statistic(
             "Engagement by exposure covariates", lambda c: _group_rates(c, groups), labels, 1 / len(labels)
         )
         asked["engagement_by_covariate"] = of_groups
+    own = logs.preference_covariates.double().numpy()
+    for surface, what, covariates, names in (
+        ("exposure", "What is shown", platform_s, exposure_covariates),
+        ("search", "What is searched", own, preference_covariates),
+    ):
+        pairs, of_pairs = _pairs(covariates, names)
+        if of_pairs:
+            asked[f"{surface}_by_covariate"] = Statistic(
+                f"{what} by covariate: shares of categories, ends and middle",
+                partial(_parted, surface=surface, pairs=pairs),
+                of_pairs,
+                1 / len(of_pairs),
+            )
     return asked
 
 
@@ -320,17 +340,43 @@ def _together(one: Array, other: Array) -> float:
     return float(np.linalg.norm(one.T @ other / len(one), 2))
 
 
-def _groups(logs: Logs, names: Sequence[str]) -> tuple[Array, list[str]]:
+def _groups(covariates: Array, names: Sequence[str]) -> tuple[Array, list[str]]:
     """Who belongs to which group ``(N, G)``: values of a covariate that has few, else fifths of the users by it."""
     groups, labels = [], []
-    for name, values in zip(names, logs.exposure_covariates.T.numpy(), strict=True):
+    for name, values in zip(names, covariates.T, strict=True):
         levels = np.unique(values)
         if len(levels) > GROUPS:
             levels = np.unique(np.quantile(values, np.linspace(0, 1, GROUPS + 1)[1:]))
         code = np.searchsorted(levels, values)
         groups += [code == g for g in range(len(levels))]
         labels += [f"{name}, group {g + 1} of {len(levels)}" for g in range(len(levels))]
-    return np.array(groups, dtype=float).T.reshape(len(logs.index), -1), labels
+    return np.array(groups, dtype=float).T.reshape(len(covariates), -1), labels
+
+
+def _pairs(covariates: Array, names: Sequence[str]) -> tuple[list[tuple[Array, Array]], list[str]]:
+    """Of each covariate ``(N, D)`` who is at its low and its high end; and, if it can bend, at either end and not.
+
+    The ends are thirds, by rank.
+    """
+    pairs, labels = [], []
+    for name, values in zip(names, covariates.T, strict=True):
+        (low, high), most = np.quantile(values, [1 / 3, 2 / 3]), values.max()
+        below = values <= low if low < most else values < most
+        above = values > high if high < most else values == most
+        pairs.append((below.astype(float), above.astype(float)))
+        labels.append(f"{name}, low and high")
+        ends = below | above
+        if not ends.all():
+            pairs.append((ends.astype(float), (~ends).astype(float)))
+            labels.append(f"{name}, ends and middle")
+    return pairs, labels
+
+
+def _parted(counts: Counts, surface: str, pairs: Sequence[tuple[Array, Array]]) -> Array:
+    """Total variation between the shares of categories of the two groups of each pair, ``(L,)``."""
+    events = getattr(counts, surface)
+    shares = [[of @ events / max((of @ events).sum(), 1) for of in pair] for pair in pairs]
+    return np.array([np.abs(one - other).sum() / 2 for one, other in shares])
 
 
 def _group_rates(counts: Counts, groups: Array) -> Array:

@@ -24,6 +24,11 @@ class Prior(NamedTuple):
     base: Tensor  #: (N, K + 1)
     turn: Tensor  #: (N, K + 1, K + 1)
 
+    @property
+    def of_factors(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the factors, each ``(N, K)``."""
+        return self.base[..., :-1], (self.turn**2).sum(-1).sqrt()[..., :-1]
+
 
 class PrecisionNormal(TorchDistribution):
     """``Normal(mean, precision^-1)`` from the Cholesky factor of the precision: no matrix is inverted."""

@@ -242,7 +242,9 @@ def _factors(run: Run, dataset: Dataset, users: NDArray[Any]) -> tuple[dict[str,
     prior, noise = run.guide.posterior(logs.batch(logs.index[_rows(dataset, users)]))
     mean, _ = factor_posterior(prior, noise)
     n = run.guide.model.n_platform
-    split = [{"platform": a[:, :n], "preference": a[:, n:]} for a in (mean, prior.base.double().numpy())]
+    split = [
+        {"platform": a[:, :n], "preference": a[:, n:]} for a in (mean, prior.of_factors[0].double().numpy())
+    ]
     return split[0], split[1]
 
 

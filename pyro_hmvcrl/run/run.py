@@ -132,7 +132,8 @@ class Run:
     @own_state()
     def predictive(self, dataset: Dataset, progress: bool = False) -> dict[str, Any]:
         """Do logs that this run's model makes look like these? See :func:`predictive.predictive_checks`."""
-        names = self.categories, self.config["exposure_covariates"]
+        c = self.config
+        names = self.categories, c["exposure_covariates"], c["preference_covariates"]
         model, seed = self.guide.model, self.config["settings"]["seed"]
         logs = tensors_of(dataset, self.standardisation, self.guide.model)
         return predictive_checks(model, self.posterior, logs, *names, seed=seed, progress=progress)

@@ -28,6 +28,8 @@ from worlds import EDGES, logs_of, true_expansion
 DESIGN = Design(users=600, categories=8, edges=EDGES)
 SCALAR = Statistic("A thing", lambda counts: 0)
 
+NAMES = DESIGN.category_names, DESIGN.exposure_names, DESIGN.preference_names
+
 
 @pytest.fixture(scope="module")
 def world():
@@ -47,18 +49,16 @@ def true_world(design):
 def checked(world, logs=None, **more):
     model, posterior, own = world
     more = {"replications": 60} | more
-    return predictive_checks(
-        model, posterior, logs or own, DESIGN.category_names, DESIGN.exposure_names, **more
-    )
+    return predictive_checks(model, posterior, logs or own, *NAMES, **more)
 
 
 def test_at_the_true_parameters_every_check_passes(world):
     found = checked(world)
-    assert len(found["checks"]) == 13
+    assert len(found["checks"]) == 15
     assert {name for name, check in found["checks"].items() if check["level"] != "good"} == set()
     assert verdict(found["checks"]) == (
         "good",
-        ["logs that the model makes look like these logs in all 13 respects."],
+        ["logs that the model makes look like these logs in all 15 respects."],
     )
     for of in found["densities"].values():
         inside = (np.array(of["lower"]) <= of["observed"]) & (of["observed"] <= np.array(of["upper"]))
@@ -167,7 +167,7 @@ def test_differences_past_some_directions_are_the_smaller_singular_values(world)
     """Of the Pearson residuals of searches, against shares by category, of users in three directions."""
     model, _, logs = world
     searches = logs.search.double().numpy()
-    asked = statistics(model, logs, DESIGN.category_names, DESIGN.exposure_names)["search_rest"]
+    asked = statistics(model, logs, *NAMES)["search_rest"]
     expected = searches.sum(1, keepdims=True) * searches.sum(0) / searches.sum()
     values = np.linalg.svd((searches - expected) / np.sqrt(expected), compute_uv=False) ** 2 / len(searches)
     assert asked.of(Counts(searches, searches, searches)) == pytest.approx(values[3:].sum())
@@ -183,6 +183,36 @@ def test_a_seed_fixes_the_checks_and_the_caller_s_random_numbers_are_left_alone(
 def test_of_many_users_a_random_part_is_taken(world, monkeypatch):
     monkeypatch.setattr(predictive, "USERS", 100)
     assert checked(world, replications=2)["users"] == 100
+
+
+@pytest.mark.parametrize("surface", ["exposure", "search"])
+def test_a_response_that_bends_is_seen_by_covariate(world, surface):
+    """Users with a covariate at either end are shown, and search, the same category more; the model knows no bend."""
+    _, _, logs = world
+    block = {"exposure": "exposure", "search": "preference"}[surface]
+    ends = getattr(logs, f"{block}_covariates")[:, 0].abs() > 1
+    events = getattr(logs, surface).clone()
+    moved = torch.zeros_like(events)
+    moved[ends, 0] = 0.4 * events[ends].sum(-1)
+    bent = (events - moved.sum(-1, keepdim=True) * events / events.sum(-1, keepdim=True) + moved).round()
+    checks = checked(world, logs._replace(**{surface: bent}))["checks"]
+    assert checks[f"{surface}_by_covariate"]["level"] == "no"
+    other = {"exposure": "search", "search": "exposure"}[surface]
+    assert checks[f"{other}_by_covariate"]["level"] == "good"
+    check = checks[f"{surface}_by_covariate"]
+    past = np.subtract(check["observed"], check["mean"])
+    name = {"exposure": "exposure_1", "search": "taste_1"}[surface]
+    assert check["labels"][past.argmax()] == f"{name}, ends and middle"
+
+
+def test_ends_of_a_covariate_of_few_values_are_its_values():
+    few = np.array([[0, 0], [0, 1], [0, 1], [0, 1], [1, 1], [2, 1.0]])
+    pairs, labels = predictive._pairs(few, ["dose", "flag"])
+    assert labels == ["dose, low and high", "flag, low and high"]
+    assert [[end.tolist() for end in pair] for pair in pairs] == [
+        [[1, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]],
+        [[1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1]],
+    ]
 
 
 # --- Observed against replicated -----------------------------------------------------------------------------

@@ -534,20 +534,23 @@ def test_the_common_cause_takes_what_runs_through_the_noise_and_nothing_else(wor
     of_draws = _without_confounding(model, stacked, loading)
     prior = guide.prior(values, users.logs)
     _, scale = model.mechanisms(values, users.logs.exposure_covariates, users.logs.preference_covariates)
-    for noise in (torch.zeros(600, 4), torch.randn(600, 4)):
+    values["platform_bend"] = torch.randn_like(values["platform_bend"])
+    prior = guide.prior(values, users.logs)
+    for noise in (torch.zeros(600, 5), torch.randn(600, 5)):
         z = prior.base + (prior.turn @ noise.unsqueeze(-1)).squeeze(-1)
         before, after = (log_odds(v, z, users) for v in (values, changed))
-        through = (scale * noise)[:, :2] @ loading
+        through = (scale * noise[:, :4])[:, :2] @ loading
         assert torch.allclose(before - after, through.unsqueeze(-1).expand(-1, 6), atol=1e-5)
     for name in changed:
         assert torch.allclose(of_draws[name][0], changed[name])
-        if name not in ("alpha", "delta", "a"):
+        if name not in ("alpha", "delta", "delta_bend", "a"):
             assert changed[name] is values[name]
 
 
 def log_odds(v, z, users):
-    user = z[:, :2] @ v["alpha"] + users.logs.exposure_covariates @ v["delta"]
-    return v["b"] + z[:, 2:] @ v["a"].mT + user.unsqueeze(-1)
+    c = users.logs.exposure_covariates
+    user = z[:, :2] @ v["alpha"] + c @ v["delta"] + (torch.hypot(torch.ones(()), c) - 1) @ v["delta_bend"]
+    return v["b"] + z[:, 2:4] @ v["a"].mT + user.unsqueeze(-1)
 
 
 # --- E-values ------------------------------------------------------------------------------------------------

@@ -92,9 +92,13 @@ def test_a_past_that_is_forced_is_a_treatment_and_no_longer_mediates(world):
 def test_before_the_first_period_there_is_no_past_and_later_it_is_that_of_the_world(world):
     """A change that acts through the past alone does nothing in the first period."""
     _, guide, posterior, logs = world
-    values = posterior.mean | {name: torch.zeros_like(posterior.mean[name]) for name in ("delta", "bend")}
+    values = posterior.mean | {
+        name: torch.zeros_like(posterior.mean[name])
+        for name in ("delta", "delta_bend", "personalisation_bend")
+    }
     values |= {
-        f"platform_{part}": torch.zeros_like(values[f"platform_{part}"]) for part in ("location", "log_scale")
+        f"platform_{part}": torch.zeros_like(values[f"platform_{part}"])
+        for part in ("location", "bend", "log_scale")
     }
     draws = {name: value.expand(2, *value.shape) for name, value in values.items()}
     of_past = replace(posterior, mean=values, draws=draws)

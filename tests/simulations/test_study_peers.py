@@ -103,7 +103,7 @@ def test_ivae_expands_its_own_likelihood(sim):
     coefficients = {n: t.detach() for n, t in guide.coefficients.means().items()}
     coefficients["a"] = torch.randn(6, 4)
     prior = guide.prior(coefficients, logs)
-    noise = torch.randn(40, 4, requires_grad=True)
+    noise = torch.randn(40, 5, requires_grad=True)
     z = prior.base + torch.einsum("nij,nj->ni", prior.turn, noise)
 
     held = pyro.condition(observe(at(guide.model, coefficients), logs), data={"noise": noise})

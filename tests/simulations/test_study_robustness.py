@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t as student
+from sklearn.linear_model import LinearRegression
 
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.queries.averages import Users
@@ -51,14 +52,10 @@ def violated(study, design):
 
 
 def rates_of(study, sim, jump=0.0, **dose):
-    return study.rates(
-        study.Violation(**dose),
-        sim.world,
-        sim.exposure_covariates,
-        sim.factors,
-        sim.noise,
-        np.full_like(sim.preference, jump),
-    )
+    v, rng = study.Violation(**dose), np.random.default_rng(0)
+    own = study.chance(v, sim.world, sim.noise, sim.exposure_covariates, rng)
+    own = own._replace(jump=np.full_like(sim.preference, jump))
+    return study.rates(sim.world, sim.exposure_covariates, sim.factors, own, v)
 
 
 def chosen(counts, usual, other):
@@ -196,7 +193,7 @@ def test_drift_parts_searches_from_recommendations(study, base):
 
 def test_drift_is_of_its_size(study, violated, base, monkeypatch):
     jumps, as_it_is = [], study.rates
-    monkeypatch.setattr(study, "rates", lambda *a: jumps.append(a[-1]) or as_it_is(*a))
+    monkeypatch.setattr(study, "rates", lambda *a: jumps.append(a[3].jump) or as_it_is(*a))
     sim = violated(drift=0.5)
     np.testing.assert_array_equal(sim.factors, base.factors)
     study.true_effects(sim, study.Violation(drift=0.5), 2, 0)
@@ -245,6 +242,60 @@ def test_a_hidden_cause_moves_engagement_alone(study, base):
     np.testing.assert_allclose(log_odds[0] - log_odds[1], added, atol=1e-6)
 
 
+def test_a_cause_of_the_policy_keeps_its_part_of_engagement(study, base, violated):
+    """It goes with the covariate as it is, and not with the covariate as a policy sets it."""
+    causes = [
+        study.chance(
+            study.Violation(policy_cause=dose),
+            base.world,
+            base.noise,
+            base.exposure_covariates,
+            np.random.default_rng(0),
+        ).readiness
+        for dose in (0.2, 0.0)
+    ]
+    np.testing.assert_allclose(causes[0] - causes[1], 0.2 * LOGISTIC_SD * base.exposure_covariates[:, :1])
+    sim = violated(policy_cause=0.2)
+    truth = effects(study, sim, 6, policy_cause=0.2)["engagement"]
+    assert truth["TE"] == pytest.approx(effects(study, base, 6)["engagement"]["TE"], abs=0.02)
+
+
+def test_users_differ_in_readiness_whatever_they_are_shown(study, base, violated):
+    rate = [s.engagement.sum(1) / s.exposure.sum(1) for s in (violated(readiness=0.5), base)]
+    assert rate[0].var() - rate[1].var() > 0.002
+    np.testing.assert_array_equal(violated(readiness=0.5).exposure, base.exposure)
+
+
+def test_a_u_shape_bends_the_first_factor_alone(study, base, violated):
+    sim = violated(u_shape=0.5)
+    np.testing.assert_array_equal(sim.factors[:, 1], base.factors[:, 1])
+    added = sim.factors[:, 0] - base.factors[:, 0]
+    c = base.exposure_covariates[:, 0]
+    assert np.corrcoef(added, (c**2 - 1) / 2**0.5 - c)[0, 1] == pytest.approx(1)
+
+
+def test_bursts_are_copies(violated):
+    sim = violated(bursts=2)
+    for events in (sim.search, sim.exposure, sim.engagement):
+        assert (events % 2 == 0).all()
+        assert events.sum() > 0
+
+
+def test_a_mismeasured_covariate_is_as_reliable_as_said(study, base, tmp_path):
+    write_simulation(base, tmp_path / "logs", 0, truth=False)
+    dataset = read_dataset(tmp_path / "logs")
+    true = dataset.users["exposure_1"]
+    measured = study.mismeasure(dataset, study.Violation(reliability=0.67), 0)
+    assert np.corrcoef(true, measured.users["exposure_1"])[0, 1] ** 2 == pytest.approx(0.67, abs=0.04)
+    of_deliveries = study.mismeasure(dataset, study.Violation(deliveries=0.5), 0).users
+    share = dataset.exposure / dataset.exposure.sum(1, keepdims=True)
+    fitted = LinearRegression().fit(share, of_deliveries["exposure_1"])
+    assert fitted.score(share, of_deliveries["exposure_1"]) == pytest.approx(0.5, abs=0.06)
+    assert of_deliveries["exposure_2"].equals(dataset.users["exposure_2"])
+    truth = effects(study, base, 1, deliveries=0.5)
+    assert set(truth["engagement"].values()) == {0.0}
+
+
 def test_a_misplaced_covariate_changes_its_channel_only(study, base, tmp_path):
     write_simulation(base, tmp_path / "logs", 0, truth=False)
     dataset = read_dataset(tmp_path / "logs")
@@ -279,7 +330,11 @@ def test_suggested_searches_leave_the_truth(study, base):
 
 
 @pytest.mark.parametrize(
-    "dose", [{"feedback": 1.0}, {"hidden_cause": 0.3}, {"drift": 1.0}, {"heavy_tails": 3}]
+    "dose",
+    [
+        *({"feedback": 1.0}, {"hidden_cause": 0.3}, {"drift": 1.0}, {"heavy_tails": 3}),
+        *({"readiness": 0.5}, {"policy_cause": 0.2}, {"u_shape": 0.5}),
+    ],
 )
 def test_the_truth_is_what_happens_when_the_policy_comes(study, violated, dose):
     """The same users' logs under both policies, the same chance in both."""
@@ -287,13 +342,12 @@ def test_the_truth_is_what_happens_when_the_policy_comes(study, violated, dose):
     w, events, rng = sim.world, sim.exposure.sum(1).astype(int), np.random.default_rng(9)
     totals = []
     for _ in range(12):
-        noise = v.noise(rng.normal(size=sim.noise.shape), w)
-        jump = v.drift * rng.normal(size=sim.preference.shape)
+        own = study.chance(v, w, rng.normal(size=sim.noise.shape), sim.exposure_covariates, rng)
         uniform, found = rng.random((events.max(), 2, len(events))), []
         for by in (0.0, 1.0):
             c_p = sim.exposure_covariates + shift_vector(w.design, {"exposure_1": by})
-            z = study.factors_of(w, c_p, sim.preference_covariates, noise)
-            r = study.rates(v, w, c_p, z, noise, jump)
+            z = study.factors_of(w, c_p, sim.preference_covariates, own.noise, v.u_shape)
+            r = study.rates(w, c_p, z, own, v)
             exposure, engagement, _ = study.window(v.feedback, r, events, uniform)
             found.append([engagement.sum(1) / events, (exposure * r.sought).sum(1) / events])
         totals.append(np.diff(found, axis=0)[0].mean(1))
