@@ -51,7 +51,9 @@ TAILS = 1.15
 
 
 class CoefficientPosterior(nn.Module):
-    """Independent Normals over the structural coefficients."""
+    """Independent Normals over the structural coefficients; of a fitted run, draws of their joint posterior."""
+
+    joint: dict[str, Tensor] | None = None  #: (D, ...) by name, once they are known
 
     def __init__(self, model: HMVCRL) -> None:
         super().__init__()
@@ -62,6 +64,13 @@ class CoefficientPosterior(nn.Module):
         self.log_sd = nn.ParameterDict({n: torch.full(s, -4.0) for n, s in shapes.items()})
 
     def forward(self) -> dict[str, Tensor]:
+        if self.joint is not None:
+            n_draws = len(self.joint["b"])
+            one = pyro.sample("draw", dist.Categorical(torch.ones(n_draws)), infer={"is_auxiliary": True})
+            return {
+                name: pyro.sample(name, dist.Delta(draws[one], event_dim=draws.dim() - 1))
+                for name, draws in self.joint.items()
+            }
         return {
             name: pyro.sample(name, dist.Normal(loc, self.log_sd[name].exp()).to_event(loc.dim()))
             for name, loc in self.loc.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_hmvcrl.guide.experts import PrecisionNormal
-from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.guide.guide import TAILS, Guide
 from pyro_hmvcrl.story.logs import Cohort, Logs
 from pyro_hmvcrl.story.model import HMVCRL
-from pyro_hmvcrl.story.programs import log_joint, log_prob, observe
+from pyro_hmvcrl.story.programs import Program, at, log_joint, log_prob, observe
 
 EVALUATION_PARTICLES = 64
 EVALUATED_AT_ONCE = 256  #: users, which bounds the memory
+UNRELIABLE = 0.7  #: Pareto k-hat above which importance weights are not to be trusted (Vehtari et al. 2024)
 
 
 class UserELBO(ELBO):
@@ -66,11 +68,39 @@ def _log_mean(log_weights: Tensor) -> Tensor:
 @torch.no_grad()
 def user_bounds(guide: Guide, logs: Logs | Cohort) -> Tensor:
     """Importance-weighted bound ``(N,)`` of each user's log evidence, nats, at the coefficients' means."""
-    bounds = []
+    batches = logs.batches(EVALUATED_AT_ONCE)
+    return torch.cat([_log_mean(importance_weights(guide, users, EVALUATION_PARTICLES)) for users in batches])
+
+
+@torch.no_grad()
+def user_log_likelihood(guide: Guide, draws: Mapping[str, Tensor], logs: Logs) -> Tensor:
+    """Log likelihood ``(D, N)`` of each user's events under each draw of coefficients and decoder weights, nats.
+
+    The noise is integrated out by importance sampling from the expansion guide at the coefficients' means, with the
+    same particles for all draws.
+    """
+    found = []
     for users in logs.batches(EVALUATED_AT_ONCE):
-        posterior = guide.posterior(users)[1]
+        of_users = users._replace(index=torch.arange(len(users.index)))
+        posterior = guide.expansion(len(users.index)).posterior(of_users)[1].wider(TAILS)
         noise = posterior.antithetic(EVALUATION_PARTICLES)
-        held = poutine.condition(observe(guide.model, users), guide.coefficients.means() | {"noise": noise})
-        joint = log_joint(poutine.trace(held).get_trace(users))
-        bounds.append(_log_mean(joint - posterior.log_prob(noise)))
-    return torch.cat(bounds)
+        under = [
+            log_joint_at(at(guide.model, {n: values[i] for n, values in draws.items()}), users, noise)
+            for i in range(len(draws["b"]))
+        ]
+        found.append(_log_mean(torch.stack(under, 1) - posterior.log_prob(noise).unsqueeze(1)))
+    return torch.cat(found, -1)
+
+
+@torch.no_grad()
+def importance_weights(guide: Guide, users: Logs, particles: int) -> Tensor:
+    """Log importance weights ``(particles, B)`` of the guide's draws of these users' noise, at the means."""
+    posterior = guide.posterior(users)[1]
+    noise = posterior.antithetic(particles)
+    return log_joint_at(at(guide.model, guide.coefficients.means()), users, noise) - posterior.log_prob(noise)
+
+
+def log_joint_at(story: Program, users: Logs, noise: Tensor) -> Tensor:
+    """Log probability ``(particles, B)`` of the users' events and this `noise` ``(particles, B, K + 1)``."""
+    held = poutine.condition(observe(story, users), {"noise": noise})
+    return log_joint(poutine.trace(held).get_trace(users))

@@ -55,7 +55,7 @@ class Population:
             _same_users(factors, covariates)
         with of_file(folder / "experts.safetensors"):
             experts = Expert(**finite_tensors(folder / "experts.safetensors"))
-            k = len(run.factor_names)
+            k = run.guide.model.n_noise
             if [t.shape for t in experts] != [(len(covariates), k, k), (len(covariates), k)]:
                 raise ValueError("of other users or factors than the run's")
             experts = Expert(*(t.to(exposure.dtype) for t in experts))

@@ -19,6 +19,7 @@ from pyro_hmvcrl.guide.experts import Expert, product_of_experts
 from pyro_hmvcrl.guide.guide import USERS_AT_ONCE
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.ambient import own_state
+from pyro_hmvcrl.inference.bound import user_log_likelihood
 from pyro_hmvcrl.inference.laplace import ParameterPosterior
 from pyro_hmvcrl.inference.svi import factor_posterior, tensors_of
 from pyro_hmvcrl.run.files import RunError
@@ -40,6 +41,11 @@ class Run:
     standardisation: Standardisation
     categories: list[str]
     config: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """From here on the guide draws its coefficients from their joint posterior, and no longer as SVI had them."""
+        of_sites = {name: self.posterior.draws[name] for name in self.guide.model.priors}
+        self.guide.coefficients.joint = of_sites
 
     def __repr__(self) -> str:
         names, c = ", ".join(self.factor_names), self.config
@@ -160,10 +166,16 @@ class Run:
         return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])
 
     @own_state()
-    def to_arviz(self) -> Any:
+    def to_arviz(self, logs: Logs | None = None) -> Any:
         """Draws from the posterior over the structural coefficients, for ArviZ.
 
         One chain: effective sample sizes and R-hat mean nothing for independent draws.
+
+        Parameters
+        ----------
+        logs
+            Users whose log likelihood under each draw goes with them, for ``arviz.loo`` and ``arviz.compare``: a number
+            each, as a user's events hang together.
 
         Returns
         -------
@@ -203,4 +215,8 @@ class Run:
             "echo": ["surface"],
         }
         posterior = {name: values for name, values in posterior.items() if values.size}
-        return inference_data(posterior, coords=axes, dims={name: dims[name] for name in posterior})
+        of_draws = {"coords": axes, "dims": {name: dims[name] for name in posterior}}
+        if logs is not None:
+            users = user_log_likelihood(self.guide, self.posterior.draws, logs).double().numpy()
+            of_draws |= {"log_likelihood": {"users": users}}
+        return inference_data(posterior, **of_draws)

@@ -393,7 +393,7 @@ def noise_of(change=lambda noise: noise, users=600, seed=0):
     """Noise checks of users whose noise, normal and independent, was changed; it is known exactly."""
     known = change(torch.randn(users, 4, generator=torch.Generator().manual_seed(seed)))
     of = SimpleNamespace(noise=lambda *_: known, logs=SimpleNamespace(index=torch.arange(users)))
-    guide = SimpleNamespace(model=SimpleNamespace(n_platform=2, n_factors=4))
+    guide = SimpleNamespace(model=SimpleNamespace(n_platform=2, n_factors=4, n_noise=5))
     return noise_checks(guide, SimpleNamespace(mean=None), of)
 
 
@@ -527,6 +527,7 @@ def test_the_common_cause_takes_what_runs_through_the_noise_and_nothing_else(wor
     """Log odds change by loading times noise: not at all where the noise is zero; also with the planted edges."""
     sim, guide, _, users, _ = world
     model, values = guide.model, true_coefficients(sim)
+    values["platform_bend"] = torch.randn_like(values["platform_bend"])
     assert values["edges"][3, 1] == pytest.approx(-0.8)
     loading = torch.tensor([0.7, -0.4])
     stacked = {name: torch.stack([value, 2 * value]) for name, value in values.items()}  # as draws are
@@ -534,8 +535,6 @@ def test_the_common_cause_takes_what_runs_through_the_noise_and_nothing_else(wor
     of_draws = _without_confounding(model, stacked, loading)
     prior = guide.prior(values, users.logs)
     _, scale = model.mechanisms(values, users.logs.exposure_covariates, users.logs.preference_covariates)
-    values["platform_bend"] = torch.randn_like(values["platform_bend"])
-    prior = guide.prior(values, users.logs)
     for noise in (torch.zeros(600, 5), torch.randn(600, 5)):
         z = prior.base + (prior.turn @ noise.unsqueeze(-1)).squeeze(-1)
         before, after = (log_odds(v, z, users) for v in (values, changed))

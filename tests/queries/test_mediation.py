@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy.stats import norm
+from torch.nn.functional import pad
 
 from pyro_hmvcrl.guide.experts import Expert
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, fitted_values
@@ -209,8 +210,8 @@ def test_at_the_true_parameters_effects_are_the_true_effects(world):
 
 def test_counterfactual_effects_of_users_whose_noise_is_known_are_theirs(world):
     sim, guide, posterior, logs = world
-    sure = 1e8 * torch.eye(5).expand(1_500, 5, 5)
-    users = Users(logs, Expert(sure, (sure @ tensor(sim.factors).unsqueeze(-1)).squeeze(-1)))
+    sure, own = 1e8 * torch.eye(6).expand(1_500, 6, 6), pad(tensor(sim.factors), (0, 1))  # of readiness: none
+    users = Users(logs, Expert(sure, (sure @ own.unsqueeze(-1)).squeeze(-1)))
     question = {"exposure_covariates": shifted(logs)}
     found = average_effects(guide, posterior, users, question, counterfactual=True)
     truth = true_effects(sim, SHIFT, counterfactual=True)["outcomes"]
@@ -298,8 +299,8 @@ def test_each_draw_of_the_parameters_has_its_own_effects(world, counterfactual):
     sim, guide, posterior, logs = world
     torch.manual_seed(0)
     draws = {name: value + 0.015 * torch.randn_like(value) for name, value in posterior.draws.items()}
-    sure = 30 * torch.eye(5).expand(1_500, 5, 5)
-    users = Users(logs, Expert(sure, (sure @ tensor(sim.factors).unsqueeze(-1)).squeeze(-1)))
+    sure, own = 30 * torch.eye(6).expand(1_500, 6, 6), pad(tensor(sim.factors), (0, 1))
+    users = Users(logs, Expert(sure, (sure @ own.unsqueeze(-1)).squeeze(-1)))
     shift = {"exposure_covariates": shifted(logs)}
 
     def effects(values, draws):
@@ -364,7 +365,8 @@ def in_other_coordinates(model, values, order, scale, origin):
             exposure = pyro.sample(
                 "exposure", CategoryEvents(model.f_exposure(platform), logs.exposure.sum(-1))
             )
-            log_odds = engagement_logits(values, platform, preference, c_p)
+            direct = (c_p @ values["delta"]).unsqueeze(-1)
+            log_odds = engagement_logits(values, platform, preference, direct)
             pyro.sample("engagement", EngagementEvents(log_odds, exposure))
 
     return story

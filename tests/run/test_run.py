@@ -9,10 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
+from pyro.infer import Predictive
 
 from pyro_hmvcrl.data.files import LOCK
 from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.inference.bound import user_bounds
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import fit
 from pyro_hmvcrl.queries.answer import effects
@@ -252,6 +255,33 @@ def test_the_posterior_over_coefficients_goes_to_arviz(folders):
     assert posterior["platform_location"].shape == (1, 200, 5, 2)
     assert posterior["a"].sizes["category"] == 8
     assert float(posterior["edges"].sel(factor="platform_1", target="platform_2").std()) == 0
+
+
+def test_predictive_draws_with_the_run_s_guide_have_the_stated_spread(folders):
+    """`pyro.infer.Predictive`, one by one and side by side."""
+    data, folder = folders
+    run = load_run(folder)
+    logs = run.logs(read_dataset(data)).batch(torch.arange(3))
+    for parallel in (False, True):
+        drawn = Predictive(run.model, guide=run.guide, num_samples=400, parallel=parallel)(logs)
+        for name in ("alpha", "delta", "platform_location"):
+            values = drawn[name].reshape(400, *run.posterior.mean[name].shape)
+            assert torch.allclose(values.std(0), run.posterior.sd[name], rtol=0.25), (name, parallel)
+        off = torch.corrcoef(torch.cat([drawn[n].reshape(400, -1) for n in ("b", "alpha")], 1).T)
+        of_draws = torch.cat([run.posterior.draws[n].flatten(1) for n in ("b", "alpha")], 1)
+        assert (off - torch.corrcoef(of_draws.T)).abs().max() < 0.4
+
+
+def test_users_log_likelihood_goes_to_arviz(folders):
+    """By importance sampling, close to the bound at the mean, and less or more as the draw is."""
+    data, folder = folders
+    run = load_run(folder)
+    logs = run.logs(read_dataset(data)).batch(torch.arange(12))
+    found = run.to_arviz(logs)["log_likelihood"]["users"]
+    assert found.shape == (1, run.posterior.n_draws, 12)
+    at_mean = user_bounds(run.guide.expansion(12), logs).numpy()
+    np.testing.assert_allclose(np.median(found[0], 0), at_mean, atol=1.0)
+    assert (found[0].std("draw") > 0.01).all()
 
 
 def test_channels_without_covariates_can_be_fitted(tmp_path):
