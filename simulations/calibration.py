@@ -26,7 +26,6 @@ Run           ``python simulations/calibration.py`` (resumable; ``--quick`` for 
 from __future__ import annotations
 
 import os
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,9 +46,10 @@ from pyro import poutine
 from scipy.stats import binom
 from torch import Tensor
 
-from pyro_hmvcrl.evidence.to_arviz import inference_data, the_arviz
+from pyro_hmvcrl.evidence.to_arviz import pareto_k
 from pyro_hmvcrl.guide.experts import PrecisionNormal
 from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.inference.bound import UNRELIABLE
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import factor_posterior, fit, tensors_of
 from pyro_hmvcrl.story.logs import Logs
@@ -71,7 +71,6 @@ RANKS = [f"rank_{b + 1}" for b in range(BINS)]
 POINTS = np.arange(1, BINS) / BINS  # where the ECDF is looked at
 BAND = 0.95
 LEVELS = {"coverage_50%": 0.5, "coverage_80%": 0.8, "coverage_90%": 0.9}
-UNRELIABLE = 0.7  # k-hat from which importance sampling is not to be relied on (Vehtari et al. 2024)
 EVENTS = ("search", "exposure", "engagement")
 QUANTITIES = ("platform factors", "preference factors", "log likelihood")
 GUIDES = ("Transformers", "expansions", "collapsed", "over-confident")
@@ -146,18 +145,6 @@ def judgement(ranks: Counts, limit: float) -> dict[str, float]:
     for name, level in LEVELS.items():
         found[name] = float((np.abs(2 * ranks - DRAWS) < level * (DRAWS + 1)).mean())
     return found | dict(zip(RANKS, counts.tolist(), strict=True))
-
-
-def pareto_k(log_weights: Array) -> Array:
-    """Pareto k-hat ``(N,)`` of each user's importance weights ``(draws, N)``.
-
-    Both lines of ArviZ estimate it in ``loo``, whose weights are one over the likelihood.
-    """
-    draws = {"number": np.arange(len(log_weights))}
-    data = inference_data(draws, log_likelihood={"users": -log_weights})
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Estimated shape parameter")  # large ones are counted here
-        return np.asarray(the_arviz().loo(data, pointwise=True).pareto_k)
 
 
 # --- The test of uniformity ----------------------------------------------------------------------------------

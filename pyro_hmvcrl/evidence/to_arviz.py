@@ -88,6 +88,19 @@ def _one_chain(group: str, arrays: Arrays) -> dict[str, np.ndarray]:
     return chain
 
 
+def pareto_k(log_weights: ArrayLike) -> np.ndarray:
+    """Pareto k-hat ``(N,)`` of importance weights ``(draws, N)``; above 0.7 they are not to be trusted.
+
+    Vehtari et al. (2024).  Both lines of ArviZ estimate it in ``loo``, whose weights are one over the likelihood.
+    """
+    weights = np.asarray(log_weights)
+    draws = {"number": np.arange(len(weights))}
+    data = inference_data(draws, log_likelihood={"users": -weights})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Estimated shape parameter")  # large ones are reported
+        return np.asarray(the_arviz().loo(data, pointwise=True).pareto_k)
+
+
 def save_netcdf(idata: Any, path: str | Path) -> None:
     """Write to ``path``, whole or not at all; a file already there is replaced."""
     with whole_file(Path(path)) as file:

@@ -11,13 +11,16 @@ import torch
 
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.evidence.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
+from pyro_hmvcrl.evidence.to_arviz import pareto_k
 from pyro_hmvcrl.inference.ambient import own_state
+from pyro_hmvcrl.inference.bound import EVALUATED_AT_ONCE, UNRELIABLE, importance_weights
 from pyro_hmvcrl.inference.laplace import is_stuck
 from pyro_hmvcrl.inference.svi import Fit, factor_posterior, tensors_of
 from pyro_hmvcrl.run.files import RunError, of_file
 from pyro_hmvcrl.run.run import Array
 from pyro_hmvcrl.story.model import HMVCRL
 
+WEIGHED = 500, 200  #: users, at most, and draws of each, by which the guide is judged
 STUCK = 0.1  #: nats a user below the best restart: no rival; starts that end alike differ by hundredths
 
 
@@ -89,6 +92,21 @@ def evaluate(found: Fit, dataset: Dataset, truth: Truth | None = None) -> Identi
             n_train=int((~found.held_out).sum()),
         )
     return identifiability(evidence)
+
+
+@own_state()
+def guide_quality(found: Fit, dataset: Dataset, seed: int) -> dict[str, float]:
+    """How near the encoders' posterior is to the model's, at held-out users: Pareto k-hat of its importance weights.
+
+    The median over users, and the share in whom it is `UNRELIABLE`.
+    """
+    users, draws = WEIGHED
+    rows = torch.as_tensor(np.flatnonzero(found.held_out)[:users])
+    logs = tensors_of(dataset, found.standardisation).batch(rows).to(found.guide.model.zero.device)
+    torch.manual_seed(seed)
+    weights = [importance_weights(found.guide, some, draws) for some in logs.batches(EVALUATED_AT_ONCE)]
+    k = pareto_k(torch.cat(weights, -1).double().cpu())
+    return {"median": float(np.median(k)), "unreliable": float((k > UNRELIABLE).mean())}
 
 
 def _block(model: HMVCRL, channel: str) -> slice:

@@ -20,7 +20,7 @@ from pyro_hmvcrl.inference.checkpoints import save_tensors
 from pyro_hmvcrl.inference.laplace import Values
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Fit
-from pyro_hmvcrl.run.judge import Truth, as_numpy, evaluate
+from pyro_hmvcrl.run.judge import Truth, as_numpy, evaluate, guide_quality
 from pyro_hmvcrl.run.labels import label_of
 from pyro_hmvcrl.run.run import Array, Run
 from pyro_hmvcrl.story.history import LOOKS_AT
@@ -58,6 +58,8 @@ def write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folde
         ],
         "scoring": found.scoring,
         "information": {block: float(ratio) for block, ratio in run.posterior.information.items()},
+        "readiness": run.model.readiness_scale(run.coefficients).item(),
+        "pareto_k": guide_quality(found, dataset, run.config["settings"]["seed"]),
         "held_out_bound": {"mean": found.bound[0], "standard_error": found.bound[1]},
         "graph": edges.to_dict("records"),
         "mechanisms": {channel: _mechanism(run, channel) for channel in CHANNELS},
@@ -126,7 +128,7 @@ def _mechanism(run: Run, channel: str) -> dict[str, Any]:
     """Location and log-scale coefficients of a channel, with their posterior sds, a row per covariate."""
     block = {"platform": "exposure", "preference": "preference"}[channel]
     values: dict[str, Any] = {"covariates": run.config[f"{block}_covariates"]}
-    for part in ("location", "log_scale"):
+    for part in ("location", "bend", "log_scale"):
         name = f"{channel}_{part}"
         values |= {part: run.posterior.mean[name].tolist(), f"{part}_sd": run.posterior.sd[name].tolist()}
     return values
