@@ -42,7 +42,9 @@ import pyro_hmvcrl  # noqa: E402 - after the two above
 from pyro_hmvcrl import cli  # noqa: E402
 
 project, release = "pyro_hmvcrl", pyro_hmvcrl.__version__
-extensions = ["myst_nb", "sphinx_design", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinxcontrib.typer"]
+extensions = ["myst_nb", "sphinx_design", "sphinx.ext.autodoc", "sphinxcontrib.typer"]
+thorough = not tags.has("quick")  # noqa: F821 - of Sphinx; the tests do without what takes half the time and warns of nothing
+extensions += ["sphinx.ext.viewcode"] if thorough else []
 exclude_patterns = ["_build"]
 nb_execution_mode = "off"  # they are kept with their outputs
 myst_enable_extensions = ["colon_fence", "dollarmath"]
@@ -59,8 +61,9 @@ autodoc_default_options = {"members": True, "undoc-members": True, "show-inherit
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # those of torch and pyro
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
+autodoc_preserve_defaults = thorough
 python_maximum_signature_line_length = 90
+toc_object_entries = thorough
 toc_object_entries_show_parents = "hide"
 
 nitpicky = True
