@@ -455,10 +455,10 @@ plt.show()
 # KuaiSAR's events. A covariate that is measured with error has its effects understated.
 #
 # The whole study (`pyro-hmvcrl kuaisar kuaisar-copy --out kuaisar-copy-study`) fits the first 70% of the window, and
-# holds it against the rest; the README has its table for a copy of 2,000 users. The package is plain about what that
-# is worth: the commands **have not met the real archive yet**; a copy's figures say that the pipeline finds what was
-# planted, and nothing of KuaiSAR; and the published MCC's reference is not described closely enough to be rebuilt,
-# so that other references stand beside it rather than for it.
+# holds it against the rest; `docs/kuaisar_study.md` has its table for a copy of 2,000 users. The package is plain about
+# what that is worth: the commands **have not met the real archive yet**; a copy's figures say that the pipeline finds
+# what was planted, and nothing of KuaiSAR; and the published MCC's reference is not described closely enough to be
+# rebuilt, so that other references stand beside it rather than for it.
 
 # %% [markdown]
 # ## What could go wrong

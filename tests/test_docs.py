@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from browser import BROWSER, look
 from company import write_company
 
 import pyro_hmvcrl
@@ -32,6 +33,13 @@ BLOCKS = {
     name: FENCED.findall((ROOT / name).read_text()) for name in ("README.md", "data/README.md", *GUIDES)
 }
 PYTHON = {name: [text for kind, text in blocks if kind == "python"] for name, blocks in BLOCKS.items()}
+READ = [
+    "index",
+    "gallery",
+    "studies",
+    "commands",
+    "notebooks/06_your_own_logs",
+]  # by a browser, at two widths
 PROGRAM = "docs/how_it_works.md"  # whose lines print what stands below them
 SHELL = [text for blocks in BLOCKS.values() for kind, text in blocks if kind != "python"]
 COMMANDS = [
@@ -88,6 +96,16 @@ def test_it_has_every_public_name(pages):
     assert not [name for name in names if "._" in name]
     for page, words in WORDS.items():
         assert words in (pages / page).read_text(), page
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no headless browser here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_fit_a_desk_and_a_phone(pages, width, tmp_path):
+    """Nothing sticks out on the right, every picture is drawn, and the headline is in sight."""
+    places = [pages / f"{name}.html" for name in READ]
+    for place, seen in zip(places, look(places, width, tmp_path)[0], strict=True):
+        assert (seen["excess"], seen["broken"], seen["narrow"]) == (0, 0, True), place.name
+        assert seen["headline"] < 800, place.name
 
 
 def run_blocks(page: str, names: dict) -> None:
