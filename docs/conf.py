@@ -68,7 +68,8 @@ toc_object_entries_show_parents = "hide"
 
 nitpicky = True
 OTHERS = "numpy|pandas|pandera|pd|pyarrow|scipy|torch|pyro|matplotlib|pathlib|collections|typing"
-nitpick_ignore_regex = [("py:.*", rf"({OTHERS})\..*|Tensor|Path|csr_matrix")]
+ELSEWHERE = rf"({OTHERS})\..*|Tensor|Path|csr_matrix"
+nitpick_ignore_regex = [("py:.*", ELSEWHERE)]
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
@@ -165,7 +166,7 @@ def adapt_signature(
 
 def find_anywhere(app: Sphinx, env: Any, node: addnodes.pending_xref, words: nodes.Element) -> Any:
     """Find a name of another module too, as :func:`run` is written where run has been imported."""
-    if node["refdomain"] != "py":
+    if node["refdomain"] != "py" or re.match(ELSEWHERE, node["reftarget"]):
         return None
     node["refspecific"] = True
     to = node["reftype"], node["reftarget"], node, words
