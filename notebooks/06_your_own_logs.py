@@ -510,5 +510,5 @@ print(*hm.read_dataset("logs", categories=run.categories).remarks, sep="\n")
 # 2. **Fewer genres.** Import with `--top-categories 6`. What becomes of alignment, and why is it no longer the same
 #    quantity?
 # 3. **The wrong block.** Move `follows` among the exposure covariates, and fit again. Does a negative control notice?
-# 4. **Two policies.** Ask for `autoplay=-0.1` and for `refills_a_day=-1` in one call (a mapping of names to shifts), and
-#    draw them side by side. Which costs less engagement for a point of alignment?
+# 4. **Two policies.** Ask for `autoplay=-0.1` and for `refills_a_day=-1` in one call (a mapping of names to shifts),
+#    and draw them side by side. Which costs less engagement for a point of alignment?
