@@ -47,10 +47,10 @@ lint: .venv/test/ready
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/mypy
 
-# The front page is README.md, the rest comes from the docstrings.
+# The front page is README.md; guides, notebooks as they ran, studies and docstrings follow.
 docs: .venv/test/ready
-	.venv/test/bin/python -m sphinx -q -W --keep-going docs docs/_build
-	@echo "Look at it: docs/_build/index.html"
+	.venv/test/bin/python -m sphinx -q -W --keep-going docs docs/_build/html
+	@echo "Look at it: docs/_build/html/index.html"
 
 # Makes each notebook of its text anew, and keeps its outputs.
 notebooks: .venv/notebooks/ready
@@ -59,7 +59,7 @@ notebooks: .venv/notebooks/ready
 	    --KernelManager.transport=ipc --ExecutePreprocessor.record_timing=False --to notebook --execute --inplace *.ipynb
 
 clean:
-	rm -rf .venv build demo-run docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build demo-run docs/_build docs/_thumbnails docs/notebooks docs/simulations *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find pyro_hmvcrl tests -name __pycache__ -prune -exec rm -rf {} +
 
 EXTRA_runtime :=

@@ -1,15 +1,19 @@
-"""How Sphinx makes these pages of README.md and the package's docstrings."""
+"""How Sphinx makes these pages of README.md, the guides beside it, the notebooks as they ran, and docstrings."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
+import shutil
 import sys
+from base64 import b64decode
 from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any, Generic, TypeVar
 
+import nbformat
 import numpy.typing
 import typer
 from docutils import nodes
@@ -38,8 +42,13 @@ import pyro_hmvcrl  # noqa: E402 - after the two above
 from pyro_hmvcrl import cli  # noqa: E402
 
 project, release = "pyro_hmvcrl", pyro_hmvcrl.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx_design", "sphinx.ext.autodoc", "sphinxcontrib.typer"]
+thorough = not tags.has("quick")  # noqa: F821 - of Sphinx; the tests do without what takes half the time and warns of nothing
+extensions += ["sphinx.ext.viewcode"] if thorough else []
 exclude_patterns = ["_build"]
+nb_execution_mode = "off"  # they are kept with their outputs
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
 default_role = "code"
 smartquotes = False
 html_theme = "furo"
@@ -52,18 +61,23 @@ autodoc_default_options = {"members": True, "undoc-members": True, "show-inherit
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # those of torch and pyro
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
+autodoc_preserve_defaults = thorough
 python_maximum_signature_line_length = 90
+toc_object_entries = thorough
 toc_object_entries_show_parents = "hide"
 
 nitpicky = True
 OTHERS = "numpy|pandas|pandera|pd|pyarrow|scipy|torch|pyro|matplotlib|pathlib|collections|typing"
-nitpick_ignore_regex = [("py:.*", rf"({OTHERS})\..*|Tensor|Path|csr_matrix")]
+ELSEWHERE = rf"({OTHERS})\..*|Tensor|Path|csr_matrix"
+nitpick_ignore_regex = [("py:.*", ELSEWHERE)]
 
-README = Path(__file__).parents[1] / "README.md"
-PAGES = {"pyro_hmvcrl/story/model.py": "story.rst", "data/README.md": "card.md"}  # of what README.md links to
-GROUP = typer.main.get_command(cli.app)
-COMMANDS = {f"{cli.__name__}.{command.callback.__name__}": command for command in GROUP.commands.values()}
+DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
+LINK = re.compile(r"\]\((?!http|#)(.*?)\)")
+PAGES = {"pyro_hmvcrl/story/model.py": "story.rst", "data/README.md": "card.md", "README.md": "index.md"}
+COPIED = {"notebooks": ["*.ipynb", "*.md"], "simulations": ["*.md", "*.py", "*.png", "*/*.md", "*/*.png"]}
+INSIDE = ("docs/", *(f"{folder}/" for folder in COPIED))  #: folders whose files are pages here
+COMMANDS = {f"{cli.__name__}.{command.callback.__name__}" for command in cli.app.registered_commands}
 ATTRIBUTES = re.compile(r"^Attributes\n-+\n(.*?)(?=^\S.*\n-+\n|\Z)", re.M | re.S)
 NUMPYDOC = napoleon.Config(napoleon_use_param=False, napoleon_use_rtype=False)
 LONGEST_VALUE = 100
@@ -71,7 +85,8 @@ LONGEST_VALUE = 100
 
 def setup(app: Sphinx) -> None:
     """Connect what follows."""
-    app.connect("source-read", put_readme_in_front)
+    app.connect("source-read", link_pages)
+    app.connect("builder-inited", bring_in)
     app.connect("builder-inited", complete_comments)
     app.connect("autodoc-process-docstring", adapt_docstring)
     app.connect("autodoc-process-signature", adapt_signature)
@@ -79,13 +94,35 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", shorten)
 
 
-def put_readme_in_front(app: Sphinx, page: str, source: list[str]) -> None:
-    """Begin the front page with README.md; its links are those of the repository's root."""
+def link_pages(app: Sphinx, page: str, source: list[str]) -> None:
+    """Begin the front page with README.md; links lead to files of the repository, of which some are pages here."""
+    if "/" in page or app.env.doc2path(page).suffix != ".md":
+        return
+    folder = "docs"
     if page == "index":
         app.env.note_dependency(README)
-        text = re.sub(r"\]\((?!http|#)(.*?\.png)\)", r"](../\1)", README.read_text())
-        others = re.compile(r"\]\((?!http|#|\.\.)(.*?)\)")
-        source[0] = others.sub(lambda m: f"]({PAGES.get(m[1], f'path:../{m[1]}')})", text) + source[0]
+        source[0], folder = README.read_text() + source[0], ""
+
+    def here(match: re.Match[str]) -> str:
+        path = os.path.normpath(os.path.join(folder, match[1]))
+        inside = path.removeprefix("docs/") if path.startswith(INSIDE) else f"path:../{path}"
+        return f"]({PAGES.get(path, inside)})"
+
+    source[0] = LINK.sub(here, source[0])
+
+
+def bring_in(app: Sphinx) -> None:
+    """Copy notebooks and studies to where Sphinx looks, and a figure of each notebook (of the cell tagged so)."""
+    for folder, patterns in COPIED.items():
+        for file in (file for pattern in patterns for file in (DOCS.parent / folder).glob(pattern)):
+            copy = DOCS / file.relative_to(DOCS.parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, copy)  # with its time, by which Sphinx knows what has changed
+    (DOCS / "_thumbnails").mkdir(exist_ok=True)
+    for path in (DOCS / "notebooks").glob("*.ipynb"):
+        tagged = (c for c in nbformat.read(path, 4).cells if "thumbnail" in c.metadata.get("tags", []))
+        pictures = (o.data["image/png"] for o in next(tagged).outputs if "image/png" in o.get("data", {}))
+        (DOCS / "_thumbnails" / f"{path.stem}.png").write_bytes(b64decode(next(pictures)))
 
 
 def complete_comments(app: Sphinx) -> None:
@@ -106,7 +143,7 @@ def complete_comments(app: Sphinx) -> None:
 
 
 def adapt_docstring(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
-    """Read the sections, but for a class's "Attributes" (see above); add a command's arguments and options.
+    """Read the sections, but for a class's "Attributes" (see above).
 
     Napoleon as an extension would take "shape: meaning" beside a field for "type: description".
     """
@@ -114,12 +151,6 @@ def adapt_docstring(app: Sphinx, what: str, name: str, of: Any, options: Any, li
         lines.clear()  # all that a NamedTuple says of a field without words
     if what == "class":
         lines[:] = ATTRIBUTES.sub("", "\n".join(lines)).split("\n")
-    if command := COMMANDS.get(name):
-        lines[:0] = [f"``pyro-hmvcrl {command.name}``", ""]
-        for p in command.params:
-            word = p.opts[0]
-            default = "" if p.required or p.default in (None, False) else f"  Default: ``{p.default}``."
-            lines += [f"``{word if word.startswith('-') else word.upper()}``", f"    {p.help}{default}"]
     if what not in ("attribute", "data", "property"):
         lines[:] = napoleon.NumpyDocstring(lines, NUMPYDOC, app, what, name, of, options).lines()
 
@@ -135,7 +166,7 @@ def adapt_signature(
 
 def find_anywhere(app: Sphinx, env: Any, node: addnodes.pending_xref, words: nodes.Element) -> Any:
     """Find a name of another module too, as :func:`run` is written where run has been imported."""
-    if node["refdomain"] != "py":
+    if node["refdomain"] != "py" or re.match(ELSEWHERE, node["reftarget"]):
         return None
     node["refspecific"] = True
     to = node["reftype"], node["reftarget"], node, words

@@ -31,13 +31,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.queries import Population, add, average_effects
+import pyro_hmvcrl as hm
+from pyro_hmvcrl.queries import Population, average_effects
 from pyro_hmvcrl.queries.checks import negative_controls
 from pyro_hmvcrl.queries.findings import interval, sentences
-from pyro_hmvcrl.run import fit_folder
 from pyro_hmvcrl.story import HMVCRL
-from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, draw_world, simulate, true_effects, write_simulation
+from pyro_hmvcrl.synthetic import SUBSTITUTION, draw_world, true_effects
 from pyro_hmvcrl.synthetic.truth import outcomes
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))  # a reduced run, to test that the code works
@@ -98,10 +97,10 @@ print(inspect.getsource(HMVCRL.forward))
 # shown away from what is sought.
 
 # %%
-design = Design.with_knobs(**(SUBSTITUTION | {"users": USERS, "preference_factors": 2, "categories": 12}))
+design = hm.Design.with_knobs(**(SUBSTITUTION | {"users": USERS, "preference_factors": 2, "categories": 12}))
 world = draw_world(design, SEED)
-now = simulate(design, SEED, world)
-changed = simulate(design, SEED, world, {"exposure_1": 1.0})  # the same users and noise, the other policy
+now = hm.simulate(design, SEED, world)
+changed = hm.simulate(design, SEED, world, {"exposure_1": 1.0})  # the same users and noise, the other policy
 print(f"{USERS} users, {now.search.sum():.0f} searches, {now.exposure.sum():.0f} items shown")
 
 # %% [markdown]
@@ -148,13 +147,13 @@ plt.show()
 
 # %%
 doses = np.linspace(-1, 2, 7)
-worlds = [simulate(design, SEED, world, {"exposure_1": dose}) for dose in doses]
+worlds = [hm.simulate(design, SEED, world, {"exposure_1": dose}) for dose in doses]
 levels = 100 * np.array([outcomes(world, sim.exposure_covariates, sim.factors) for sim in worlds])
 truth = pd.DataFrame(levels, columns=["engagement", "alignment"], index=pd.Index(doses, name="shift (sd)"))
 for name, percent in truth.items():
     print(f"{name}: {percent[0.0]:.1f}% as now, {percent[1.0]:.1f}% with one sd more of exposure_1")
 
-# %%
+# %% tags=["thumbnail"]
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained", width_ratios=[1, 1, 1.6])
 for ax, (name, percent), hue in zip(axes, truth.items(), (GREEN, ORANGE), strict=False):
     ax.plot(percent, "o-", color=hue)
@@ -199,20 +198,27 @@ plt.show()
 
 # %%
 steps = {"restarts": 1, "steps": 40, "encoder_steps": 40} if QUICK else {"steps": 500, "encoder_steps": 600}
-settings = Settings(
-    platform_factors=2, preference_factors=2, periods=1, seed=SEED, device="cpu", **({"restarts": 2} | steps)
-)
 with tempfile.TemporaryDirectory() as folder:
-    write_simulation(now, Path(folder) / "logs", SEED, truth=False)
-    run = fit_folder(Path(folder) / "logs", Path(folder) / "run", settings)
-    population = Population.of(Path(folder) / "run")
+    hm.write_simulation(now, Path(folder) / "logs", SEED, truth=False)
+    run = hm.fit(
+        Path(folder) / "logs",
+        platform_factors=2,
+        preference_factors=2,
+        out=Path(folder) / "run",
+        progress=False,
+        periods=1,
+        seed=SEED,
+        device="cpu",
+        **({"restarts": 2} | steps),
+    )
+    population = Population.of(run.folder)
 
 # %% [markdown]
 # The policy becomes an intervention on the covariates. Its effects are averaged over the users at the posterior mean of
 # the parameters; the averages' gradients say what they are under each draw from the posterior (the delta method).
 
 # %%
-interventions, support = population.under(add("exposure_1", 1.0), SEED)
+interventions, support = population.under(hm.add("exposure_1", 1.0), SEED)
 draws = average_effects(
     run.guide, run.posterior, population.users, interventions, seed=SEED, share=0.02 if QUICK else 1.0
 )
@@ -309,3 +315,13 @@ print(f"truth, alignment:              {100 * true['alignment']['TE']:+.1f} poin
 controls = negative_controls(run.guide, run.posterior, population.users, SEED)
 for name, found in controls.items():
     print(f"{name}: R² {found['r2']:.3f}, {found['verdict']}")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **Turn the sign.** Set `substitution` to −0.8 in the design: what is pushed is then what users look for. Say
+#    before you run it what the slope, the experiment and alignment will show, and whether there is suppression left.
+# 2. **An experiment that is none.** Give the policy to the users whose true `preference_1` is above its median, not to
+#    a random half. Which comparison goes wrong, by how much, and would any figure of the fit tell?
+# 3. **The price.** From the table of effects: how many points of engagement does one point of alignment cost? Put an
+#    interval to it, by the draws in `draws.contrasts`.

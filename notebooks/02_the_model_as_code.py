@@ -38,6 +38,7 @@ from IPython.display import Image, Markdown, display
 from matplotlib.lines import Line2D
 from pyro.infer.inspect import get_model_relations
 
+import pyro_hmvcrl as hm
 from pyro_hmvcrl.evidence.predictive import Counts, entropy, replicate, user_alignment, user_rate
 from pyro_hmvcrl.queries import hold
 from pyro_hmvcrl.queries.interventions import run
@@ -55,7 +56,6 @@ from pyro_hmvcrl.story import (
 )
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR, EventCounts
 from pyro_hmvcrl.story.programs import log_prob
-from pyro_hmvcrl.synthetic import Design, simulate
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
 PLATFORM, PREFERENCE, ENGAGEMENT, GREY = "#0072B2", "#D55E00", "#009E73", "#818b96"
@@ -109,8 +109,8 @@ def tensor(array):
 # model of the same size.
 
 # %%
-design = Design(users=USERS, preference_factors=2, categories=12)
-sim = simulate(design, 0)
+design = hm.Design(users=USERS, preference_factors=2, categories=12)
+sim = hm.simulate(design, 0)
 logs = Logs.of(*sim.observed)
 torch.manual_seed(0)
 model = HMVCRL(2, 2, 5, 5, 12)
@@ -470,7 +470,7 @@ print(f"{len(made)} logs of {USERS} users each; standard deviations of decoder w
 # ### Categories
 
 
-# %%
+# %% tags=["thumbnail"]
 def shares(events):
     return np.sort(events.sum(0) / events.sum())[::-1]
 
@@ -596,3 +596,13 @@ for standardised in (True, False):
 #
 # `render_model` draws a superset of the graph. It is a good check that nothing is missing, and a poor one that
 # something is absent; for that, intervene.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **Hold the wrong thing.** In the first cell of *What could go wrong*, let the covariate move the scale only (a mean
+#    of 0). What do the two programs say of the policy's effect on the factor's spread?
+# 2. **An edge more.** Add an edge from `preference_1` to `platform_1` beside the one the other way round. Where in the
+#    program does the circle show, and what would a density over both directions need?
+# 3. **Your own site.** Add a second response to the story (a like, say, after an engagement): which plate does it
+#    stand in, what are its parents, and which view exclusion does it have to keep?

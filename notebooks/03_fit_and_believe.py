@@ -34,15 +34,14 @@ import pandas as pd
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is shown here
 
-from pyro_hmvcrl.data import read_dataset
+import pyro_hmvcrl as hm
 from pyro_hmvcrl.evidence import mcc, predictive_checks, rotation_null, weak_mcc
 from pyro_hmvcrl.evidence.predictive import replicate, verdict
-from pyro_hmvcrl.inference import Settings, screen
+from pyro_hmvcrl.inference import screen
 from pyro_hmvcrl.inference.svi import tensors_of
 from pyro_hmvcrl.report.run_figures import factor_panels, modulation, predictive_densities, training
 from pyro_hmvcrl.report.style import label
-from pyro_hmvcrl.run import fit_folder, parameter_posterior
-from pyro_hmvcrl.synthetic import Design, simulate, write_simulation
+from pyro_hmvcrl.run import parameter_posterior
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
 # %matplotlib inline
@@ -109,13 +108,13 @@ BASE = {"users": 200 if QUICK else 1_500, "categories": 12, "scale": 0.75, "edge
 
 def world(name, **knobs):
     """Simulate a world of the base design with some knobs turned, and write its dataset folder."""
-    sim = simulate(Design.with_knobs(**(BASE | knobs)), seed=0)
-    write_simulation(sim, here / name, seed=0)
+    sim = hm.simulate(hm.Design.with_knobs(**(BASE | knobs)), seed=0)
+    hm.write_simulation(sim, here / name, seed=0)
     return sim
 
 
 sim = world("base")
-dataset = read_dataset(
+dataset = hm.read_dataset(
     here / "base", periods=1
 )  # what is shown owes nothing to the past here: see notebook 07
 print(f"{dataset.n_users:,} users, {len(dataset.categories)} categories")
@@ -163,14 +162,14 @@ print(f"MCC {mcc(truth, turned).value:.3f}, weak MCC {weak_mcc(truth, turned):.3
 # with the best bound is kept: all starts have the same model, and so the same freedom to overfit, so that the many
 # users that they were trained on tell them apart better than the few held out. Stage two (`amortisation`) holds that
 # model fixed and teaches two Transformer encoders its posterior. The settings here are reduced; the defaults of
-# `Settings` serve larger data.
+# `hm.Settings` serve larger data.
 
 # %%
 STEPS = {"steps": 400, "encoder_steps": 600, "batch_size": 512}
 STEPS |= {"steps": 8, "encoder_steps": 5} if QUICK else {}
-STEPS |= {"periods": 1}
-settings = Settings(platform_factors=2, preference_factors=3, restarts=3, device="cpu", seed=0, **STEPS)
-run = fit_folder(here / "base", here / "base-run", settings)
+STEPS |= {"periods": 1, "device": "cpu"}
+THREE = {"platform_factors": 2, "preference_factors": 3, "progress": False}
+run = hm.fit(here / "base", out=here / "base-run", restarts=3, **THREE, **STEPS)
 report = json.loads((here / "base-run/report.json").read_text())
 history = pd.read_csv(here / "base-run/training.csv")
 restarts = pd.DataFrame(report["restarts"]).set_index("restart")
@@ -208,7 +207,7 @@ for channel, found in report["identifiability"]["channels"].items():
 # ### The MCC, and what it is worth
 
 
-# %%
+# %% tags=["thumbnail"]
 def references(ax, y, channel, found):
     """One row: MCC with its interval, between what means nothing and what cannot be passed."""
     null, colour = found["rotation_null"], {"platform": PLATFORM, "preference": PREFERENCE}[channel]
@@ -399,7 +398,7 @@ lighter = STEPS | {"encoder_steps": 5 if QUICK else 200, "encoder_batch_size": 6
 weak = {"as above": report}
 for name, knobs in WEAK.items():
     world(name, **knobs)
-    fit_folder(here / name, here / f"{name}-run", Settings(2, 3, restarts=2, device="cpu", **lighter))
+    hm.fit(here / name, out=here / f"{name}-run", restarts=2, **THREE, **lighter)
     weak[name] = json.loads((here / f"{name}-run/report.json").read_text())
 
 # %%
@@ -449,7 +448,7 @@ for name in WEAK:
 # missing. The predictive checks have.
 
 # %%
-smaller = Settings(2, 2, restarts=1, device="cpu", **{k: v for k, v in STEPS.items() if k != "encoder_steps"})
+smaller = hm.Settings(2, 2, restarts=1, **{k: v for k, v in STEPS.items() if k != "encoder_steps"})
 found = screen(dataset, smaller)
 few = predictive_checks(
     found.guide.model,
@@ -492,3 +491,13 @@ plt.show()
 # look for it.
 # - **An unmeasured cause** of platform factors and engagement leaves factors and logs as they are, and biases
 # effects. The sensitivity curve of `effects` asks how strong it would have to be.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **Few users.** Cut the base world to 300 users. Which of MCC, oracle and threshold of the verdict move, and in
+#    which order do they warn?
+# 2. **Another null.** Deal the preference covariates out anew among the users and fit again. Which row of the figure
+#    falls first, and what does the verdict say?
+# 3. **A factor too many.** Fit 2 + 4 factors. Where in the report does the surplus one show, and do effects on
+#    engagement change?

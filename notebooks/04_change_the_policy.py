@@ -35,27 +35,15 @@ import pyro
 import torch
 from IPython.display import Image
 
-from pyro_hmvcrl.data import read_dataset
-from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.queries import (
-    OUTCOMES,
-    InterventionError,
-    Mediators,
-    Population,
-    add,
-    average_effects,
-    effects,
-    interventions,
-    natural_effects,
-)
+import pyro_hmvcrl as hm
+from pyro_hmvcrl.queries import Mediators, Population, average_effects, interventions, natural_effects
 from pyro_hmvcrl.queries.averages import factors_by_channel
 from pyro_hmvcrl.queries.checks import negative_controls, noise_checks, placebo
 from pyro_hmvcrl.queries.findings import interval
 from pyro_hmvcrl.report.answer_figures import effects_displacement
 from pyro_hmvcrl.report.style import to_bytes
-from pyro_hmvcrl.run import fit_folder
 from pyro_hmvcrl.story import at
-from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, simulate, true_effects, write_simulation
+from pyro_hmvcrl.synthetic import SUBSTITUTION, true_effects
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))  # a reduced run, to test that the code works
 SEED = 0
@@ -89,9 +77,9 @@ plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.r
 # %%
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
-design = Design.with_knobs(**(SUBSTITUTION | {"users": USERS, "preference_factors": 2, "categories": 12}))
-simulation = simulate(design, SEED)
-write_simulation(simulation, folder / "logs", SEED)
+design = hm.Design.with_knobs(**(SUBSTITUTION | {"users": USERS, "preference_factors": 2, "categories": 12}))
+simulation = hm.simulate(design, SEED)
+hm.write_simulation(simulation, folder / "logs", SEED)
 
 # %% [markdown]
 # The model's structural equations, for factors of the platform ($P$) and of preference ($Q$):
@@ -152,11 +140,18 @@ def by_hand(world):
 
 # %%
 steps = {"restarts": 1, "steps": 40, "encoder_steps": 40} if QUICK else {"steps": 500, "encoder_steps": 600}
-settings = Settings(
-    platform_factors=2, preference_factors=2, periods=1, seed=SEED, device="cpu", **({"restarts": 2} | steps)
+run = hm.fit(
+    folder / "logs",
+    platform_factors=2,
+    preference_factors=2,
+    out=folder / "run",
+    progress=False,
+    periods=1,
+    seed=SEED,
+    device="cpu",
+    **({"restarts": 2} | steps),
 )
-run = fit_folder(folder / "logs", folder / "run", settings)
-logs = run.logs(read_dataset(folder / "logs", categories=run.categories, periods=1))
+logs = run.logs()
 model = run.guide.model
 torch.set_grad_enabled(False)
 print(", ".join(run.factor_names))
@@ -229,9 +224,9 @@ for site, outcome in {"engagement": "engagement", "search": "alignment"}.items()
 
 # %%
 population = Population.of(folder / "run")
-policy, support = population.under(add("exposure_1", 1.0), SEED)
+policy, support = population.under(hm.add("exposure_1", 1.0), SEED)
 mediators = Mediators(factors_by_channel(model))
-package = natural_effects(held, (logs,), policy, mediators, OUTCOMES)
+package = natural_effects(held, (logs,), policy, mediators, hm.OUTCOMES)
 direct = world(held, exposure_covariates=shifted, **{f: before.nodes[f]["value"] for f in run.factor_names})
 for name, contrasts in package.contrasts.items():
     nde = (by_hand(direct)[name] - by_hand(before)[name]).mean()
@@ -247,7 +242,7 @@ misspelt = world(held, exposure_covariate=shifted)
 print(f"pyro.do: TE {(by_hand(misspelt)['engagement'] - by_hand(before)['engagement']).mean():+.3f}")
 try:
     interventions.run(held, (logs,), {"exposure_covariate": shifted})
-except InterventionError as error:
+except hm.InterventionError as error:
     print("package:", error)
 
 # %% [markdown]
@@ -281,7 +276,7 @@ print("percentage points, 90% intervals")
 # %% [markdown]
 # ### Both channels before and after
 
-# %%
+# %% tags=["thumbnail"]
 answer = found["interventional"]
 panels = {"densities": {}, "displacement": {f: interval(d, 0.9) for f, d in answer.displacement.items()}}
 for factor, values in answer.densities.items():
@@ -329,7 +324,7 @@ def capped(covariates, rng):
 changes = {
     "exposure_1 + 1": policy,
     "exposure_1 capped at its median": population.under(capped, SEED)[0],
-    f"{driven} + 1 sd": {driven: add(driven, 1.0, in_sd=True).force(population.sd_of(driven))},
+    f"{driven} + 1 sd": {driven: hm.add(driven, 1.0, in_sd=True).force(population.sd_of(driven))},
 }
 rows = {}
 for name, change in changes.items():
@@ -348,15 +343,15 @@ pd.DataFrame(rows).transpose()
 
 # %%
 sizes = (-1.0, 1.0, 2.0, 3.0)
-doses = {size: population.under(add("exposure_1", size), SEED) for size in sizes}
+doses = {size: population.under(hm.add("exposure_1", size), SEED) for size in sizes}
 curve = {size: ask(change, FEWER).contrasts for size, (change, _) in doses.items()}
 truths = {size: true_effects(simulation, {"exposure_1": size})["outcomes"] for size in sizes}
 for size, (_, overlap) in doses.items():
     print(f"{size:+.0f}: {overlap.verdict}")
 try:
-    effects(folder / "run", [add("exposure_1", 3.0)])
-except InterventionError as error:
-    print("effects:", error)
+    run.effects("exposure_1=+3.0", progress=False)
+except hm.InterventionError as error:
+    print("run.effects:", error)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained")
@@ -459,4 +454,15 @@ scratch.cleanup()
 #   keep theirs, as do their total effects. The verdict on identifiability says which case it is.
 # - *One seed.* For bias and coverage over many worlds, see `simulations/README.md`.
 #
-# `effects(run_folder, change)` and the command `pyro-hmvcrl effects` ask all of this at once.
+# `run.effects(change)` and the command `pyro-hmvcrl effects` ask all of this at once.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **A policy of your own.** Write one that caps `exposure_1` at its 80th percentile (a function of the covariates,
+#    as in `docs/policies.md`). How many users does it touch, and what share of the effect of the full shift does it
+#    keep?
+# 2. **A factor by force.** Raise `platform_2` by one standard deviation with `run.effects("platform_2=+1sd")`. Why is
+#    there no placebo, and why no regression?
+# 3. **Where support ends.** Find the largest shift that is not refused, to one decimal. Then refit with half the
+#    users: does it move?

@@ -34,10 +34,10 @@ import pyro
 import torch
 from IPython.display import display
 
-from pyro_hmvcrl.data import read_dataset
-from pyro_hmvcrl.inference import Settings, screen
+import pyro_hmvcrl as hm
+from pyro_hmvcrl.inference import screen
 from pyro_hmvcrl.inference.svi import tensors_of
-from pyro_hmvcrl.queries import OUTCOMES, Mediators, Users, average_effects, hold, natural_effects
+from pyro_hmvcrl.queries import Mediators, Users, average_effects, hold, natural_effects
 from pyro_hmvcrl.queries.averages import factors_by_channel
 from pyro_hmvcrl.queries.checks import LOGISTIC_SD, RHOS, e_values, rho_curve
 from pyro_hmvcrl.queries.findings import interval, proportion_mediated, sentences
@@ -46,7 +46,7 @@ from pyro_hmvcrl.report import style
 from pyro_hmvcrl.report.answer_figures import effects_sensitivity
 from pyro_hmvcrl.run import parameter_posterior
 from pyro_hmvcrl.story import HMVCRL, Logs, at, observe
-from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, simulate, true_effects, write_simulation
+from pyro_hmvcrl.synthetic import SUBSTITUTION, true_effects
 from pyro_hmvcrl.synthetic.world import sigmoid
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
@@ -101,8 +101,8 @@ plt.rcParams.update({"figure.dpi": 110, "font.size": 9, "axes.spines.top": False
 # for the better; and through `platform_1` it shows users less of what they look for and engage with.
 
 # %%
-design = Design(**(SUBSTITUTION | {"users": USERS, "preference_factors": 2, "categories": 12}))
-sim = simulate(design, 0)
+design = hm.Design(**(SUBSTITUTION | {"users": USERS, "preference_factors": 2, "categories": 12}))
+sim = hm.simulate(design, 0)
 w = sim.world
 logs = Logs.of(*sim.observed)
 print("edges of the true graph:", design.edges)
@@ -169,10 +169,10 @@ hand |= {"NIE_platform": by_platform - direct, "NIE_preference": after - by_plat
 
 # %%
 mediators = Mediators(factors_by_channel(model))
-package = natural_effects(same_users, (logs,), policy, mediators, OUTCOMES).contrasts
+package = natural_effects(same_users, (logs,), policy, mediators, hm.OUTCOMES).contrasts
 numpy_truth = true_effects(sim, {"exposure_1": 1.0}, counterfactual=True)["outcomes"]
 rows = {}
-for i, name in enumerate(OUTCOMES):
+for i, name in enumerate(hm.OUTCOMES):
     for estimand, by_user in hand.items():
         rows[name, estimand] = {"by hand": by_user[i].mean().item()}
         rows[name, estimand] |= {"mediation.py": package[name][estimand].mean().item()}
@@ -185,7 +185,7 @@ exact.round(4)
 # ### What the total effect hides
 
 
-# %%
+# %% tags=["thumbnail"]
 def staircase(ax, heights, title):
     low, high = min(heights), max(heights)
     floor = low - 0.6 * (high - low)
@@ -269,7 +269,7 @@ pd.DataFrame(rows).T.round(4)
 # %%
 channels = factors_by_channel(model)
 other_order = Mediators({name: channels[name] for name in ("preference", "platform")})
-other = natural_effects(same_users, (logs,), policy, other_order, OUTCOMES).contrasts["engagement"]
+other = natural_effects(same_users, (logs,), policy, other_order, hm.OUTCOMES).contrasts["engagement"]
 rows = {
     "platform first": package["engagement"],
     "preference first": other,
@@ -288,9 +288,9 @@ pd.DataFrame({k: {p: v[p].mean().item() for p in parts} for k, v in rows.items()
 # %%
 def fitted(sim):
     with tempfile.TemporaryDirectory() as folder:
-        write_simulation(sim, Path(folder) / "logs", 0, truth=False)
-        dataset = read_dataset(Path(folder) / "logs", periods=1)  # a past as a mediator: see notebook 07
-    found = screen(dataset, Settings(2, 2, restarts=RESTARTS, steps=STEPS, seed=0, device="cpu"))
+        hm.write_simulation(sim, Path(folder) / "logs", 0, truth=False)
+        dataset = hm.read_dataset(Path(folder) / "logs", periods=1)  # a past as a mediator: see notebook 07
+    found = screen(dataset, hm.Settings(2, 2, restarts=RESTARTS, steps=STEPS, seed=0, device="cpu"))
     logs = tensors_of(dataset, found.standardisation)
     users = Users(logs, found.guide.expansion(USERS).evidence(logs))
     step = 1.0 / found.standardisation.sd["exposure_1"] * torch.eye(5)[0]  # one unit, standardised
@@ -322,7 +322,7 @@ truths["counterfactual"] = numpy_truth
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
 looks = {"interventional": (-0.16, INK, "o"), "counterfactual": (0.16, GREY, "s")}
-for ax, name in zip(axes, OUTCOMES, strict=True):
+for ax, name in zip(axes, hm.OUTCOMES, strict=True):
     ax.axvline(0, color=GREY, lw=0.8)
     for kind, (shift, hue, marker) in looks.items():
         for y, estimand in enumerate(ESTIMANDS):
@@ -342,7 +342,7 @@ plt.show()
 # %%
 rows = {}
 for kind in kinds:
-    for name, estimand in ((o, e) for o in OUTCOMES for e in ESTIMANDS if (o, e) != ("alignment", "NDE")):
+    for name, estimand in ((o, e) for o in hm.OUTCOMES for e in ESTIMANDS if (o, e) != ("alignment", "NDE")):
         e, true = interval(effects[kind].contrasts[name][estimand], 0.9), truths[kind][name][estimand]
         covers = "yes" if e["lower"] <= true <= e["upper"] else "no"
         rows[kind, name, estimand] = {k: round(v, 4) for k, v in ({"truth": true} | e).items()}
@@ -485,3 +485,13 @@ pd.DataFrame(e_values(effects["interventional"].levels["engagement"], 0.9)).T.ro
 #   channel; effects through one factor alone do.
 # - **Bad overlap.** For a policy that nobody has had, every world above is the mechanisms' linear extrapolation.
 #   `effects.effects` refuses where most users are moved there.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **The other order.** Show that NIE by platform and by preference change places when preference moves first, and
+#    that their sum does not. When do the two orders agree?
+# 2. **A stronger hidden cause.** Set `RHO` to 0.5. Does the curve still pass the truth at its own rho? Which of its
+#    assumptions gives way first?
+# 3. **No suppression.** Choose `direct` and `substitution` such that NDE and NIE have one sign, and read the sentences
+#    again: what is said now that was not before?

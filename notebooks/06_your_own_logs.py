@@ -11,9 +11,9 @@
 # %% [markdown]
 # # Your own logs
 #
-# From three CSV files to a report: how the files must look, what is said of a file that is wrong, the fit and the
-# effects of a change, and how to read the report's figures. The last part of the results imports KuaiSAR, or, as here,
-# a small generated copy of its files.
+# From three CSV files as a company has them (its own names, dates, texts, gaps, guests) to an answer and a report: what
+# is done to the files and said of it, what is refused, the fit, the effects of a change, and how to read the report's
+# figures. The last part of the results imports KuaiSAR, or, as here, a small generated copy of its files.
 
 # %% [markdown]
 # ## Setup
@@ -34,15 +34,13 @@ from IPython.display import Image, display
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # no progress bar is shown here
 
-from pyro_hmvcrl.data import DatasetError, read_dataset
+import pyro_hmvcrl as hm
 from pyro_hmvcrl.kuaisar.copy import write_kuaisar_copy
 from pyro_hmvcrl.kuaisar.copy.population import EXPOSURE_COVARIATES
 from pyro_hmvcrl.kuaisar.download import SMALL
-from pyro_hmvcrl.queries import InterventionError, add, averages, effects, write_effects
-from pyro_hmvcrl.report import write_report
+from pyro_hmvcrl.queries import averages
 from pyro_hmvcrl.report.verdicts import judge, overall
-from pyro_hmvcrl.run import load_run
-from pyro_hmvcrl.synthetic import SUBSTITUTION, Design, simulate, true_effects, write_simulation
+from pyro_hmvcrl.synthetic import SUBSTITUTION, true_effects
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))
 if QUICK:
@@ -77,103 +75,122 @@ def command(line):
 # 3. **Nothing that follows engagement** (watch time, likes, a score that was trained on them) belongs in either block:
 #    it would be a descendant of the outcome.
 #
-# Assumptions of the model: within the window, preference does not drift and engagement does not feed back into
-# exposure; searches are the user's own. Those of a causal reading: no unmeasured common cause of the exposure
-# covariates and engagement (for NDE and NIE, nor of the factors and engagement); overlap, that is, users who already
-# live under something like the new policy; and factors that are identified, for which covariates must move the factors'
-# location and scale (see `03_fit_and_believe`).
+# Assumptions of the model: within the window, preference does not drift; searches are the user's own. Those of a causal
+# reading: no unmeasured common cause of the exposure covariates and engagement (for NDE and NIE, nor of the factors and
+# engagement); overlap, that is, users who already live under something like the new policy; and factors that are
+# identified, for which covariates must move the factors' location and scale (see `03_fit_and_believe`).
 
 # %% [markdown]
 # ### The files
 #
-# | file | one row for | columns |
-# |---|---|---|
-# | `dataset.json` | | `name`, `exposure_covariates`, `preference_covariates`, perhaps `categories` |
-# | `users.csv` | a user | `user_id`, one number per covariate, in its own unit |
-# | `search_events.csv` | a result chosen | `user_id`, `timestamp` (ms since 1970), `category` |
-# | `recommendation_events.csv` | an item shown | `user_id`, `timestamp`, `category`, `engaged` (0/1) |
-#
-# Parquet serves as well as CSV. Rows come in any order, a user may lack a surface, and further columns are carried
-# along. We make logs of a video platform, with its own names and units. They are simulated, so that the answer can
-# be held against the truth at the end; nothing before that uses it.
+# We make the files of a video platform, with its own names and units, and the faults that such files have. They are
+# simulated, so that the answer can be held against the truth at the end; nothing before that uses it.
 
 # %%
 DESIGN = SUBSTITUTION | {"users": 200 if QUICK else 1_200, "preference_factors": 2, "categories": 12}
-CATEGORIES = ["food", "music", "dance", "games", "sports", "film", "funny", "beauty", "cars"]
-CATEGORIES += ["travel", "pets", "news"]
+GENRES = ["food", "music", "dance", "games", "sports", "film", "funny", "beauty", "cars", "travel", "pets"]
+GENRES += ["news"]
 # Covariate of the simulation: name, mean and sd of the column that you would have
-EXPOSURE = {"exposure_1": ("promoted_share", 0.3, 0.06), "exposure_2": ("refills_a_day", 6, 1.2)}
+EXPOSURE = {"exposure_1": ("autoplay", 0.5, 0.1), "exposure_2": ("refills_a_day", 6, 1.2)}
 EXPOSURE |= {"exposure_3": ("items_a_refill", 10, 1.5), "exposure_4": ("mean_seconds", 35, 6)}
 EXPOSURE |= {"exposure_5": ("mean_age_days", 20, 4)}
 PREFERENCE = {"taste_1": ("queries_a_day", 2, 0.4), "taste_2": ("words_a_query", 3, 0.5)}
 PREFERENCE |= {"taste_3": ("account_years", 4, 0.8), "taste_4": ("follows", 40, 9), "taste_5": ("age", 34, 7)}
 
-sim = simulate(Design.with_knobs(**DESIGN), seed=0)
-write_simulation(sim, Path("simulated"), seed=0, format="csv", truth=False)
-users, searches, shown = (
-    pd.read_csv(f"simulated/{table}.csv") for table in ("users", "search_events", "recommendation_events")
+sim = hm.simulate(hm.Design.with_knobs(**DESIGN), seed=0)
+hm.write_simulation(sim, "simulated", seed=0, truth=False)
+users, searches, deliveries = (
+    pd.read_parquet(f"simulated/{table}.parquet")
+    for table in ("users", "search_events", "recommendation_events")
 )
+rng = np.random.default_rng(0)
 for column, (name, mean, sd) in (EXPOSURE | PREFERENCE).items():
     users[name] = (mean + sd * users.pop(column)).round(4)
-users["country"] = "not a covariate: carried along"
-for events in (searches, shown):
-    events["category"] = [CATEGORIES[int(category[1:])] for category in events["category"]]
+users["plan"] = rng.choice(["free", "Free ", "premium"], len(users), p=[0.6, 0.1, 0.3])  # moves nothing here
+users.loc[rng.random(len(users)) < 0.03, "account_years"] = np.nan
+for events in (searches, deliveries):
+    events["time"] = pd.to_datetime(events.pop("timestamp"), unit="ms", utc=True).dt.strftime(
+        "%d %b %Y %H:%M:%S"
+    )
+    events["genre"] = [GENRES[int(category[1:])] for category in events.pop("category")]
+    some = pd.Series(rng.random(len(events)))
+    events["genre"] = (
+        events["genre"].mask(some < 0.02, events["genre"].str.upper()).mask(some > 0.999, "test")
+    )
+deliveries["watched"] = np.where(deliveries.pop("engaged") == 1, "true", "false")
+deliveries.loc[:2, "watched"] = None
+searches.loc[:4, "user_id"] = "guest"
 
 # %% [markdown]
-# From here on as you would do it:
+# From here on as you would do it. There are three files:
 
 # %%
-logs = Path("logs")
-logs.mkdir()
-users.to_csv(logs / "users.csv", index=False)
-searches.to_csv(logs / "search_events.csv", index=False)
-shown.to_csv(logs / "recommendation_events.csv", index=False)
-description = {
-    "name": "Video platform, ten days",
-    "exposure_covariates": [name for name, _, _ in EXPOSURE.values()],
-    "preference_covariates": [name for name, _, _ in PREFERENCE.values()],
-}
-(logs / "dataset.json").write_text(json.dumps(description, indent=2))
-for table in ("users", "search_events", "recommendation_events"):
-    print(f"{table}.csv", *(logs / f"{table}.csv").read_text().splitlines()[:3], sep="\n  ")
+for name, table in {"users": users, "searches": searches, "deliveries": deliveries}.items():
+    table.rename(columns={"user_id": "uid"}).to_csv(f"{name}.csv", index=False)
+    print(f"{name}.csv", *Path(f"{name}.csv").read_text().splitlines()[:3], sep="\n  ")
 
 # %% [markdown]
-# `read_dataset` checks everything, alone and against each other, before anything is fitted.
+# `hm.from_frames` makes a dataset of them. Its remarks say all that was done: which column was taken for what, how
+# dates and yes and no were read, what became of texts and gaps, which rows are left out and why. Read them: a wrong
+# guess is cheapest here.
 
 # %%
-dataset = read_dataset(logs)
-print(f"{dataset.name}: {dataset.n_users:,} users, {len(dataset.categories)} categories")
+users, searches, deliveries = (pd.read_csv(f"{name}.csv") for name in ("users", "searches", "deliveries"))
+exposure = ["autoplay", "refills_a_day", "items_a_refill", "mean_seconds", "mean_age_days"]
+preference = ["queries_a_day", "words_a_query", "account_years", "follows", "age", "plan"]
+logs = hm.from_frames(
+    users, searches, deliveries, exposure=exposure, preference=preference, top_categories=len(GENRES)
+)
+print(*logs.remarks, sep="\n")
+
+# %% [markdown]
+# The command does the same from file to folder (`top_categories` is `--top-categories` there), and keeps the account in
+# `import.json`:
+
+# %%
+blocks = f"--exposure {','.join(exposure)} --preference {','.join(preference)}"
+command(
+    f"pyro_hmvcrl import users.csv searches.csv deliveries.csv logs {blocks} --top-categories {len(GENRES)}"
+)
+print(*sorted(path.name for path in Path("logs").iterdir()), sep="  ")
+
+# %% [markdown]
+# What it writes is a **dataset folder**, which all commands read. Who prefers to make it by hand can (Parquet or CSV):
+#
+# | file | one row for | columns |
+# |---|---|---|
+# | `dataset.json` | | `name`, `exposure_covariates`, `preference_covariates`, perhaps `categories` |
+# | `users` | a user | `user_id`, one number per covariate, in its own unit |
+# | `search_events` | a result chosen | `user_id`, `timestamp` (ms since 1970), `category` |
+# | `recommendation_events` | an item shown | `user_id`, `timestamp`, `category`, `engaged` (0/1) |
+#
+# Rows come in any order, a user may lack a surface, and further columns are carried along.
+
+# %%
+dataset = hm.read_dataset("logs")
+print(f"{dataset.name}: {dataset.n_users:,} users, {len(dataset.categories)} categories, {dataset.periods}")
 print(f"{len(dataset.search_events):,} searches, {len(dataset.recommendation_events):,} items shown")
 print(f"engaged with: {dataset.recommendation_events['engaged'].mean():.1%} of them")
-print(dataset.users[description["exposure_covariates"]].agg(["mean", "std"]).round(2).to_string())
+print(dataset.users[exposure].agg(["mean", "std"]).round(2).to_string())
 
 # %% [markdown]
 # ### When a column is wrong
 #
-# Bad input is one error, which names file, column, first bad line and the mend. Four ways to go wrong, one at a time:
-# an engagement that is not 0 or 1, a covariate without a value, an event of a user who is in no table, and a
-# covariate that the description promises and the table lacks.
-
+# What cannot be mended is listed, all at once and before anything is written, with table, column, row and the mend.
+# Three faults, one a table: a covariate that is not there, a date that is none, an engagement neither yes nor no.
 
 # %%
-def wrong(file, change):
-    """What is said if one file is changed so; the file is put back."""
-    right = (logs / file).read_text()
-    change(pd.read_csv(logs / file)).to_csv(logs / file, index=False)
-    try:
-        read_dataset(logs)
-    except DatasetError as error:
-        print(f"- {error}")
-    (logs / file).write_text(right)
-
-
-shown_once = pd.Series(range(len(shown))) == 41
-wrong(
-    "recommendation_events.csv", lambda t: t.assign(engaged=t["engaged"].astype(str).mask(shown_once, "yes"))
-)
-wrong("users.csv", lambda t: t.assign(age=t["age"].mask(t.index == 6)))
-wrong("search_events.csv", lambda t: t.assign(user_id=t["user_id"].mask(t.index == 99, "guest")))
-wrong("users.csv", lambda t: t.drop(columns="promoted_share"))
+row = pd.Series(range(len(deliveries))) == 41
+try:
+    hm.from_frames(
+        users.drop(columns="autoplay"),
+        searches.assign(time=searches["time"].mask(searches.index == 99, "yesterday")),
+        deliveries.assign(watched=deliveries["watched"].astype("str").mask(row, "perhaps")),
+        exposure=exposure,
+        preference=preference,
+    )
+except hm.DatasetError as error:
+    print(*(f"- {problem}" for problem in error.problems), sep="\n")
 
 # %% [markdown]
 # A look at the data that no model needs: how much both surfaces show the same.
@@ -229,10 +246,10 @@ plt.show()
 # %% [markdown]
 # ## Causal query
 #
-# The policy: deliver 6 percentage points more promoted items. In the notation of interventions, the users'
-# exposure covariates $c^P$ are set to $c^P + 0.06\,e_{\text{promoted}}$, with all else of these users as it is:
+# The policy: autoplay for a tenth of the sessions less. In the notation of interventions, the users'
+# exposure covariates $c^P$ are set to $c^P - 0.1\,e_{\text{autoplay}}$, with all else of these users as it is:
 #
-# $$ \mathrm{TE} = \mathbb E\left[Y\left(\mathrm{do}(c^P + 0.06\,e)\right)\right]
+# $$ \mathrm{TE} = \mathbb E\left[Y\left(\mathrm{do}(c^P - 0.1\,e)\right)\right]
 # - \mathbb E\left[Y\left(\mathrm{do}(c^P)\right)\right] = \mathrm{NDE} + \mathrm{NIE}, $$
 #
 # with $Y$ the probability of engagement, or alignment. NDE is the natural direct effect, at the factors that the users
@@ -241,36 +258,45 @@ plt.show()
 # column's own units or in standard deviations:
 #
 # ```
-# pyro-hmvcrl effects run --shift promoted_share=+0.06 --out effects.json
-# pyro-hmvcrl effects run --shift promoted_share=+1sd --out effects.json
+# pyro-hmvcrl effects run --shift autoplay=-0.1
+# pyro-hmvcrl effects run --shift autoplay=-1sd
 # ```
 
 # %%
-policy = [add("platform_1", 0.1)] if QUICK else [add("promoted_share", 0.06)]  # a factor: fewer checks
-print(*policy)
+policy = "platform_1=+0.1" if QUICK else "autoplay=-0.1"  # a factor: fewer checks
+print(policy)
 
 # %% [markdown]
 # ## Inference
 #
-# One command fits, judges and writes the report. Its settings here are reduced; without the last three options it
-# takes some minutes. The same in Python is `fit_folder(Path("logs"), Path("run"), Settings(2, 2))`. A fit that was
-# killed goes on when the command is given again.
+# One call fits and judges. Its settings here are reduced; without them it takes some minutes. In a terminal it is
+# `pyro-hmvcrl fit logs --out run --platform-factors 2 --preference-factors 2`. A fit that was killed goes on when the
+# call is made again.
 
 # %%
-size = "--steps 8 --encoder-steps 5" if QUICK else "--steps 300 --encoder-steps 500 --batch-size 512"
-command(
-    f"pyro_hmvcrl fit logs --out run --platform-factors 2 --preference-factors 2 --restarts 2 --device cpu {size}"
+size = {"steps": 8, "encoder_steps": 5} if QUICK else {"steps": 300, "encoder_steps": 500, "batch_size": 512}
+run = hm.fit(
+    logs,
+    platform_factors=2,
+    preference_factors=2,
+    out="run",
+    progress=False,
+    restarts=2,
+    device="cpu",
+    **size,
 )
-print(*sorted(path.name for path in Path("run").iterdir()), sep="  ")
+found = json.loads(Path("run/report.json").read_text())
+for sentences in found["identifiability"]["verdict"].values():
+    print(*(f"- {sentence}" for sentence in sentences), sep="\n")
 
 # %% [markdown]
-# (In a terminal the command is `pyro-hmvcrl`.) Real logs have no truth, and so there is no MCC in the output: what
-# speaks for the factors is the verdict. Read its first sentence first.
+# Real logs have no truth, and so there is no MCC in the output: what speaks for the factors is this verdict. Read its
+# first sentence first.
 #
 # Next month's logs of new users are read by the same fit: `pyro-hmvcrl encode run NEW --out factors.parquet`, or
 
 # %%
-run = load_run(Path("run"))
+run = hm.load_run("run")
 print(run.encode(dataset.subset(range(3))).round(2).to_string(index=False))
 
 # %% [markdown]
@@ -279,28 +305,30 @@ print(run.encode(dataset.subset(range(3))).round(2).to_string(index=False))
 # ### The answer, and whether to believe it
 
 # %%
-answer = effects(Path("run"), policy)
-write_effects(answer, Path("run/effects.json"))  # where the report looks for it
-truth = true_effects(sim, {"exposure_1": 1.0})["outcomes"]
-rows = {}
-for outcome, part in [(outcome, part) for outcome in truth for part in ("TE", "NDE", "NIE")]:
-    estimate = answer["outcomes"][outcome][part]
-    rows[f"{outcome}: {part}"] = [
-        *(estimate[end] for end in ("mean", "lower", "upper")),
-        truth[outcome][part],
-    ]
-print("percentage points, 90% intervals")
-columns = ["estimate", "lower", "upper", "(truth)"]
-print((100 * pd.DataFrame.from_dict(rows, "index", columns=columns)).round(2).to_string(), "\n")
-print(*answer["sentences"], sep="\n")
+answer = run.effects(policy, progress=False)
+print(answer, "\n")
+print(*answer.sentences, sep="\n")
 
 # %% [markdown]
-# The last column is for this tutorial only. `judge` puts the answer's checks into words, as the report does:
+# All estimands, and beside them the truth, which is there for this tutorial only. `answer.to_frame()` is the table, and
+# `answer.plot()` the figure.
 
 # %%
-found = json.loads(Path("run/report.json").read_text())
+truth = true_effects(sim, {"exposure_1": -1.0})["outcomes"]
+estimates = answer.to_frame()
+rows = {}
+for outcome, part in [(outcome, part) for outcome in truth for part in ("TE", "NDE", "NIE")]:
+    rows[f"{outcome}: {part}"] = [*estimates.loc[(outcome, part)], truth[outcome][part]]
+print("percentage points, 90% intervals")
+columns = ["estimate", "lower", "upper", "(truth)"]
+print((100 * pd.DataFrame.from_dict(rows, "index", columns=columns)).round(2).to_string())
+
+# %% [markdown]
+# `judge` puts the answer's checks into words, as the report does:
+
+# %%
 checks = judge(
-    answer, found["identifiability"]["verdict"], found["predictive"]["checks"], found["information"]
+    answer.to_dict(), found["identifiability"]["verdict"], found["predictive"]["checks"], found["information"]
 )
 print(pd.DataFrame.from_dict(checks, "index", columns=["level", "why"]), "\n")
 print(overall(checks)[1])
@@ -319,15 +347,15 @@ print(overall(checks)[1])
 #
 # ### The report
 #
-# `pyro-hmvcrl report run` draws it; `fit` and `effects` do so as their last step. It is one page, `report.html`, that
-# can be mailed; its figures also stand in `run/figures`.
+# `run.report()` draws it; the commands `fit` and `effects` do so as their last step. It is one page, `report.html`,
+# that can be mailed; its figures also stand in `run/figures`.
 
 # %%
-page = write_report(Path("run"))
+page = run.report()
 print(page, *sorted(path.name for path in Path("run/figures").glob("*.png")), sep="\n")
 
 
-# %%
+# %% tags=["thumbnail"]
 def figure_of_report(name, width=800):
     """Show a figure that the report has drawn; dose and sensitivity are drawn for policies only."""
     if (file := Path(f"run/figures/{name}.png")).exists():
@@ -346,8 +374,9 @@ figure_of_report("effects_forest")
 
 # %% [markdown]
 # *What to see.* One panel an outcome, each with its own scale. Direct and indirect effects on opposite sides of zero
-# are suppression: the total hides two forces. Total engagement to the right and alignment to the left of zero is
-# substitution: users engage more, with what they look for less. Grey bars are what the placebo gives.
+# are suppression: the total hides two forces. Total engagement on one side of zero and alignment on the other is
+# substitution, here undone: users engage less, and are shown more of what they look for. Grey bars are what the placebo
+# gives.
 
 # %%
 figure_of_report("effects_dose")
@@ -405,7 +434,7 @@ for covariate in account["covariates"][:11]:
 # the first quarter has no value, and the median in its place: these dots lie on one line, and are left out here.
 
 # %%
-measured = read_dataset("kuaisar-data").users
+measured = hm.read_dataset("kuaisar-data").users
 planted = np.load("kuaisar-data/truth.npz")
 row = pd.Index(planted["user_id"].astype(str)).get_indexer(measured["user_id"].astype(str))
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
@@ -426,10 +455,10 @@ plt.show()
 # KuaiSAR's events. A covariate that is measured with error has its effects understated.
 #
 # The whole study (`pyro-hmvcrl kuaisar kuaisar-copy --out kuaisar-copy-study`) fits the first 70% of the window, and
-# holds it against the rest; the README has its table for a copy of 2,000 users. The package is plain about what that
-# is worth: the commands **have not met the real archive yet**; a copy's figures say that the pipeline finds what was
-# planted, and nothing of KuaiSAR; and the published MCC's reference is not described closely enough to be rebuilt,
-# so that other references stand beside it rather than for it.
+# holds it against the rest; `docs/kuaisar_study.md` has its table for a copy of 2,000 users. The package is plain about
+# what that is worth: the commands **have not met the real archive yet**; a copy's figures say that the pipeline finds
+# what was planted, and nothing of KuaiSAR; and the published MCC's reference is not described closely enough to be
+# rebuilt, so that other references stand beside it rather than for it.
 
 # %% [markdown]
 # ## What could go wrong
@@ -438,8 +467,8 @@ plt.show()
 
 # %%
 try:
-    effects(Path("run"), [add("promoted_share", 0.6)])
-except InterventionError as error:
+    run.effects("autoplay=+1.0", progress=False)
+except hm.InterventionError as error:
     print(error)
 
 # %% [markdown]
@@ -468,6 +497,18 @@ except InterventionError as error:
 # out, and this is said:
 
 # %%
-new = searches.assign(category=searches["category"].replace("news", "podcasts"))
-new.to_csv(logs / "search_events.csv", index=False)
-print(*read_dataset(logs, categories=run.categories).remarks, sep="\n")
+new = pd.read_parquet("logs/search_events.parquet")
+new.assign(category=new["category"].replace("news", "podcasts")).to_parquet("logs/search_events.parquet")
+print(*hm.read_dataset("logs", categories=run.categories).remarks, sep="\n")
+
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **Worse files.** Write the dates as `15.03.2024 14:05`, the shares as `35%`, and `engaged` as `Y` and `N`. What is
+#    read, what is refused, and what does the mend say?
+# 2. **Fewer genres.** Import with `--top-categories 6`. What becomes of alignment, and why is it no longer the same
+#    quantity?
+# 3. **The wrong block.** Move `follows` among the exposure covariates, and fit again. Does a negative control notice?
+# 4. **Two policies.** Ask for `autoplay=-0.1` and for `refills_a_day=-1` in one call (a mapping of names to shifts),
+#    and draw them side by side. Which costs less engagement for a point of alignment?

@@ -34,17 +34,16 @@ import pyro
 import torch
 from IPython.display import Image
 
-from pyro_hmvcrl.inference import Settings
-from pyro_hmvcrl.queries import OUTCOMES, Mediators, Users, add, averages, effects, hold, natural_effects
+import pyro_hmvcrl as hm
+from pyro_hmvcrl.queries import Mediators, Users, averages, hold, natural_effects
 from pyro_hmvcrl.queries.averages import factors_by_channel, sites_of_past
 from pyro_hmvcrl.queries.interventions import by_chance
 from pyro_hmvcrl.report.answer_figures import effects_course
 from pyro_hmvcrl.report.style import to_bytes
 from pyro_hmvcrl.report.verdicts import regression_sentences
-from pyro_hmvcrl.run import fit_folder, load_run
 from pyro_hmvcrl.story import HMVCRL, Logs, at
 from pyro_hmvcrl.story.history import FEATURES, LOOKS_AT
-from pyro_hmvcrl.synthetic import Design, simulate, true_effects, write_simulation
+from pyro_hmvcrl.synthetic import true_effects
 from pyro_hmvcrl.synthetic.world import LEARNING, draw_world
 
 QUICK = bool(os.environ.get("HMVCRL_QUICK"))  # a reduced run, to test that the code works
@@ -91,7 +90,7 @@ plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.r
 # and searched for more (`influence`).
 
 # %%
-design = Design(
+design = hm.Design(
     users=USERS,
     preference_factors=2,
     categories=12,
@@ -113,7 +112,7 @@ true_world = replace(
     engagement_direct=(1 - first) * world_drawn.engagement_direct,
     loop=replace(world_drawn.loop, personalisation=design.personalisation * first[:, None] * LEARNING),
 )
-sim = simulate(design, SEED, true_world)
+sim = hm.simulate(design, SEED, true_world)
 for term, of in LOOKS_AT.items():
     weights = np.atleast_1d(getattr(true_world.loop, term))
     print(f"{term} of", ", ".join(f"{name} {w:+.2f}" for name, w in zip(of, weights, strict=True)))
@@ -189,7 +188,7 @@ pd.DataFrame(rows).T.round(3)
 # of the policy's effect is direct (NDE): the platform looks more closely at the *same* past. The rest is what comes of
 # the past that becomes another one: NIE_loop.
 
-# %%
+# %% tags=["thumbnail"]
 past = {f"history_{t}": before[f"history_{t}"]["value"] for t in range(2, T + 1)}
 held = world(same_users, **policy, **past)
 y_before, y_held, y_after = (by_period(w) for w in (before, held, after))
@@ -220,10 +219,10 @@ plt.show()
 story = hold(by_chance(program, SEED), noise=noise)
 mediators = Mediators(factors_by_channel(model), loop=sites_of_past(logs))
 weights = Users(logs).weights
-package = natural_effects(story, (logs,), policy, mediators, OUTCOMES, weights).contrasts
+package = natural_effects(story, (logs,), policy, mediators, hm.OUTCOMES, weights).contrasts
 numpy_truth = true_effects(sim, {"exposure_1": 1.0}, counterfactual=True)["outcomes"]
 rows = {}
-for outcome in OUTCOMES:
+for outcome in hm.OUTCOMES:
     pairs = {"TE": (y_before, y_after), "NDE": (y_before, y_held), "NIE_loop": (y_held, y_after)}
     for estimand, (start, end) in pairs.items():
         by_hand = ((end[outcome] - start[outcome]) @ weights).mean()
@@ -248,21 +247,31 @@ print("percentage points")
 
 # %%
 steps = {"steps": 30, "encoder_steps": 20} if QUICK else {"steps": 500, "encoder_steps": 300}
-settings = Settings(2, 2, restarts=1, seed=SEED, device="cpu", **steps)
 scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
-write_simulation(sim, folder / "logs", SEED, truth=False)
-answers = {}
+hm.write_simulation(sim, folder / "logs", SEED, truth=False)
+runs, answers = {}, {}
 for name, periods in {"with a past": None, "one period": 1}.items():
-    run = fit_folder(folder / "logs", folder / name, replace(settings, periods=periods))
+    runs[name] = run = hm.fit(
+        folder / "logs",
+        platform_factors=2,
+        preference_factors=2,
+        out=folder / name,
+        progress=False,
+        restarts=1,
+        periods=periods,
+        seed=SEED,
+        device="cpu",
+        **steps,
+    )
     print(f"{name}: {run.config['periods']['number']} period(s)")
-    answers[name] = effects(folder / name, [add("exposure_1", 1.0)], seed=SEED)
+    answers[name] = run.effects("exposure_1=+1.0", seed=SEED, progress=False).to_dict()
 
 # %% [markdown]
 # The weights of the past have a posterior like all coefficients. Of the knob, and of the terms that it does not move:
 
 # %%
-posterior = load_run(folder / "with a past").posterior
+posterior = runs["with a past"].posterior
 true_loop = {
     "influence": true_world.loop.influence,
     "familiarity": np.array([true_world.loop.familiarity]),
@@ -287,8 +296,8 @@ pd.DataFrame(rows).T.round(2)
 #
 # ### What comes of the knob
 #
-# `effects` rolls the fitted platform out under both policies, for users with these covariates (**interventional**), or
-# with `counterfactual=True` for these very users: then their factors' noise is what their own logs speak of, while
+# `run.effects` rolls the fitted platform out under both policies, for users with these covariates (**interventional**),
+# or with `counterfactual=True` for these very users: then their factors' noise is what their own logs speak of, while
 # the events are drawn anew in both cases.
 
 # %%
@@ -296,7 +305,7 @@ answer = answers["with a past"]
 true = true_effects(sim, {"exposure_1": 1.0}, 20 if QUICK else 60)["outcomes"]
 rows = {
     (outcome, estimand): {"truth": true[outcome][estimand]} | answer["outcomes"][outcome][estimand]
-    for outcome in OUTCOMES
+    for outcome in hm.OUTCOMES
     for estimand in ("TE", "NDE", "NIE", "NIE_platform", "NIE_preference", "NIE_loop")
 }
 print("percentage points, 90% intervals")
@@ -354,3 +363,13 @@ for name, of in answers.items():
 
 # %%
 scratch.cleanup()
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. **A blind platform.** Set `personalisation` to 0 in the design. What is left of NIE_loop, and does the fit of one
+#    period still go wrong?
+# 2. **Coarser periods.** Fit with `periods=5` and `periods=2`. How does the total effect move, and does the regression
+#    warn?
+# 3. **The short run.** Read the effect of the first period off the course, and say how long a test would have to run
+#    to see half of the whole.

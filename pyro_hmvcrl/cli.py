@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.files import clear_away, one_line
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.writing import alone_in, printable, whole_file
@@ -21,12 +23,7 @@ if TYPE_CHECKING:
 
 # What takes seconds to import is imported where it is used: help is there at once, and an interrupt is one line.
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Separate what the platform exposed from what the user wanted, from search and recommendation logs.",
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 RunFolder = Annotated[Path, typer.Argument(help="A folder that fit has written.")]
 DatasetFolder = Annotated[
     Path, typer.Argument(help="A dataset folder: dataset.json, users, search and feed events.")
@@ -53,6 +50,22 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 DEFAULTS = Settings(platform_factors=1, preference_factors=1)
 FORMATS = ("parquet", "csv", "kuaisar")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        _say(f"pyro_hmvcrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end."),
+    ] = False,
+) -> None:
+    """Separate what the platform exposed from what the user wanted, from search and recommendation logs."""
 
 
 @app.command()
@@ -410,7 +423,9 @@ def rename(
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Bad input and bad choices end in one line, not in a traceback."""
+    """What the library logs is said; bad input and bad choices end in one line, not in a traceback."""
+    said = _Said(logging.WARNING)
+    logging.getLogger("pyro_hmvcrl").addHandler(said)
     try:
         yield
     except (ValueError, FloatingPointError, OverflowError, MemoryError, OSError) as error:
@@ -423,6 +438,15 @@ def _plain_errors() -> Iterator[None]:
             err=True,
         )
         sys.exit(130)
+    finally:
+        logging.getLogger("pyro_hmvcrl").removeHandler(said)
+
+
+class _Said(logging.Handler):
+    """Records as lines of the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage(), err=True)
 
 
 def _without_report(run: Path) -> bool:

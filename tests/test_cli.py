@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 
@@ -24,6 +25,13 @@ FIT += ["--encoder-steps", "10", "--batch-size", "64"]
 
 def run(*words: object):
     return CliRunner().invoke(app, [str(w) for w in words])
+
+
+def test_it_says_its_version_and_completes_what_is_begun():
+    assert run("--version").output == f"pyro_hmvcrl {version('pyro_hmvcrl')}\n"
+    begun = {"_PYRO_HMVCRL_COMPLETE": "complete_bash", "COMP_WORDS": "pyro-hmvcrl eff", "COMP_CWORD": "1"}
+    offered = CliRunner().invoke(app, [], prog_name="pyro-hmvcrl", env=begun).output
+    assert offered.split() == ["effects"]
 
 
 @pytest.fixture(scope="module")

@@ -109,12 +109,15 @@ def test_several_policies_stand_side_by_side(run, answer):
     assert read_run(run.folder)["effects"]["shift"] == ["autoplay:=0.5"]  # the last
 
 
-def test_a_run_in_memory_leaves_nothing_behind(logs):
+def test_a_run_in_memory_leaves_nothing_behind(logs, caplog):
+    caplog.set_level("INFO", "pyro_hmvcrl")
     run = hm.fit(logs, platform_factors=1, preference_factors=1, **QUICK | {"steps": 5, "encoder_steps": 2})
     place = run.folder.parent
     assert place.exists()
     del run
     assert not place.exists()
+    noted = {record.getMessage(): record.levelname for record in caplog.records}
+    assert {f"Note: {remark}.": "INFO" for remark in logs.remarks}.items() <= noted.items()  # nobody looks
 
 
 def test_a_fit_that_is_there_already_is_read(logs, run, tmp_path):

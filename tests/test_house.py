@@ -100,7 +100,8 @@ def third_party(*folders: Path) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names.add((node.module or "").partition(".")[0])
     names -= sys.stdlib_module_names
-    return {d.lower() for name in names for d in packages_distributions().get(name, [])}
+    owners = packages_distributions()
+    return {d.lower() for name in names for d in owners.get(name, [])}
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
@@ -122,7 +123,12 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     runs = {
         "jupytext",
         "furo",
-        "myst-parser",
+        "myst-nb",
+        "sphinx-design",
+        "sphinxcontrib-typer",
+        "build",
+        "twine",
+        "setuptools",
         "pytest-xdist",
         "mypy",
         "ruff",

@@ -19,6 +19,7 @@ SECTIONS = [
     "Inference",
     "Results",
     "What could go wrong",
+    "Exercises",
 ]
 UNWANTED = r"Warning|Traceback|(?<![\w.:/])/(?:home|root|tmp|usr|var|work|opt|Users)/"
 

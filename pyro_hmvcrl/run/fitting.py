@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -33,6 +33,7 @@ from pyro_hmvcrl.run.judge import Truth
 from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.run.write import run_config, write_run
 
+log = logging.getLogger(__name__)
 FEWEST_HELD_OUT = 8  #: users, that a fit can be judged
 
 
@@ -79,9 +80,9 @@ def fit_dataset(
             f"{label}: cut into {dataset.periods}, and {settings.periods} were asked for; give the number where the "
             "logs are read"
         )
-    if progress and first():  # before the work, which may be in vain
+    if first():  # before the work, which may be in vain; warnings are seen where nobody has set up logging
         for remark in dataset.remarks:
-            print(f"Note: {remark}.", file=sys.stderr)
+            log.log(logging.WARNING if progress else logging.INFO, "Note: %s.", remark)
     if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
         needed = round(FEWEST_HELD_OUT / settings.held_out)
         raise RunError(f"{label}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")
