@@ -82,7 +82,7 @@ plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.r
 # \text{search} &\sim \text{Categorical}\{\operatorname{softmax} f_S(\text{preference})\} \\
 # \text{exposure} &\sim \text{Categorical}\{\operatorname{softmax} f_E(\text{platform})\} \\
 # \text{engagement} &\sim \text{Bernoulli}\{\operatorname{expit}(
-#     b_c + a_c^\top \text{preference} + \alpha^\top \text{platform} + \delta^\top c^P)\}
+#     b_c + a_c^\top \text{preference} + \alpha^\top \text{platform} + \delta(c^P) + \text{readiness})\}
 # \end{aligned}
 # $$
 #

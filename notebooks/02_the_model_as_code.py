@@ -52,6 +52,7 @@ from pyro_hmvcrl.story import (
     at,
     engagement_logits,
     location_scale,
+    scale_of,
     observe,
 )
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR, EventCounts
@@ -99,8 +100,8 @@ def tensor(array):
 # 4. **Edges between channels only**, and no cycles.
 # 5. **Search sees preference only**, **exposure sees platform only**.
 # 6. **Events are exchangeable given the factors and the past**: no order within a period, no drift of the factors.
-# 7. **Engagement** depends on the category that was shown, on both channels, and directly on $c^P$; on nothing else
-#    that also moves the platform factors (no unmeasured mediator-outcome confounder).
+# 7. **Engagement** depends on the category that was shown, on both channels, directly on $c^P$, and on the user's own
+#    readiness; on nothing else that also moves the platform factors (no unmeasured mediator-outcome confounder).
 # 8. **No interference**: users do not act on each other.
 #
 # ## Causal program
@@ -137,13 +138,16 @@ pd.DataFrame(priors, columns=["coefficient", "prior", "scale", "shape"]).set_ind
 # %% [markdown]
 # ### Mechanisms: covariates to location and scale
 #
-# $$m(c) = W_m^\top c, \qquad \log s(c) = 2 \tanh\!\big(W_s^\top c \,/\, 2\big)$$
+# $$m(c) = W_m^\top c + V_m^\top \text{bent}(c), \qquad \log s(c) = 2 \tanh\!\big(W_s^\top c \,/\, 2\big),
+# \qquad \text{bent}(c) = \sqrt{1 + c^2} - 1$$
 #
+# A factor's location is a line along each covariate, which may bend where the covariate is at its mean.
 # No intercept: a factor has no origin and no unit of its own, and leaving both intercepts out fixes them. The
 # $\tanh$ bounds the log scale, so that a covariate with a long tail cannot explode a factor.
 
 # %%
-excerpt(location_scale, "bounded =", "return")
+excerpt(location_scale, "return", "return")
+excerpt(scale_of, "bounded =", "return")
 excerpt(HMVCRL.mechanisms, "platform = location_scale", "return")
 
 # %% [markdown]
@@ -151,13 +155,14 @@ excerpt(HMVCRL.mechanisms, "platform = location_scale", "return")
 #
 # ### Noise and factors
 #
-# $$\varepsilon_{nk} \sim \text{Normal}(0, 1), \qquad z_n = B^\top z_n + m(c_n) + s(c_n) \odot \varepsilon_n$$
+# $$\varepsilon_{nk} \sim \text{Normal}(0, 1), \quad k = 1, \dots, K + 1, \qquad
+# z_n = B^\top z_n + m(c_n) + s(c_n) \odot \varepsilon_n$$
 
 # %%
-excerpt(HMVCRL.forward, "standard = dist.Normal", "factors = self.graph")
+excerpt(HMVCRL.forward, "standard = dist.Normal", "readiness = pyro")
 
 # %% [markdown]
-# The site is the *standardised* noise $\varepsilon$, not $m + s\,\varepsilon$. The difference looks cosmetic and is
+# The last part of the noise is readiness, which the engagement reads. The site is the *standardised* noise $\varepsilon$, not $m + s\,\varepsilon$. The difference looks cosmetic and is
 # not; the last section shows what it costs.
 #
 # ### The structural graph
@@ -188,10 +193,13 @@ excerpt(CategoryDecoder.forward, "linear = self.intercept", "return")
 
 # %% [markdown]
 # $$\text{engaged}_t \mid \text{category } c \;\sim\; \text{Bernoulli}\Big(\sigma\big(b_c + a_c^\top
-# \text{preference} + \alpha^\top \text{platform} + \delta^\top c^P\big)\Big)$$
+# \text{preference} + \alpha^\top \text{platform} + \delta(c^P) + \text{readiness}\big)\Big)$$
+#
+# $\delta(c)$ is the direct path, a line that may bend, too. Readiness is the user's own: some engage with more of
+# whatever they are shown. Where nobody does, its standard deviation is learned to be near 0.
 
 # %%
-excerpt(engagement_logits, "a, b, alpha, delta", "return")
+excerpt(engagement_logits, "a, b, alpha", "return")
 excerpt(HMVCRL.period, "search = pyro.sample", "return")
 
 # %% [markdown]
@@ -244,7 +252,9 @@ def prior_draw(seed, narrow=False):
     torch.manual_seed(seed)
     drawn = HMVCRL(2, 2, 5, 5, 12)
     trace = pyro.poutine.trace(drawn.structural_coefficients).get_trace()
-    of_covariates = [name for name in drawn.priors if name.endswith(("location", "log_scale", "delta"))]
+    of_covariates = [
+        name for name in drawn.priors if name.endswith(("location", "bend", "log_scale", "delta"))
+    ]
     values = {name: trace.nodes[name]["value"] for name in drawn.priors}
     values |= {name: values[name] / 5**0.5 for name in of_covariates if narrow}
     drawn.graph.orient(values["edges"])
@@ -360,10 +370,14 @@ LINES = [
     (
         "1 noise is exogenous and standard",
         HMVCRL.forward,
-        "dist.Normal(self.zero, self.one).expand([self.n_factors])",
+        "dist.Normal(self.zero, self.one).expand([self.n_noise])",
     ),
-    ("2 own covariates only", HMVCRL.mechanisms, 'platform = location_scale(c_p, c["platform_location"]'),
-    ("3 location and scale", location_scale, "return linear(covariates, location), bounded.exp()"),
+    ("2 own covariates only", HMVCRL.mechanisms, "platform = location_scale("),
+    (
+        "3 location and scale",
+        location_scale,
+        "return linear(covariates, location) + linear(bends, bend), scale_of(covariates, log_scale)",
+    ),
     (
         "4 edges between channels only",
         StructuralGraph.__init__,
@@ -380,7 +394,7 @@ LINES = [
     (
         "7 engagement: what it depends on",
         HMVCRL.of_user,
-        "engagement_logits(coefficients, platform, preference, c_p)",
+        "engagement_logits(coefficients, platform, preference, user)",
     ),
     ("8 no interference", HMVCRL.forward, 'pyro.plate("users", logs.n_users, subsample=logs.index)'),
 ]

@@ -79,7 +79,8 @@ here = Path(folder.name)
 #
 # The part of the model on which identification rests is short. For a factor $k$ of the platform channel
 #
-# $$ z_k = m_k(c) + s_k(c)\,\varepsilon_k + \sum_j B_{jk} z_j, \qquad m_k(c) = c^\top\beta_k, \quad
+# $$ z_k = m_k(c) + s_k(c)\,\varepsilon_k + \sum_j B_{jk} z_j, \qquad
+# m_k(c) = c^\top\beta_k + \text{bent}(c)^\top\beta'_k, \quad
 # \log s_k(c) = g(c^\top\gamma_k), \quad \varepsilon_k \sim \mathcal N(0, 1), $$
 #
 # with $c$ the channel's own covariates and $g$ the identity but for large values. In `model.py`:
@@ -88,7 +89,8 @@ here = Path(folder.name)
 # standard = dist.Normal(self.zero, self.one).expand([self.n_factors])
 # noise = pyro.sample("noise", standard.to_event(1))
 # location, scale = self.mechanisms(coefficients, c_p, c_q)
-# factors = self.graph.factors(coefficients["edges"], location + scale * noise)
+# own, of_readiness = noise[..., : self.n_factors], noise[..., self.n_factors :]
+# factors = self.graph.factors(coefficients["edges"], location + scale * own)
 # ```
 #
 # Given $c$, the density of a factor is an exponential family with natural parameters

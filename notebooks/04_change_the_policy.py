@@ -167,7 +167,7 @@ print(", ".join(run.factor_names))
 # %%
 torch.manual_seed(SEED)
 program = at(model, run.posterior.mean)
-noise = torch.randn(logs.n_users, model.n_factors)
+noise = torch.randn(logs.n_users, model.n_noise)
 held = pyro.condition(program, data={"noise": noise})
 
 step = torch.zeros(design.exposure_covariates)

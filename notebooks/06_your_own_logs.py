@@ -227,7 +227,7 @@ plt.show()
 # \text{preference}_k &= m_k(c^Q) + s_k(c^Q)\,\varepsilon_k + \textstyle\sum_j B_{jk}\,\text{platform}_j, &
 # \text{search} &\sim \mathrm{Categorical}\{\mathrm{softmax} f_S(\text{preference})\}, \\
 # \text{engagement} &\sim \mathrm{Bernoulli}\{\mathrm{logit}^{-1}(b_{\text{cat}} + a_{\text{cat}}^\top\text{preference}
-# + \alpha^\top\text{platform} + \delta^\top c^P)\}. &&
+# + \alpha^\top\text{platform} + \delta(c^P) + \text{readiness})\}. &&
 # \end{aligned}
 # $$
 #
