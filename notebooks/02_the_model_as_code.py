@@ -52,8 +52,8 @@ from pyro_hmvcrl.story import (
     at,
     engagement_logits,
     location_scale,
-    scale_of,
     observe,
+    scale_of,
 )
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR, EventCounts
 from pyro_hmvcrl.story.programs import log_prob
@@ -162,7 +162,9 @@ excerpt(HMVCRL.mechanisms, "platform = location_scale", "return")
 excerpt(HMVCRL.forward, "standard = dist.Normal", "readiness = pyro")
 
 # %% [markdown]
-# The last part of the noise is readiness, which the engagement reads. The site is the *standardised* noise $\varepsilon$, not $m + s\,\varepsilon$. The difference looks cosmetic and is
+# The last part of the noise is readiness, which the engagement reads.
+#
+# The site is the *standardised* noise $\varepsilon$, not $m + s\,\varepsilon$. The difference looks cosmetic and is
 # not; the last section shows what it costs.
 #
 # ### The structural graph

@@ -69,8 +69,8 @@ plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.r
 # \begin{aligned}
 # \text{exposure in } t &\sim \text{Categorical}(\text{softmax}(f_E(P) + \text{learning}(c^P) \cdot H_t)) \\
 # \text{search in } t &\sim \text{Categorical}(\text{softmax}(f_S(Q) + \text{influence} \cdot H_t)) \\
-# \text{engagement in } t &\sim \text{Bernoulli}(\sigma(b + a \cdot Q + \alpha \cdot P + \delta(c^P) + \text{readiness} +
-# \text{familiarity} \cdot H_t))
+# \text{engagement in } t &\sim \text{Bernoulli}(\sigma(b + a \cdot Q + \alpha \cdot P + \delta(c^P)
+# + \text{readiness} + \text{familiarity} \cdot H_t))
 # \end{aligned}
 # $$
 #
