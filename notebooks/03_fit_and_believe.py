@@ -86,7 +86,7 @@ here = Path(folder.name)
 # with $c$ the channel's own covariates and $g$ the identity but for large values. In `model.py`:
 #
 # ```python
-# standard = dist.Normal(self.zero, self.one).expand([self.n_factors])
+# standard = dist.Normal(self.zero, self.one).expand([self.n_noise])
 # noise = pyro.sample("noise", standard.to_event(1))
 # location, scale = self.mechanisms(coefficients, c_p, c_q)
 # own, of_readiness = noise[..., : self.n_factors], noise[..., self.n_factors :]
