@@ -94,3 +94,31 @@ def beside(
         agrees = bool(apart < norm.ppf(1 - DISAGREE / 2))
         found[outcome] = {"mean": mean, "lower": mean - half, "upper": mean + half, "agrees": agrees}
     return found
+
+
+def controls(
+    now: pd.DataFrame, then: pd.DataFrame, outcomes: pd.DataFrame, level: float
+) -> dict[str, dict[str, Any]]:
+    """Negative controls of the user's choice: the policy's effect on what it cannot have moved, which should be 0.
+
+    Such as engagement before the policy was set, or with what it does not touch (Lipsitch, Tchetgen Tchetgen & Cohen
+    2010).  Where the regression finds an effect, something else goes with the policy.
+
+    Parameters
+    ----------
+    outcomes
+        A column for each, of the same users; a user without a figure is left out.
+
+    Returns
+    -------
+    dict
+        By column the effect in its standard deviations, `mean`, `lower` and `upper`, and the `verdict`.
+    """
+    found = {}
+    for name, values in outcomes.items():
+        mean, error = (part / values.std() for part in total_effect(now, then, values.to_numpy(float)))
+        half = norm.ppf((1 + level) / 2) * error
+        moved = abs(mean) > norm.ppf(1 - DISAGREE / 2) * error
+        verdict = "fails: something else goes with the policy" if moved else "passes"
+        found[str(name)] = {"mean": mean, "lower": mean - half, "upper": mean + half, "verdict": verdict}
+    return found
