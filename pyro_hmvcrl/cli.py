@@ -64,6 +64,7 @@ def demo(
         from pyro_hmvcrl.queries.answer import effects, write_effects
         from pyro_hmvcrl.queries.interventions import add
         from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.report.terminal import effects_text
         from pyro_hmvcrl.run.fitting import fit_folder
         from pyro_hmvcrl.synthetic.folder import write_simulation
         from pyro_hmvcrl.synthetic.simulation import simulate
@@ -79,7 +80,7 @@ def demo(
             write_effects(answer, run / "effects.json")
             page = write_report(run)
         _print_summary(run)
-        _print_effects(answer)
+        _say(f"\n{effects_text(answer, run)}")
         _say(f"\nLook at it: {page}")
 
 
@@ -273,6 +274,7 @@ def effects_command(
         from pyro_hmvcrl.queries.interventions import parse_shift
         from pyro_hmvcrl.report.page import write_report
         from pyro_hmvcrl.report.reading import read_run
+        from pyro_hmvcrl.report.terminal import effects_text
         from pyro_hmvcrl.run.files import check_out
 
         shifts, own = [parse_shift(text) for text in shift], run / "effects.json"
@@ -291,7 +293,7 @@ def effects_command(
             for file in {out or own, own}:
                 write_effects(answer, file)
             page = write_report(run)
-        _print_effects(answer)
+        _say(f"\n{effects_text(answer, run)}")
         _print_notes(_doubts(run))
         _say(f"\n{out or own}: all figures.  Report: {page}")
 
@@ -541,26 +543,3 @@ def _print_published(found: dict[str, Any]) -> None:
         }
     _say(f"\nPublished against obtained; policy: {found['shift']}")
     _say(pd.DataFrame.from_dict(rows, "index").round(3).to_string(na_rep=""))
-
-
-def _print_effects(answer: dict[str, Any]) -> None:
-    """Effects, flags and overlap of an answer, for the terminal."""
-    import pandas as pd
-
-    from pyro_hmvcrl.report.style import ESTIMANDS
-    from pyro_hmvcrl.report.verdicts import regression_sentences
-
-    _say(f"\nEffects of {', '.join(answer['shift'])} ({answer['kind']}; {answer['level']:.0%} intervals)")
-    rows = {
-        f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in ("mean", "lower", "upper")]
-        for outcome, of in answer["outcomes"].items()
-        for name in ESTIMANDS
-        if name != "NIE_loop" or len(answer["course"]["period"]) > 1
-    }
-    _say(pd.DataFrame.from_dict(rows, "index", columns=["mean", "lower", "upper"]).to_string())
-    for sentence in [
-        *regression_sentences(answer),
-        *answer["sentences"],
-        f"Overlap: {answer['overlap']['verdict']}.",
-    ]:
-        _say(f"- {sentence}")

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 
 from pyro_hmvcrl.data.dataset import Dataset
-from pyro_hmvcrl.data.files import whole_folder
+from pyro_hmvcrl.data.files import read_json, whole_folder
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.writing import OF_ONE_WRITER, alone_in
@@ -99,7 +99,7 @@ class Run(FittedRun):
             found[name or ", ".join(answer["shift"])] = answer
         with alone_in(self.folder):
             write_effects(answer, self.folder / "effects.json")
-        return Answer(found)
+        return Answer(found, read_json(self.folder / "report.json"))
 
     def report(self) -> Path:
         """Write the run's report with the last answer; where it is."""

@@ -76,6 +76,16 @@ def test_three_files_of_a_company_to_effects_in_three_commands(tmp_path, monkeyp
     assert "engagement TE" in command("effects", "run", "--shift", "autoplay=-0.2")
 
 
+def test_a_share_is_held_between_0_and_1_and_it_is_said(run, answer):
+    autoplay = run.dataset.users["autoplay"]
+    share = float((autoplay < 0.2).mean())
+    assert answer.to_dict()["overlap"]["held"] == {"autoplay": pytest.approx(share)}
+    assert any("autoplay is taken for a share" in sentence for sentence in answer.sentences)
+    assert answer.sentences[0].startswith("Lowering autoplay by 0.2 ")
+    assert "his answer" in answer.sentences[1]
+    assert answer.categories.loc[(slice(None), "shown", "after"), "mean"].sum() == pytest.approx(1, abs=1e-4)
+
+
 def test_a_run_in_memory_answers_and_can_be_kept(run, answer, tmp_path):
     frame = answer.to_frame()
     assert list(frame.columns) == ["mean", "lower", "upper"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,18 @@ from pyro_hmvcrl.queries.averages import (
     factors_by_channel,
     sites_of_past,
 )
+from pyro_hmvcrl.queries.by_category import shares_by_category
 from pyro_hmvcrl.queries.checks import e_values, negative_controls, noise_checks, placebo, rho_curve
-from pyro_hmvcrl.queries.findings import interval, proportion_mediated, sentences, substitution, suppression
+from pyro_hmvcrl.queries.findings import (
+    interval,
+    proportion_mediated,
+    relative,
+    sentences,
+    substitution,
+    substitution_undone,
+    suppression,
+)
+from pyro_hmvcrl.queries.headline import change_in_words, headline
 from pyro_hmvcrl.queries.interventions import (
     InterventionError,
     Interventions,
@@ -87,10 +97,12 @@ def effects(
     Returns
     -------
     dict
-        What the command ``effects`` writes as JSON: `shift`, `kind`, `level` and `users`; `outcomes`, for each the
-        mean and interval of TE, NDE, NIE and its parts, by factor and path too; the probabilities of `suppression`
-        and `substitution`; `displacement` of each factor in standard deviations; the `course` of the outcomes over the
-        periods; and the checks (`overlap`,
+        What the command ``effects`` writes as JSON: the `headline`, `shift`, `kind`, `level` and `users`; `outcomes`,
+        for each the mean and interval of TE, NDE, NIE and its parts, by factor and path too, and TE `relative` to the
+        level before; the probabilities of `suppression`, `substitution` and its reverse (`substitution_undone`);
+        `displacement` of each factor in standard deviations, with its label; the shares of the `categories` in what is
+        searched and shown, before and after; the `course` of the outcomes over the
+        periods; and the checks (`overlap`, of which shares are `held` between 0 and 1,
         `negative_controls`, `noise`, `e_values`; for a policy `regression`, `placebo`, `sensitivity`, `reliability`
         and `dose_response`).
 
@@ -154,6 +166,7 @@ def _answer(
         mediators: Mediators | None = None,
         whole: bool = False,
         title: str = "",
+        of: Mapping[str, Outcome] = outcomes,
     ) -> EffectDraws:
         return average_effects(
             run.guide,
@@ -161,7 +174,7 @@ def _answer(
             users,
             interventions,
             mediators,
-            outcomes,
+            of,
             counterfactual,
             seed,
             share,
@@ -171,19 +184,29 @@ def _answer(
 
     main = ask(question.interventions, 1.0, whole=True, title="effects")
     detail = ask(question.interventions, IN_DETAIL, _in_detail(population), title="factors and paths")
+    by_category = partial(ask, question.interventions, OF_CURVE, Mediators({}), False, "categories")
+    of_outcomes = {name: _outcome(name, main, detail, level) for name in outcomes}
     answer = {
+        "headline": headline(question.in_words, of_outcomes, level),
         "shift": question.words,
         "kind": "counterfactual" if counterfactual else "interventional",
         "level": level,
         "users": users.logs.n_users,
-        "outcomes": {name: _outcome(name, main, detail, level) for name in outcomes},
+        "outcomes": of_outcomes,
         "suppression": suppression(main.contrasts["engagement"]),
         "substitution": substitution(main.contrasts),
-        "sentences": sentences(main.contrasts),
+        "substitution_undone": substitution_undone(main.contrasts),
+        "sentences": [*sentences(main.contrasts), *_held_sentences(question.held)],
+        "categories": shares_by_category(
+            lambda shares: by_category(of=shares), run, users, question.interventions, level
+        ),
         "course": _course(main, level),
-        "displacement": {factor: interval(draws, level) for factor, draws in main.displacement.items()},
+        "displacement": {
+            factor: interval(draws, level) | {"label": population.labels[factor]}
+            for factor, draws in main.displacement.items()
+        },
         "densities": {factor: _density(values) for factor, values in main.densities.items()},
-        "overlap": question.support.to_dict(),
+        "overlap": question.support.to_dict() | {"held": question.held},
         "negative_controls": negative_controls(run.guide, run.posterior, users, seed),
         "noise": noise_checks(run.guide, run.posterior, users, seed),
         "e_values": e_values(main.levels["engagement"], level),
@@ -228,14 +251,17 @@ class Question:
     """A change as the model takes it: what was asked in words, and whether the data support it."""
 
     words: list[str]
+    in_words: str  #: as a sentence starts
     interventions: Interventions
     support: Overlap
-    policy: Policy | None  #: none: the change is one of factors
+    policy: Policy | None = None  #: none: the change is one of factors
+    held: Mapping[str, float] = field(default_factory=dict)  #: users at the ends of a share, by column
 
 
 def _question(population: Population, change: Policy | Sequence[Shift], seed: int) -> Question:
     if not isinstance(change, Sequence):
-        return Question([getattr(change, "__name__", "policy")], *population.under(change, seed), change)
+        name = getattr(change, "__name__", "policy")
+        return _of_covariates(population, [name], f"The policy {name}", change, seed)
     names = population.run.factor_names
     shifts = [shift for of_one in change for shift in _each_factor(of_one, names)]
     words = [str(shift) for shift in shifts]
@@ -253,10 +279,25 @@ def _question(population: Population, change: Policy | Sequence[Shift], seed: in
             f"{other} is no factor: shift covariates or factors ({', '.join(names)}), not both at once"
         )
     if any(of_factors):
-        return Question(words, *_force_factors(population, shifts), None)
-    spread = population.covariates[exposure].std(ddof=0)
+        return Question(words, change_in_words(shifts), *_force_factors(population, shifts))
+    spread = population.exposure.std(ddof=0)
     policy = together(*(shift.in_units(float(spread[shift.column])) for shift in shifts))
-    return Question(words, *population.under(policy, seed), policy)
+    return _of_covariates(population, words, change_in_words(shifts), policy, seed)
+
+
+def _of_covariates(
+    population: Population, words: list[str], in_words: str, policy: Policy, seed: int
+) -> Question:
+    _, held = population.changed(policy, seed)
+    return Question(words, in_words, *population.under(policy, seed), policy, held)
+
+
+def _held_sentences(held: Mapping[str, float]) -> list[str]:
+    """Which covariates cannot follow the policy for all users."""
+    return [
+        f"{name} is taken for a share: {of:.1%} of the users would leave 0 to 1, and are held at its ends."
+        for name, of in held.items()
+    ]
 
 
 def _each_factor(shift: Shift, names: Sequence[str]) -> list[Shift]:
@@ -300,7 +341,9 @@ def _outcome(name: str, main: EffectDraws, detail: EffectDraws, level: float) ->
     paths = {key: interval(draws, level) for key, draws in more.items() if "->" in key}
     factors = {key: interval(draws, level) for key, draws in more.items() if key in main.displacement}
     mediated = proportion_mediated(contrasts)
+    share = relative(contrasts["TE"], main.levels[name]["before"])
     return estimands | {
+        "relative": None if share is None else interval(share, level),
         "CDE": interval(more["CDE"], level),
         "factors": factors,
         "paths": paths,
@@ -324,8 +367,7 @@ def _regression(
 ) -> dict[str, Any]:
     """The total effect without the model, beside the model's."""
     now = population.covariates.drop(columns="user_id")
-    exposure = population.run.config["exposure_covariates"]
-    then = now.assign(**apply(policy, now[exposure], seed))
+    then = now.assign(**population.changed(policy, seed)[0])
     model = {outcome: contrasts["TE"] for outcome, contrasts in main.contrasts.items()}
     return beside(model, now, then, observed_rates(population.activity), level)
 

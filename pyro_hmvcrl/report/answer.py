@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pyro_hmvcrl.report.answer_figures import effects_forest, policies_forest
 from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, label, to_bytes
-from pyro_hmvcrl.report.verdicts import effect_text, regression_sentences
+from pyro_hmvcrl.report.verdicts import believe, effect_text, regression_sentences
 
 
 class Answer:
@@ -21,14 +21,16 @@ class Answer:
     ----------
     answers
         What :func:`~pyro_hmvcrl.queries.answer.effects` gave, by the policy's name.
+    report
+        The run's ``report.json``, without which it is not said whether to believe them.
     """
 
-    def __init__(self, answers: Mapping[str, dict[str, Any]]) -> None:
-        self.answers = dict(answers)
+    def __init__(self, answers: Mapping[str, dict[str, Any]], report: dict[str, Any] | None = None) -> None:
+        self.answers, self.report = dict(answers), report
 
     def __getitem__(self, name: str) -> Answer:
         """The answer of one of the policies."""
-        return Answer({name: self.answers[name]})
+        return Answer({name: self.answers[name]}, self.report)
 
     @property
     def policies(self) -> list[str]:
@@ -43,6 +45,8 @@ class Answer:
             f"{name}: {sentence}" if several else sentence
             for name, of in self.answers.items()
             for sentence in [
+                of["headline"],
+                *([believe(of, self.report)[1]] if self.report else []),
                 *regression_sentences(of),
                 *of["sentences"],
                 f"Overlap: {of['overlap']['verdict']}.",
@@ -72,8 +76,27 @@ class Answer:
                 {e: of[e] for e in ESTIMANDS} | of["factors"] | of["paths"] | of["levels"]
             ).items()
         }
+        return self._frame(rows, ["outcome", "effect"])
+
+    @property
+    def categories(self) -> pd.DataFrame:
+        """Shares of each category in what is searched and what is shown: before, after, and the change, with intervals.
+
+        A row for each policy (if there are several), category, surface and part.
+        """
+        rows = {
+            (policy, category, surface, part): [estimate[end] for end in INTERVAL]
+            for policy, answer in self.answers.items()
+            for category, by_surface in answer["categories"].items()
+            for surface, shares in by_surface.items()
+            for part, estimate in shares.items()
+        }
+        return self._frame(rows, ["category", "surface", "part"])
+
+    def _frame(self, rows: Mapping[Any, list[float]], names: list[str]) -> pd.DataFrame:
+        """Estimates with their intervals, by policy (if there are several) and these."""
         frame = pd.DataFrame.from_dict(rows, "index", columns=list(INTERVAL))
-        frame.index = pd.MultiIndex.from_tuples(frame.index, names=["policy", "outcome", "effect"])
+        frame.index = pd.MultiIndex.from_tuples(frame.index, names=["policy", *names])
         return frame if len(self.answers) > 1 else frame.droplevel("policy")
 
     def plot(self) -> Figure:

@@ -21,12 +21,16 @@ from pyro_hmvcrl.report.style import (
     PROBABILITIES,
     QUIET,
     RULE,
+    SURFACES,
     Effects,
     channel_of,
     curve_of,
     factor_columns,
     hue_of,
     label,
+    labels_in,
+    most_moved,
+    named,
     outcome_scale,
     panel_grid,
     panel_rows,
@@ -36,6 +40,7 @@ from pyro_hmvcrl.report.style import (
 )
 
 SHOWN_PATHS = 15  #: the strongest
+SHOWN_CATEGORIES = 15  #: those that move most
 
 
 @styled
@@ -45,7 +50,7 @@ def effects_forest(effects: Effects) -> Figure:
     In grey under an estimand: the same of the placebo, where there is one.
     """
     outcomes, placebo = effects["outcomes"], effects.get("placebo", {}).get("outcomes", {})
-    rows = _forest_rows(outcomes["engagement"])
+    rows = _forest_rows(outcomes["engagement"], labels_in(effects))
     figure, axes = _outcome_panels(outcomes, 0.9 + 0.22 * len(rows))
     for name, ax in axes.items():
         scale, of = outcome_scale(name), outcomes[name]
@@ -73,6 +78,33 @@ def effects_forest(effects: Effects) -> Figure:
 
 
 @styled
+def effects_categories(effects: Effects) -> Figure:
+    """Share of each category in what is searched and in what is shown: before (hollow) and after, with intervals."""
+    shown = most_moved(effects, SHOWN_CATEGORIES)
+    figure = Figure(figsize=(9, 1.1 + 0.25 * len(shown)), layout="constrained")
+    hues = {"searched": HUES["preference"], "shown": HUES["platform"]}
+    for ax, (surface, words) in zip(figure.subplots(1, 2, sharey=True), SURFACES.items(), strict=True):
+        of = [effects["categories"][c][surface] for c in shown]
+        y, hue = np.arange(len(shown)), hues[surface]
+        before, low_before, high_before = curve_of([each["before"] for each in of], 100)
+        after, low, high = curve_of([each["after"] for each in of], 100)
+        ax.hlines(y, before, after, color=RULE, lw=5, zorder=0)
+        ax.hlines(y - 0.12, low_before, high_before, color=QUIET, lw=1.2)
+        ax.plot(before, y - 0.12, "o", color=QUIET, mfc="white", ms=5)
+        ax.hlines(y + 0.12, low, high, color=hue, lw=1.6)
+        ax.plot(after, y + 0.12, "o", color=hue, ms=5)
+        ax.set(title=words, xlabel="share, percent", ylim=(len(shown) - 0.4, -0.6), xlim=(0, None))
+        ax.set_yticks(y, [label(c, 30) for c in shown])
+        ax.tick_params(axis="y", length=0)
+    handles = [
+        Line2D([], [], color=QUIET, mfc="white", marker="o", ms=5, label="before"),
+        Line2D([], [], color=INK, marker="o", ms=5, label=f"after, with {effects['level']:.0%} intervals"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    return figure
+
+
+@styled
 def policies_forest(answers: Mapping[str, Effects]) -> Figure:
     """Total effects of several policies side by side, a panel an outcome."""
     names, first = list(answers), next(iter(answers.values()))
@@ -89,12 +121,12 @@ def policies_forest(answers: Mapping[str, Effects]) -> Figure:
     return figure
 
 
-def _forest_rows(outcome: Mapping[str, Any]) -> dict[str, str]:
+def _forest_rows(outcome: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:
     """What is asked of an outcome, and how it is called; headings stand between."""
     rows = dict(ESTIMANDS)
     paths = sorted(outcome["paths"], key=lambda path: -abs(outcome["paths"][path]["mean"]))[:SHOWN_PATHS]
     if outcome["factors"]:
-        rows |= {"factors": "Through one factor alone"} | {f: label(f) for f in outcome["factors"]}
+        rows |= {"factors": "Through one factor alone"} | {f: named(f, labels) for f in outcome["factors"]}
     if paths:
         rows |= {"paths": "Along one path"} | {path: label(path.replace("->", "→"), 40) for path in paths}
     return rows
@@ -104,15 +136,17 @@ def _forest_rows(outcome: Mapping[str, Any]) -> dict[str, str]:
 def effects_displacement(effects: Effects) -> Figure:
     """Histogram of every factor before (grey outline) and after (filled), with its displacement and interval."""
     densities = effects["densities"]
-    rows = panel_rows(factor_columns(densities))
-    figure = Figure(figsize=(2.15 * max(map(len, rows)), 0.6 + 1.75 * len(rows)), layout="constrained")
+    rows, labels = panel_rows(factor_columns(densities)), labels_in(effects)
+    height = 1.9 if any(labels.values()) else 1.75
+    figure = Figure(figsize=(2.15 * max(map(len, rows)), 0.6 + height * len(rows)), layout="constrained")
     for f, ax in panel_grid(figure, rows).items():
         at, before, after = (np.array(densities[f][part]) for part in ("at", "before", "after"))
         hue, moved = HUES[channel_of(f)], effects["displacement"][f]
         ax.fill_between(at, after, step="mid", color=hue, alpha=0.45, lw=0)
         ax.step(at, before, where="mid", color=INK, lw=0.8, alpha=0.75)
         ends = f"({signed(moved['lower'])} to {signed(moved['upper'])})"
-        ax.set_title(f"{label(f)}\n{signed(moved['mean'])} sd {ends}", color=hue, size=8.5)
+        in_words = f"\n{label(labels[f], 30)}" if labels[f] else ""
+        ax.set_title(f"{label(f)}{in_words}\n{signed(moved['mean'])} sd {ends}", color=hue, size=8.5)
         # a factor set to one value is a spike that would flatten what was before: it leaves the frame
         ax.set(ylim=(0, 1.05 * max(before.max(), min(after.max(), 2 * before.max()))), yticks=[])
         ax.locator_params(axis="x", nbins=5)

@@ -20,7 +20,7 @@ from pyro_hmvcrl.report.answer_figures import SHOWN_PATHS
 from pyro_hmvcrl.report.pictures import MENDS, PICTURES, Picture
 from pyro_hmvcrl.report.reading import of_run_file, read_run
 from pyro_hmvcrl.report.run_figures import overview
-from pyro_hmvcrl.report.style import ESTIMANDS, PROBABILITIES, VERDICTS, label, to_bytes
+from pyro_hmvcrl.report.style import ESTIMANDS, PROBABILITIES, SURFACES, VERDICTS, label, named, to_bytes
 from pyro_hmvcrl.report.verdicts import (
     effect_text,
     interval_text,
@@ -98,6 +98,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {"label": lambda name: label(name, width=60), "number": number_text}
     environment.filters |= {"effect": effect_text, "level": level_text, "interval": interval_text}
+    environment.filters |= {"share": lambda of: interval_text(of, 2, 100.0)}
     environment.tests["probability"] = PROBABILITIES.__contains__
     return environment.get_template("report.html.jinja")
 
@@ -105,4 +106,5 @@ def _template() -> jinja2.Template:
 WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
 WORDS |= {"predictive_verdict": verdict, "far": FAR, "matters": MATTERS}
 WORDS |= {"verdicts": VERDICTS, "scored": scored, "regression_sentences": regression_sentences}
+WORDS |= {"surfaces": SURFACES, "named": named}
 WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": SHOWN_PATHS}

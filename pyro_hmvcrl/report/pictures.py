@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.report.answer_figures import (
+    effects_categories,
     effects_course,
     effects_displacement,
     effects_dose,
@@ -29,8 +30,8 @@ from pyro_hmvcrl.report.run_figures import (
     predictive_densities,
     training,
 )
-from pyro_hmvcrl.report.style import ESTIMANDS, label, plain, strongest
-from pyro_hmvcrl.report.verdicts import effect_text, interval_text
+from pyro_hmvcrl.report.style import ESTIMANDS, label, most_moved, named, plain, strongest
+from pyro_hmvcrl.report.verdicts import category_text, effect_text, interval_text
 from pyro_hmvcrl.run.run import LIKELY
 
 
@@ -82,11 +83,12 @@ def _predictive_densities(run: Run) -> Picture | None:
 
 def _graph(run: Run) -> Picture:
     likely = run["graph"][run["graph"]["probability"] >= LIKELY]
-    said = [f"{label(e.source)} to {label(e.target)}, weight {e.weight:.2f}" for e in likely.itertuples()]
+    source, target = ([named(f, run["labels"]) for f in likely[end]] for end in ("source", "target"))
+    said = [f"{a} to {b}, weight {w:.2f}" for a, b, w in zip(source, target, likely["weight"], strict=True)]
     alt = (
         f"Edges drawn solid: {'; '.join(said) or 'none'}. Dashed and faint: {len(run['graph']) - len(said)}."
     )
-    return Picture("graph", graph(run["graph"], run["names"]), alt)
+    return Picture("graph", graph(run["graph"], run["names"], run["labels"]), alt)
 
 
 def _modulation(run: Run) -> Picture | None:
@@ -122,11 +124,19 @@ def _effects_forest(run: Run) -> Picture | None:
     return Picture("effects_forest", figure, f"Effects with intervals. {'; '.join(said)}.")
 
 
+def _effects_categories(run: Run) -> Picture | None:
+    if run["effects"] is None:
+        return None
+    said = "; ".join(category_text(run["effects"], c) for c in most_moved(run["effects"], 5))
+    alt = f"Shares of categories before and after, those that move most. {said}."
+    return Picture("effects_categories", effects_categories(run["effects"]), alt)
+
+
 def _effects_displacement(run: Run) -> Picture | None:
     if run["effects"] is None:
         return None
     moved = run["effects"]["displacement"]
-    said = "; ".join(f"{label(f)} by {interval_text(moved[f], 2)} sd" for f in run["names"])
+    said = "; ".join(f"{named(f, run['labels'])} by {interval_text(moved[f], 2)} sd" for f in run["names"])
     figure = effects_displacement(run["effects"])
     return Picture("effects_displacement", figure, f"Factors before and after. The policy moves {said}.")
 
@@ -198,6 +208,7 @@ PICTURES: dict[Callable[[Run], Picture | None], str] = {
     **dict.fromkeys(
         (
             _effects_forest,
+            _effects_categories,
             _effects_course,
             _effects_displacement,
             _effects_dose,

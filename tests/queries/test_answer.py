@@ -18,6 +18,7 @@ from pyro_hmvcrl.queries.mediation import OUTCOMES
 from pyro_hmvcrl.queries.population import Population
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.run.labels import labels_of
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
@@ -62,7 +63,18 @@ def test_the_command_writes_what_the_design_promises(run, tmp_path):
     assert {"placebo", "negative_controls", "noise", "sensitivity", "e_values", "dose_response"} <= set(
         answer
     )
-    assert "engagement TE" in said.output
+    assert answer["headline"].startswith(
+        "Raising exposure_1 by 0.5 and lowering exposure_2 by 0.2 standard dev"
+    )
+    assert said.stdout.strip().startswith(answer["headline"])
+    assert said.stdout.index("his answer") < said.stdout.index("engagement TE")  # first whether to believe it
+    assert 0 <= answer["substitution_undone"] <= 1
+    labels = [factor["label"] for factor in answer["displacement"].values()]
+    assert labels == list(labels_of(run).values())
+    for outcome in answer["outcomes"].values():
+        before = outcome["levels"]["before"]["mean"]
+        assert outcome["relative"]["mean"] == pytest.approx(outcome["TE"]["mean"] / before, rel=0.1)
+    assert len(answer["categories"]) == 6
     assert json.loads((run / "effects.json").read_text()) == answer
 
 

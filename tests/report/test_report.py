@@ -48,6 +48,7 @@ COVARIATES = {
         "night_share",
     ],
 }
+LABELS = {"platform_1": "feeds of the <night>", "preference_3": "westerns against old cars"}
 SIZES = {"platform": 2, "preference": 3}
 NAMES = [f"{c}_{k + 1}" for c, n in SIZES.items() for k in range(n)]
 WEIGHTS = {("platform_1", "preference_1"): 0.57, ("platform_2", "preference_2"): -0.58}
@@ -130,7 +131,7 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
         "information": {"search": 1.01, "engagement": 0.97},
         "held_out_bound": {"mean": -95.97, "standard_error": 0.31},
         "graph": graph.to_dict("records"),
-        "factor_categories": {f: _described(rng) for f in NAMES},
+        "factor_categories": {f: _described(rng) | {"label": LABELS.get(f, "")} for f in NAMES},
         "predictive": _predictive(rng),
         "history": _history(rng) if truth else None,  # of one period there is none
     }
@@ -282,6 +283,9 @@ def test_the_graph_shows_the_weights_of_its_file(runs):
     for weight in graph.loc[graph["probability"] > 0.5, "weight"]:
         assert f"{weight:+.2f}".replace("-", "−") in written
     assert {"platform 1", "preference 3"} <= written
+    figure = run_figures.graph(graph, NAMES, LABELS)
+    in_words = {text.get_text() for ax in figure.axes for text in ax.texts}
+    assert in_words - {""} == written | set(LABELS.values())
 
 
 def test_every_edge_is_drawn_and_unlikely_ones_are_dashed_and_faint(runs):
@@ -365,21 +369,34 @@ addEventListener("load", () => {
   body.page = getComputedStyle(document.body).backgroundColor;
   body.anchors = [...document.querySelectorAll('a[href^="#"]')]
     .filter(a => !document.querySelector(a.getAttribute("href"))).length;
+  const ends = [...document.querySelectorAll("#answer *")].map(e => e.getBoundingClientRect().bottom);
+  body.first = Math.max(...ends) < 800;
 });
 </script></body>"""
 
 
+# The page in a frame of a phone's width, which is narrower than a window can be.
+PHONE = """<!doctype html><iframe width="390" height="800" srcdoc="{page}"></iframe><script>
+addEventListener("load", () => {
+  Object.assign(document.body.dataset, document.querySelector("iframe").contentDocument.body.dataset);
+});
+</script>"""
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no headless browser here")
 @pytest.mark.parametrize(
-    ("width", "scheme", "page"), [(1000, "light", "rgb(255, 255, 255)"), (500, "dark", "rgb(21, 25, 30)")]
+    ("width", "scheme", "page"), [(1000, "light", "rgb(255, 255, 255)"), (390, "dark", "rgb(21, 25, 30)")]
 )
 def test_a_real_browser_renders_the_page_without_errors(runs, tmp_path, width, scheme, page):
-    """Every picture is drawn, nothing sticks out on the right, no link leads nowhere, nothing is complained of."""
+    """Every picture is drawn, nothing sticks out on the right, no link leads nowhere, nothing is complained of.
+
+    And the answer is on the first screen.
+    """
     run = tmp_path / "run"
     shutil.copytree(runs["simulated"], run)
     (run / "effects.json").write_text(json.dumps(answer()))
-    copy_of = tmp_path / "probed.html"
-    copy_of.write_text(page_of(run).replace("</body>", PROBE))
+    copy_of, probed = tmp_path / "probed.html", page_of(run).replace("</body>", PROBE)
+    copy_of.write_text(probed if width > 500 else PHONE.format(page=html.escape(probed)))
     flags = [
         "--headless",
         "--no-sandbox",
@@ -397,7 +414,8 @@ def test_a_real_browser_renders_the_page_without_errors(runs, tmp_path, width, s
         timeout=90,
     )
     found = dict(re.findall(r'data-(\w+)="([^"]*)"', re.search(r"<body[^>]*>", said.stdout)[0]))
-    assert found == {"broken": "0", "images": "12", "excess": "0", "page": page, "anchors": "0"}
+    expected = {"broken": "0", "images": str(probed.count("<img ")), "excess": "0", "anchors": "0"}
+    assert found == expected | {"page": page, "first": "true"}
     assert "CONSOLE" not in said.stderr
 
 
@@ -449,6 +467,7 @@ def answer() -> dict:
         "after": np.exp(-((at - 1) ** 2)).tolist(),
     }
     return {
+        "headline": "Raising feed_share by 1 & more brings 6.9 points.",
         "shift": ["feed_share=+1", "<new>=-0.5sd"], "kind": "interventional", "level": 0.9, "users": 4000,
         "outcomes": {
             outcome: {e: around(mean, 0.005 * (mean != 0)) for e, mean in means.items()}
@@ -457,6 +476,7 @@ def answer() -> dict:
                 "factors": {f: around(0.01 * k) for k, f in enumerate(NAMES)},
                 "paths": {"platform_1 -> preference_1": around(-0.0042), "platform_2 -> preference_2": around(0.03)},
                 "suppression": float(outcome == "engagement"),
+                "relative": around(means["TE"] / 0.4713),
                 "proportion_mediated": None if outcome == "engagement" else around(0.9123),
                 "levels": {"before": around(0.4713), "direct": around(0.614), "after": around(0.5391)},
             }
@@ -464,7 +484,12 @@ def answer() -> dict:
         },
         "suppression": 1.0, "substitution": 1.0,
         "sentences": ["Suppression (probability 1.00): so & so.", "Substitution (probability 1.00): and so on."],
-        "displacement": {f: around(0.25 * k - 0.5) for k, f in enumerate(NAMES)},
+        "displacement": {f: around(0.25 * k - 0.5) | {"label": LABELS.get(f, "")} for k, f in enumerate(NAMES)},
+        "categories": {
+            name: {s: {"before": around(0.1), "after": around(0.1 + by), "change": around(by)}
+                   for s in ("searched", "shown")}
+            for name, by in (("cars", 0.01), ("<westerns>", -0.04), ("news", 0.0))
+        },
         "course": {"period": [1, 2, 3]} | {
             outcome: {"TE": [around(by * means["TE"]) for by in (0.5, 1.0, 1.5)]} for outcome, means in MEANS.items()
         },
@@ -528,6 +553,8 @@ def effects_page(tmp_path_factory) -> str:
 def test_effects_are_shown_once_they_have_been_asked(runs, effects_page):
     assert 'id="effects"' not in page_of(runs["real"])
     assert not list((runs["real"] / "figures").glob("effects*"))
+    first = effects_page.index(html.escape(answer()["headline"]))
+    assert first < effects_page.index("Use this answer with care") < effects_page.index('class="verdicts"')
     text = text_of(effects_page)
     assert "feed_share=+1, <new>=-0.5sd" in text
     assert "interventional: on a population with these users' covariates" in text
@@ -551,6 +578,8 @@ def test_the_table_of_effects_has_every_estimand(effects_page):
         "Level before 47.13 (46.63 to 47.63)",
         "Level after 53.91",
         "Through platform 2 alone +1.00",
+        "Through platform 1 alone (feeds of the <night>) 0.00",
+        "<westerns> 10.00 (9.50 to 10.50) 6.00 (5.50 to 6.50) −4.00 (−4.50 to −3.50)",
         "platform 1 → preference 1 −0.42",
         "E-value of NDE 1.55 (of its interval: 1.52) –",
         "opposite signs (probability 1.00) 0.91 (0.91 to 0.92)",
@@ -563,7 +592,8 @@ def test_words_beside_the_figures_of_effects_say_their_numbers(effects_page):
     for words in (
         "engagement: total (TE) +6.86 (6.36 to 7.36), direct (NDE) +14.35",
         "alignment: total (TE) −3.44",
-        "preference 3 by 0.50 (0.49 to 0.51) sd",
+        "preference 3: westerns against old cars by 0.50 (0.49 to 0.51) sd",
+        "that move most. <westerns>: searched 10.0% to 6.0% (5.5 to 6.5), shown 10.0%",
         "engagement: −6.87 (−7.37 to −6.37) at −1, +6.86",
         "Extrapolates at: 2.",
         "First undone at: −0.2.",
@@ -585,7 +615,7 @@ def test_effects_of_a_change_of_factors_lack_what_is_asked_of_covariates_only(ru
     assert "Through platform 1 alone" not in text
     assert not {"Placebo", "Correlation rho"} & set(re.findall(r"Placebo|Correlation rho", text))
     drawn = {p.stem for p in (run / "figures").glob("effects*.svg")}
-    assert drawn == {"effects_forest", "effects_course", "effects_displacement"}
+    assert drawn == {"effects_forest", "effects_categories", "effects_course", "effects_displacement"}
 
 
 def test_a_policy_of_one_s_own_and_its_outcome_are_shown_in_their_own_terms(runs, tmp_path):

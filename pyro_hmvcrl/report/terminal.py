@@ -1,0 +1,49 @@
+"""Answers as a terminal shows them: the finding, whether to believe it, then all figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pyro_hmvcrl.data.files import read_json
+from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, Effects, labels_in, most_moved, named
+from pyro_hmvcrl.report.verdicts import believe, category_text, regression_sentences
+
+MOST_SAID = 6  #: categories
+
+
+def effects_text(answer: Effects, run: str | Path) -> str:
+    """An answer of a run folder: its headline, and the effects with intervals, flags and overlap."""
+    _, believed = believe(answer, read_json(Path(run) / "report.json"))
+    rows = {
+        f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in INTERVAL]
+        for outcome, of in answer["outcomes"].items()
+        for name in ESTIMANDS
+        if name != "NIE_loop" or len(answer["course"]["period"]) > 1
+    }
+    labels = labels_in(answer)
+    moved = {
+        named(factor, labels, 60): [f"{of[part]:+.2f}" for part in INTERVAL]
+        for factor, of in answer["displacement"].items()
+    }
+    said = [*regression_sentences(answer), *answer["sentences"], f"Overlap: {answer['overlap']['verdict']}."]
+    return "\n".join(
+        [
+            f"{answer['headline']}\n{believed}\n",
+            f"Effects of {', '.join(answer['shift'])} ({answer['kind']}; {answer['level']:.0%} intervals)",
+            _table(rows),
+            "\nCategories whose shares move most (all of them in the JSON file)",
+            *(f"- {category_text(answer, c)}" for c in most_moved(answer, MOST_SAID)),
+            "\nBy how much the factors move, in standard deviations",
+            _table(moved),
+            "",
+            *(f"- {sentence}" for sentence in said),
+        ]
+    )
+
+
+def _table(rows: Mapping[str, Sequence[str]]) -> str:
+    """Estimates and their intervals, a row each."""
+    return pd.DataFrame.from_dict(rows, "index", columns=list(INTERVAL)).to_string()
