@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,11 +20,13 @@ from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.writing import whole_file
 from pyro_hmvcrl.queries.averages import (
     EffectDraws,
+    Users,
     average_effects,
     factors_by_channel,
     sites_of_past,
 )
 from pyro_hmvcrl.queries.by_category import shares_by_category
+from pyro_hmvcrl.queries.by_segment import effects_by_segment, segments
 from pyro_hmvcrl.queries.checks import e_values, negative_controls, noise_checks, placebo, rho_curve
 from pyro_hmvcrl.queries.findings import (
     interval,
@@ -35,19 +37,17 @@ from pyro_hmvcrl.queries.findings import (
     substitution_undone,
     suppression,
 )
-from pyro_hmvcrl.queries.headline import change_in_words, headline
+from pyro_hmvcrl.queries.headline import headline
 from pyro_hmvcrl.queries.interventions import (
     InterventionError,
     Interventions,
     Policy,
     Shift,
-    apply,
     scaled,
-    together,
 )
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome
-from pyro_hmvcrl.queries.overlap import Overlap, overlap
 from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.queries.question import Question, question_of
 from pyro_hmvcrl.queries.regression import beside, observed_rates
 from pyro_hmvcrl.queries.reliability import RELIABILITIES, meant
 from pyro_hmvcrl.run.files import RunError
@@ -70,6 +70,7 @@ def effects(
     counterfactual: bool = False,
     outcomes: Mapping[str, Outcome] = OUTCOMES,
     level: float = LEVEL,
+    by: str | pd.Series | None = None,
     extrapolate: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -91,6 +92,8 @@ def effects(
         Functions of a world, of which engagement and alignment must be two.
     level
         Of the intervals.
+    by
+        Segments of the users, each with its own effects: see :func:`~pyro_hmvcrl.queries.by_segment.segments`.
     extrapolate
         Answer even where no data support the change.
 
@@ -100,9 +103,9 @@ def effects(
         What the command ``effects`` writes as JSON: the `headline`, `shift`, `kind`, `level` and `users`; `outcomes`,
         for each the mean and interval of TE, NDE, NIE and its parts, by factor and path too, and TE `relative` to the
         level before; the probabilities of `suppression`, `substitution` and its reverse (`substitution_undone`);
-        `displacement` of each factor in standard deviations, with its label; the shares of the `categories` in what is
-        searched and shown, before and after; the `course` of the outcomes over the
-        periods; and the checks (`overlap`, of which shares are `held` between 0 and 1,
+        `displacement` of each factor in standard deviations, with its label; the shares of the `categories` in what
+        is searched and shown, before and after; the `course` of the outcomes over the periods; effects `by_segment`,
+        if they are asked; and the checks (`overlap`, with the shares that are `held` between 0 and 1;
         `negative_controls`, `noise`, `e_values`; for a policy `regression`, `placebo`, `sensitivity`, `reliability`
         and `dose_response`).
 
@@ -118,14 +121,15 @@ def effects(
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: it must lie between 0 and 1")
     population = Population.of(folder)
-    question = _question(population, change, seed)
+    question = question_of(population, change, seed)
+    of = None if by is None else segments(by, population.covariates)
     if not question.support.supported and not extrapolate:
         raise InterventionError(
             f"the change is {question.support.verdict}. {question.support.mend}, or ask for the extrapolation by name "
             "(extrapolate=True; on the command line --extrapolate)"
         )
     try:
-        answer = _answer(population, question, counterfactual, outcomes, level, seed, progress)
+        answer = _answer(population, question, counterfactual, outcomes, level, of, seed, progress)
         for name in outcomes.keys() - OUTCOMES.keys():
             if not _all_finite(answer["outcomes"][name]):
                 raise ValueError(
@@ -154,10 +158,11 @@ def _answer(
     counterfactual: bool,
     outcomes: Mapping[str, Outcome],
     level: float,
+    segment: pd.Series | None,
     seed: int,
     progress: bool,
 ) -> dict[str, Any]:
-    """What :func:`effects` returns."""
+    """What :func:`effects` returns; `segment` is each user's."""
     run, users = population.run, population.users
 
     def ask(
@@ -167,11 +172,12 @@ def _answer(
         whole: bool = False,
         title: str = "",
         of: Mapping[str, Outcome] = outcomes,
+        among: Users = users,
     ) -> EffectDraws:
         return average_effects(
             run.guide,
             run.posterior,
-            users,
+            among,
             interventions,
             mediators,
             of,
@@ -196,7 +202,7 @@ def _answer(
         "suppression": suppression(main.contrasts["engagement"]),
         "substitution": substitution(main.contrasts),
         "substitution_undone": substitution_undone(main.contrasts),
-        "sentences": [*sentences(main.contrasts), *_held_sentences(question.held)],
+        "sentences": [*sentences(main.contrasts), *question.remarks],
         "categories": shares_by_category(
             lambda shares: by_category(of=shares), run, users, question.interventions, level
         ),
@@ -211,6 +217,15 @@ def _answer(
         "noise": noise_checks(run.guide, run.posterior, users, seed),
         "e_values": e_values(main.levels["engagement"], level),
     }
+    if segment is not None:
+        factors = Mediators({"factors": run.factor_names}, loop=sites_of_past(users.logs))
+        answer["by_segment"] = effects_by_segment(
+            lambda who, forces: ask(forces, IN_DETAIL, factors, title="segments", among=who),
+            users,
+            question.interventions,
+            segment,
+            level,
+        )
     if question.policy is None:
         return answer
     shifted = question.interventions["exposure_covariates"]
@@ -244,83 +259,6 @@ def write_effects(answer: dict[str, Any], out: str | Path) -> None:
     """Write an answer as JSON, whole or not at all."""
     with whole_file(Path(out)) as file:
         file.write_text(json.dumps(answer, indent=2, allow_nan=False))
-
-
-@dataclass(frozen=True)
-class Question:
-    """A change as the model takes it: what was asked in words, and whether the data support it."""
-
-    words: list[str]
-    in_words: str  #: as a sentence starts
-    interventions: Interventions
-    support: Overlap
-    policy: Policy | None = None  #: none: the change is one of factors
-    held: Mapping[str, float] = field(default_factory=dict)  #: users at the ends of a share, by column
-
-
-def _question(population: Population, change: Policy | Sequence[Shift], seed: int) -> Question:
-    if not isinstance(change, Sequence):
-        name = getattr(change, "__name__", "policy")
-        return _of_covariates(population, [name], f"The policy {name}", change, seed)
-    names = population.run.factor_names
-    shifts = [shift for of_one in change for shift in _each_factor(of_one, names)]
-    words = [str(shift) for shift in shifts]
-    exposure = population.run.config["exposure_covariates"]
-    for shift in shifts:
-        if shift.column not in [*names, *exposure]:
-            raise InterventionError(
-                f"no exposure covariate or factor {shift.column}: choose of {', '.join([*exposure, *names])}, "
-                f"or {' or '.join(CHANNELS)} for all factors of it"
-            )
-    of_factors = [shift.column in names for shift in shifts]
-    if any(of_factors) and not all(of_factors):
-        other = shifts[of_factors.index(False)].column
-        raise InterventionError(
-            f"{other} is no factor: shift covariates or factors ({', '.join(names)}), not both at once"
-        )
-    if any(of_factors):
-        return Question(words, change_in_words(shifts), *_force_factors(population, shifts))
-    spread = population.exposure.std(ddof=0)
-    policy = together(*(shift.in_units(float(spread[shift.column])) for shift in shifts))
-    return _of_covariates(population, words, change_in_words(shifts), policy, seed)
-
-
-def _of_covariates(
-    population: Population, words: list[str], in_words: str, policy: Policy, seed: int
-) -> Question:
-    _, held = population.changed(policy, seed)
-    return Question(words, in_words, *population.under(policy, seed), policy, held)
-
-
-def _held_sentences(held: Mapping[str, float]) -> list[str]:
-    """Which covariates cannot follow the policy for all users."""
-    return [
-        f"{name} is taken for a share: {of:.1%} of the users would leave 0 to 1, and are held at its ends."
-        for name, of in held.items()
-    ]
-
-
-def _each_factor(shift: Shift, names: Sequence[str]) -> list[Shift]:
-    """A shift of a channel as shifts of its factors; any other as it is."""
-    if shift.column not in CHANNELS:
-        return [shift]
-    return [replace(shift, column=name) for name in names if name.startswith(f"{shift.column}_")]
-
-
-def _force_factors(population: Population, shifts: Sequence[Shift]) -> tuple[Interventions, Overlap]:
-    """Interventions on factors, and whether the users' own factors support them."""
-    shifts = [shift.in_units(population.sd_of(shift.column)) for shift in shifts]
-    forced = apply(together(*shifts), population.factor_means)
-    own = {name: [s for s in shifts if s.column == name] for name in {s.column: None for s in shifts}}
-    interventions = {name: partial(_in_turn, each) for name, each in own.items()}
-    return interventions, overlap(population.factor_means, forced)
-
-
-def _in_turn(shifts: Sequence[Shift], now: Tensor) -> Tensor:
-    """A factor's value after one shift and the next."""
-    for shift in shifts:
-        now = shift.changed(now)
-    return now
 
 
 def _in_detail(population: Population) -> Mediators:

@@ -93,6 +93,21 @@ class Answer:
         }
         return self._frame(rows, ["category", "surface", "part"])
 
+    @property
+    def segments(self) -> pd.DataFrame:
+        """Effects on the users of each segment, if they were asked (``by=``), with intervals of all together.
+
+        A row for each policy (if there are several), segment, outcome and effect.
+        """
+        rows = {
+            (policy, segment, outcome, effect): [estimate[end] for end in INTERVAL]
+            for policy, answer in self.answers.items()
+            for segment, of in answer.get("by_segment", {"segments": {}})["segments"].items()
+            for outcome, effects in of["outcomes"].items()
+            for effect, estimate in effects.items()
+        }
+        return self._frame(rows, ["segment", "outcome", "effect"])
+
     def _frame(self, rows: Mapping[Any, list[float]], names: list[str]) -> pd.DataFrame:
         """Estimates with their intervals, by policy (if there are several) and these."""
         frame = pd.DataFrame.from_dict(rows, "index", columns=list(INTERVAL))

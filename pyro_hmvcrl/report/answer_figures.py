@@ -105,6 +105,29 @@ def effects_categories(effects: Effects) -> Figure:
 
 
 @styled
+def effects_segments(effects: Effects) -> Figure:
+    """Total effect on the users of each segment, a panel an outcome, and on all users (grey)."""
+    of, outcomes = effects["by_segment"]["segments"], effects["outcomes"]
+    figure, axes = _outcome_panels(outcomes, 1.0 + 0.3 * len(of))
+    for name, ax in axes.items():
+        scale = outcome_scale(name)
+        mean, low, high = curve_of([each["outcomes"][name]["TE"] for each in of.values()], scale)
+        _, of_all, to_all = curve_of([outcomes[name]["TE"]], scale)
+        ax.axvspan(of_all[0], to_all[0], color=RULE, alpha=0.7, lw=0, zorder=0)
+        ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+        ax.hlines(range(len(of)), low, high, color=INK, lw=2.6)
+        ax.plot(mean, range(len(of)), "|", color=INK, ms=8, mew=1.8)
+        ax.set(title=label(name), xlabel=_change(name), ylim=(len(of) - 0.4, -0.6))
+        ax.set_yticks(range(len(of)), [f"{label(s)} ({each['users']:,})" for s, each in of.items()])
+        ax.tick_params(axis="y", length=0, labelleft=ax.get_subplotspec().is_first_col())
+    words = f"{effects['level']:.0%} interval, of all segments together"
+    handles = [Line2D([], [], color=INK, lw=2.6, marker="|", ms=8, mew=1.8, label=f"mean and {words}")]
+    handles.append(Patch(color=RULE, alpha=0.7, lw=0, label="all users"))
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    return figure
+
+
+@styled
 def policies_forest(answers: Mapping[str, Effects]) -> Figure:
     """Total effects of several policies side by side, a panel an outcome."""
     names, first = list(answers), next(iter(answers.values()))

@@ -15,6 +15,7 @@ from pyro_hmvcrl.report.answer_figures import (
     effects_dose,
     effects_forest,
     effects_reliability,
+    effects_segments,
     effects_sensitivity,
     published,
     undone_at,
@@ -31,7 +32,7 @@ from pyro_hmvcrl.report.run_figures import (
     training,
 )
 from pyro_hmvcrl.report.style import ESTIMANDS, label, most_moved, named, plain, strongest
-from pyro_hmvcrl.report.verdicts import category_text, effect_text, interval_text
+from pyro_hmvcrl.report.verdicts import category_text, effect_text, interval_text, segment_text
 from pyro_hmvcrl.run.run import LIKELY
 
 
@@ -132,6 +133,15 @@ def _effects_categories(run: Run) -> Picture | None:
     return Picture("effects_categories", effects_categories(run["effects"]), alt)
 
 
+def _effects_segments(run: Run) -> Picture | None:
+    if run["effects"] is None or "by_segment" not in run["effects"]:
+        return None
+    of = run["effects"]["by_segment"]
+    said = "; ".join(segment_text(name, each) for name, each in of["segments"].items())
+    alt = f"Total effects by {label(of['by'])}, with intervals. {said}."
+    return Picture("effects_segments", effects_segments(run["effects"]), alt)
+
+
 def _effects_displacement(run: Run) -> Picture | None:
     if run["effects"] is None:
         return None
@@ -209,6 +219,7 @@ PICTURES: dict[Callable[[Run], Picture | None], str] = {
         (
             _effects_forest,
             _effects_categories,
+            _effects_segments,
             _effects_course,
             _effects_displacement,
             _effects_dose,

@@ -149,6 +149,9 @@ def _check_effects(path: Path, effects: Effects, labels: Mapping[str, str]) -> E
     if "sensitivity" in effects:
         for part in ("NDE", "NIE"):
             _require(path, effects, ["sensitivity", f"first_rho_with_zero_in_{part}"], EFFECTS_MEND)
+    if "by_segment" in effects:
+        for part in ("by", "correction"):
+            _require(path, effects, ["by_segment", part], EFFECTS_MEND)
     for key in _numbers(effects, factors):
         _require(path, effects, key, EFFECTS_MEND, number=True)
     if set(effects["displacement"]) != set(factors):
@@ -178,6 +181,13 @@ def _numbers(effects: Effects, factors: list[str]) -> list[list[str]]:
     intervals += [["course", o, "TE", str(t)] for o in outcomes for t in periods]
     shares = ("before", "after", "change")
     intervals += [["categories", "*", surface, part] for surface in SURFACES for part in shares]
+    if "by_segment" in effects:
+        numbers += [
+            f"by_segment.segments.*.{key}"
+            for key in ("users", "suppression", "substitution", "substitution_undone")
+        ]
+        estimates = ("before", "TE", "NDE", "NIE")
+        intervals += [["by_segment", "segments", "*", "outcomes", o, e] for o in outcomes for e in estimates]
     if "placebo" in effects:
         numbers += ["placebo.covers_zero", "placebo.of", "placebo.p"]
         intervals += [["placebo", "outcomes", "*", e] for e in ESTIMANDS]

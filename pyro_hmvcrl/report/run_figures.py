@@ -317,7 +317,8 @@ def _draw_graph(
         look = {"color": "white", "ha": "center", "va": "center"}
         in_words = label(labels.get(f, ""), 32)
         ax.text(x, y + (0.1 if in_words else 0), label(f), weight="bold", **look)
-        ax.text(x, y - 0.1, in_words, size=7.5, **look)
+        if in_words:
+            ax.text(x, y - 0.1, in_words, size=7.5, **look)
     curves = _curves(edges, centre, box)
     for e, curve in zip(edges.itertuples(), curves, strict=True):
         likely = e.probability >= LIKELY

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pyro_hmvcrl.data.files import read_json
 from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, Effects, labels_in, most_moved, named
-from pyro_hmvcrl.report.verdicts import believe, category_text, regression_sentences
+from pyro_hmvcrl.report.verdicts import believe, category_text, regression_sentences, segment_text
 
 MOST_SAID = 6  #: categories
 
@@ -36,12 +36,25 @@ def effects_text(answer: Effects, run: str | Path) -> str:
             _table(rows),
             "\nCategories whose shares move most (all of them in the JSON file)",
             *(f"- {category_text(answer, c)}" for c in most_moved(answer, MOST_SAID)),
+            *_by_segment(answer),
             "\nBy how much the factors move, in standard deviations",
             _table(moved),
             "",
             *(f"- {sentence}" for sentence in said),
         ]
     )
+
+
+def _by_segment(answer: Effects) -> list[str]:
+    """Total effects on each segment, if they were asked."""
+    if "by_segment" not in answer:
+        return []
+    of = answer["by_segment"]
+    title = f"\nTotal effects by {of['by']}, percentage points ({answer['level']:.0%} intervals of all together, by "
+    return [
+        f"{title}{of['correction']})",
+        *(f"- {segment_text(name, each)}" for name, each in of["segments"].items()),
+    ]
 
 
 def _table(rows: Mapping[str, Sequence[str]]) -> str:

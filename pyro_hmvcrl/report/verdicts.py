@@ -195,6 +195,12 @@ def category_text(effects: Effects, category: str) -> str:
     return f"{label(category, 60)}: {', '.join(said)}"
 
 
+def segment_text(name: str, segment: Effects) -> str:
+    """Total effects on the users of a segment."""
+    said = [f"{label(o)} {effect_text(of['TE'], o)}" for o, of in segment["outcomes"].items()]
+    return f"{label(name, 60)}, {segment['users']:,} users: {', '.join(said)}"
+
+
 def level_text(e: dict[str, float], outcome: str) -> str:
     """Mean and interval of a level, in percentage points if the outcome is a probability."""
     return interval_text(e, 2 if outcome in PROBABILITIES else 4, outcome_scale(outcome))
