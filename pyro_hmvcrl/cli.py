@@ -252,14 +252,23 @@ def encode(
 def effects_command(
     run: RunFolder,
     shift: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            help="COLUMN=+1.0 in the column's own units, COLUMN=+1sd in standard deviations, COLUMN:=3 to set it; "
-            "a factor's or channel's name for COLUMN intervenes on the factors."
+            help="COLUMN=+1.0 in the column's own units, COLUMN=+1sd in standard deviations, COLUMN=*0.8 to multiply, "
+            "COLUMN:=3 to set it; after it, min 0 or max 1 to hold it at an end. A factor's or channel's name for "
+            "COLUMN intervenes on the factors. Several shifts are one policy."
         ),
-    ],
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help='"NAME: SHIFT, SHIFT": a policy with a name; several are told side by side.'),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Segments: a covariate, or what the indicators of a text begin with."),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file to write, beside the run's own effects.json.")
+        Path | None, typer.Option(help="JSON file to write, beside those that the run keeps.")
     ] = None,
     counterfactual: Annotated[
         bool, typer.Option(help="Effects on these very users, with the noise of their own logs.")
@@ -270,30 +279,32 @@ def effects_command(
 ) -> None:
     """Ask what a change of the platform does: effects and mediation with intervals and checks."""
     with _plain_errors():
-        from pyro_hmvcrl.queries.answer import effects, write_effects
-        from pyro_hmvcrl.queries.interventions import parse_shift
+        from pyro_hmvcrl.queries.answer import effects_of_each
+        from pyro_hmvcrl.queries.interventions import parse_policies
+        from pyro_hmvcrl.queries.kept import check_names, keep
         from pyro_hmvcrl.report.page import write_report
         from pyro_hmvcrl.report.reading import read_run
-        from pyro_hmvcrl.report.terminal import effects_text
+        from pyro_hmvcrl.report.terminal import answers_text
         from pyro_hmvcrl.run.files import check_out
 
-        shifts, own = [parse_shift(text) for text in shift], run / "effects.json"
+        policies, own = parse_policies(shift or [], policy or [], counterfactual), run / "effects.json"
         check_out(out or own, own)
         read_run(run, answered=False)  # a run that cannot be reported on is not asked either
-        answer = effects(
+        check_names(run, policies, "counterfactual" if counterfactual else "interventional")
+        answers = effects_of_each(
             run,
-            shifts,
+            policies,
             counterfactual=counterfactual,
             level=level,
+            by=by,
             extrapolate=extrapolate,
             seed=seed,
             progress=True,
         )
         with alone_in(run):
-            for file in {out or own, own}:
-                write_effects(answer, file)
+            keep(run, policies, answers, out)
             page = write_report(run)
-        _say(f"\n{effects_text(answer, run)}")
+        _say(answers_text(answers, run))
         _print_notes(_doubts(run))
         _say(f"\n{out or own}: all figures.  Report: {page}")
 

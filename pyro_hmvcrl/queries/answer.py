@@ -118,29 +118,67 @@ def effects(
     ValueError
         If `level` does not lie between 0 and 1, or an outcome of one's own is not finite.
     """
+    return effects_of_each(
+        folder,
+        {"": change},
+        counterfactual=counterfactual,
+        outcomes=outcomes,
+        level=level,
+        by=by,
+        extrapolate=extrapolate,
+        seed=seed,
+        progress=progress,
+    )[""]
+
+
+@own_state()
+def effects_of_each(
+    folder: str | Path,
+    changes: Mapping[str, Policy | Sequence[Shift]],
+    *,
+    counterfactual: bool = False,
+    outcomes: Mapping[str, Outcome] = OUTCOMES,
+    level: float = LEVEL,
+    by: str | pd.Series | None = None,
+    extrapolate: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Effects of several changes by name, as of :func:`effects`; no work starts before all prove to be supported."""
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: it must lie between 0 and 1")
     population = Population.of(folder)
-    question = question_of(population, change, seed)
+    questions = {
+        name: _supported(name, question_of(population, change, seed), extrapolate)
+        for name, change in changes.items()
+    }
     of = None if by is None else segments(by, population.covariates)
+    found = {}
+    for name, question in questions.items():
+        try:
+            answer = _answer(population, question, counterfactual, outcomes, level, of, seed, progress)
+            for outcome in outcomes.keys() - OUTCOMES.keys():
+                if not _all_finite(answer["outcomes"][outcome]):
+                    raise ValueError(
+                        f"outcome {outcome!r} is not finite for every user; let it give a finite number"
+                    )
+            finite = _all_finite(answer)
+        except FloatingPointError:
+            finite = False
+        if not finite:
+            raise RunError(f"{folder}: its numbers give no finite effects; fit again")
+        found[name] = answer
+    return found
+
+
+def _supported(name: str, question: Question, extrapolate: bool) -> Question:
+    """A question that the data support, or that is asked although they do not."""
     if not question.support.supported and not extrapolate:
         raise InterventionError(
-            f"the change is {question.support.verdict}. {question.support.mend}, or ask for the extrapolation by name "
-            "(extrapolate=True; on the command line --extrapolate)"
+            f"{name and f'policy {name}: '}the change is {question.support.verdict}. {question.support.mend}, or ask "
+            "for the extrapolation by name (extrapolate=True; on the command line --extrapolate)"
         )
-    try:
-        answer = _answer(population, question, counterfactual, outcomes, level, of, seed, progress)
-        for name in outcomes.keys() - OUTCOMES.keys():
-            if not _all_finite(answer["outcomes"][name]):
-                raise ValueError(
-                    f"outcome {name!r} is not finite for every user; let it give a finite number"
-                )
-        finite = _all_finite(answer)
-    except FloatingPointError:
-        finite = False
-    if not finite:
-        raise RunError(f"{folder}: its numbers give no finite effects; fit again")
-    return answer
+    return question
 
 
 def _all_finite(answer: Any) -> bool:

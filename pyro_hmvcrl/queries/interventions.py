@@ -15,7 +15,7 @@ that a guide has abducted from the users' own logs **counterfactual** (unit-leve
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ Interventions: TypeAlias = Mapping[str, Force]
 
 IN_PERIODS = ("history", "search", "suggested", "exposure", "engagement")  #: sites that each period has
 AMOUNT = re.compile(r"(\*?)([^\s*]+?)(sd)?(?: min (\S+))?(?: max (\S+))?")  #: of a shift, and its ends
+POLICY = re.compile(r"\s*(?P<name>[^=:,]*[^=:,\s])\s*:(?!=)(?P<shifts>.+)")
 OF_PERIOD = re.compile(rf"(?:{'|'.join(IN_PERIODS)})_\d+")
 
 
@@ -163,6 +164,50 @@ def parse_shift(text: str) -> Shift:
             "and after it, to hold values at ends, min 0, max 1, or both"
         )
     return Shift(column.removesuffix(":"), amount, bool(sd), fixed, bool(times), low, high)
+
+
+def parse_policy(text: str) -> tuple[str, list[Shift]]:
+    """A policy as the command line has it: ``NAME: COLUMN=-0.2, COLUMN=+1sd``; its name, or that of its shifts.
+
+    Raises
+    ------
+    InterventionError
+        If the text is none.
+
+    Examples
+    --------
+    >>> name, shifts = parse_policy("calmer: autoplay=-0.2, novelty:=1")
+    >>> name, [str(shift) for shift in shifts]
+    ('calmer', ['autoplay=-0.2', 'novelty:=1'])
+    >>> parse_policy("autoplay=-0.2")[0]
+    'autoplay=-0.2'
+    """
+    named = POLICY.fullmatch(text)
+    shifts = [parse_shift(part.strip()) for part in (named["shifts"] if named else text).split(",")]
+    return (named and named["name"]) or ", ".join(map(str, shifts)), shifts
+
+
+def parse_policies(
+    shifts: Sequence[str], policies: Sequence[str], counterfactual: bool
+) -> dict[str, list[Shift]]:
+    """Policies by name: the shifts, which are one, and each of `policies` (:func:`parse_policy`).
+
+    Raises
+    ------
+    InterventionError
+        If there is none, or two have one name.
+    """
+    named = [parse_policy(text) for text in policies]
+    if own := [parse_shift(text) for text in shifts]:
+        named = [(", ".join(map(str, own)), own), *named]
+    if not named:
+        raise InterventionError(
+            'no policy is given: give --shift COLUMN=+1.0, or --policy "NAME: COLUMN=+1.0"'
+        )
+    found = {f"{name} (counterfactual)" if counterfactual else name: of for name, of in named}
+    if len(found) < len(named):
+        raise InterventionError("two policies have one name: give each its own, NAME: SHIFT")
+    return found
 
 
 def apply(policy: Policy, covariates: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -42,6 +42,11 @@ class Question:
         ]
 
 
+def words_of(change: Policy | Sequence[Shift]) -> list[str]:
+    """What is asked, in words; a function's are its name."""
+    return list(map(str, change)) if isinstance(change, Sequence) else [getattr(change, "__name__", "policy")]
+
+
 def question_of(population: Population, change: Policy | Sequence[Shift], seed: int) -> Question:
     """A policy, or shifts of covariates or factors, as the model takes it.
 
@@ -51,11 +56,11 @@ def question_of(population: Population, change: Policy | Sequence[Shift], seed: 
         If a column is unknown, or covariates and factors are shifted at once.
     """
     if not isinstance(change, Sequence):
-        name = getattr(change, "__name__", "policy")
-        return _of_covariates(population, [name], f"The policy {name}", change, seed)
+        words = words_of(change)
+        return _of_covariates(population, words, f"The policy {words[0]}", change, seed)
     names = population.run.factor_names
     shifts = [shift for of_one in change for shift in _each_factor(of_one, names)]
-    words = [str(shift) for shift in shifts]
+    words = words_of(shifts)
     exposure = population.run.config["exposure_covariates"]
     for shift in shifts:
         if shift.column not in [*names, *exposure]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pyro_hmvcrl.report.answer_figures import effects_forest, policies_forest
+from pyro_hmvcrl.report.answer_figures import effects_forest, policies_plane
 from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, label, to_bytes
 from pyro_hmvcrl.report.verdicts import believe, effect_text, regression_sentences
 
@@ -79,6 +79,16 @@ class Answer:
         return self._frame(rows, ["outcome", "effect"])
 
     @property
+    def table(self) -> pd.DataFrame:
+        """The policies side by side, a row each: total effects with intervals, and probabilities of substitution."""
+        rows = {
+            name: {(o, part): of["outcomes"][o]["TE"][part] for o in of["outcomes"] for part in INTERVAL}
+            | {("probability", p): of[p] for p in ("substitution", "substitution_undone")}
+            for name, of in self.answers.items()
+        }
+        return pd.DataFrame.from_dict(rows, "index")
+
+    @property
     def categories(self) -> pd.DataFrame:
         """Shares of each category in what is searched and what is shown: before, after, and the change, with intervals.
 
@@ -106,6 +116,8 @@ class Answer:
             for outcome, effects in of["outcomes"].items()
             for effect, estimate in effects.items()
         }
+        if not rows:
+            raise ValueError("no segments were asked: run.effects(..., by=COLUMN)")
         return self._frame(rows, ["segment", "outcome", "effect"])
 
     def _frame(self, rows: Mapping[Any, list[float]], names: list[str]) -> pd.DataFrame:
@@ -115,9 +127,9 @@ class Answer:
         return frame if len(self.answers) > 1 else frame.droplevel("policy")
 
     def plot(self) -> Figure:
-        """Effects with their intervals: of one policy all of them, of several the total ones side by side."""
+        """Effects with their intervals: of one policy all of them, of several engagement against alignment."""
         several = len(self.answers) > 1
-        figure = policies_forest(self.answers) if several else effects_forest(self.to_dict())
+        figure = policies_plane(self.answers) if several else effects_forest(self.to_dict())
         figure._repr_png_ = lambda: to_bytes(figure, "png")  # a notebook shows it, without pyplot too
         return figure
 

@@ -128,19 +128,31 @@ def effects_segments(effects: Effects) -> Figure:
 
 
 @styled
-def policies_forest(answers: Mapping[str, Effects]) -> Figure:
-    """Total effects of several policies side by side, a panel an outcome."""
-    names, first = list(answers), next(iter(answers.values()))
-    figure, axes = _outcome_panels(first["outcomes"], 1.0 + 0.3 * len(names))
-    for outcome, ax in axes.items():
-        totals = [answers[name]["outcomes"][outcome]["TE"] for name in names]
-        mean, low, high = curve_of(totals, outcome_scale(outcome))
-        ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
-        ax.hlines(range(len(names)), low, high, color=INK, lw=2.6)
-        ax.plot(mean, range(len(names)), "|", color=INK, ms=8, mew=1.8)
-        ax.set(title=label(outcome), xlabel=_change(outcome), ylim=(len(names) - 0.4, -0.6))
-        ax.set_yticks(range(len(names)), [label(name) for name in names])
-        ax.tick_params(axis="y", length=0, labelleft=ax.get_subplotspec().is_first_col())
+def policies_plane(answers: Mapping[str, Effects]) -> Figure:
+    """Total effects of several policies: engagement against alignment, with the interval of each."""
+    figure = Figure(figsize=(7.2, 5), layout="constrained")
+    ax = figure.subplots()
+    ax.axhline(0, color=QUIET, lw=0.8, zorder=0)
+    ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+    (x, left, right), (y, low, high) = (
+        curve_of([of["outcomes"][outcome]["TE"] for of in answers.values()], 100)
+        for outcome in ("engagement", "alignment")
+    )
+    ax.hlines(y, left, right, color=INK, lw=1.4)
+    ax.vlines(x, low, high, color=INK, lw=1.4)
+    ax.plot(x, y, "o", color=INK, ms=5)
+    ax.margins(0.14)
+    for name, at in zip(answers, zip(x, y, strict=True), strict=True):
+        ax.annotate(label(name, 30), at, (5, 5), textcoords="offset points", weight="bold")
+    corners = {
+        (0.99, 0.01): "substitution",
+        (0.01, 0.99): "substitution undone",
+        (0.99, 0.99): "more of both",
+    }
+    for (across, up), words in corners.items():
+        look = {"ha": "right" if across > 0.5 else "left", "va": "top" if up > 0.5 else "bottom"}
+        ax.text(across, up, words, transform=ax.transAxes, color=QUIET, size=8.5, **look)
+    ax.set(xlabel=_change("engagement"), ylabel=_change("alignment"))
     return figure
 
 

@@ -17,6 +17,7 @@ from pyro_hmvcrl.report.answer_figures import (
     effects_reliability,
     effects_segments,
     effects_sensitivity,
+    policies_plane,
     published,
     undone_at,
 )
@@ -133,6 +134,17 @@ def _effects_categories(run: Run) -> Picture | None:
     return Picture("effects_categories", effects_categories(run["effects"]), alt)
 
 
+def _policies(run: Run) -> Picture | None:
+    if len(run["policies"]) < 2:
+        return None
+    said = "; ".join(
+        f"{label(name)}: "
+        + ", ".join(f"{o} {effect_text(of['outcomes'][o]['TE'], o)}" for o in ("engagement", "alignment"))
+        for name, of in run["policies"].items()
+    )
+    return Picture("policies", policies_plane(run["policies"]), f"Policies by their total effects. {said}.")
+
+
 def _effects_segments(run: Run) -> Picture | None:
     if run["effects"] is None or "by_segment" not in run["effects"]:
         return None
@@ -228,6 +240,7 @@ PICTURES: dict[Callable[[Run], Picture | None], str] = {
         ),
         "effects.json",
     ),
+    _policies: "answers",
     _published: "kuaisar.json",
 }
-MENDS = {"effects.json": EFFECTS_MEND, "kuaisar.json": KUAISAR_MEND}
+MENDS = {"effects.json": EFFECTS_MEND, "answers": EFFECTS_MEND, "kuaisar.json": KUAISAR_MEND}

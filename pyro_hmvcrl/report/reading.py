@@ -11,6 +11,7 @@ import pandas as pd
 
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.data.files import read_json
+from pyro_hmvcrl.queries.kept import kept_files
 from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PARTS, SURFACES
 from pyro_hmvcrl.run.files import MEND, of_file
 from pyro_hmvcrl.run.load import check_config
@@ -18,6 +19,7 @@ from pyro_hmvcrl.run.load import check_config
 Run = dict[str, Any]
 Effects = dict[str, Any]
 EFFECTS_MEND = "ask for the effects again (pyro-hmvcrl effects), or delete the file"
+KEPT_MEND = "delete the file, and ask again"
 KUAISAR_MEND = "give the command kuaisar again, or delete the file"
 KUAISAR_KEYS = [f"{part}.*.{key}" for part in ("agreement", "figures") for key in ("figure", "published")]
 KUAISAR_NUMBERS = [
@@ -65,7 +67,12 @@ EFFECT_KEYS += [
     "noise.*.verdict",
 ]
 EFFECT_NUMBERS = ["level", "users", "overlap.outside", "negative_controls.*.r2", "negative_controls.*.null"]
-EFFECT_NUMBERS += ["outcomes.*.suppression", *(f"noise.*.{part}" for part in ("noise", "prior", "p"))]
+EFFECT_NUMBERS += [
+    "substitution",
+    "substitution_undone",
+    "outcomes.*.suppression",
+    *(f"noise.*.{part}" for part in ("noise", "prior", "p")),
+]
 EFFECT_NUMBERS += [f"e_values.{e}.{v}" for e in PARTS for v in ("e_value", "e_value_of_interval")]
 EFFECT_INTERVALS = [f"outcomes.*.{e}" for e in (*ESTIMANDS, "CDE", "factors.*", "paths.*")]
 EFFECT_INTERVALS += ["outcomes.*.levels.before", "outcomes.*.levels.after", "displacement.*"]
@@ -130,32 +137,43 @@ def read_run(folder: str | Path, answered: bool = True) -> Run:
         "names": names,
         "labels": labels,
         "effects": _effects(folder / "effects.json", labels) if answered else None,
+        "policies": _policies(folder, labels),
         "kuaisar": _kuaisar(folder / "kuaisar.json"),
     }
 
 
-def _effects(path: Path, labels: Mapping[str, str]) -> Effects | None:
+def _effects(path: Path, labels: Mapping[str, str], mend: str = EFFECTS_MEND) -> Effects | None:
     """The answer of the command effects, if it has been asked."""
     if not path.exists():
         return None
-    effects: Effects = _json(path, EFFECT_KEYS, EFFECTS_MEND)
-    with of_run_file(path, EFFECTS_MEND):
-        return _check_effects(path, effects, labels)
+    effects: Effects = _json(path, EFFECT_KEYS, mend)
+    with of_run_file(path, mend):
+        return _check_effects(path, effects, labels, mend)
 
 
-def _check_effects(path: Path, effects: Effects, labels: Mapping[str, str]) -> Effects:
+def _policies(folder: Path, labels: Mapping[str, str]) -> dict[str, Effects]:
+    """The answers that the run keeps, by the policy's name."""
+    answers = {}
+    for path in kept_files(folder):
+        if answer := _effects(path, labels, KEPT_MEND):
+            _require(path, answer, ["policy"], KEPT_MEND)
+            answers[str(answer["policy"])] = answer
+    return answers
+
+
+def _check_effects(path: Path, effects: Effects, labels: Mapping[str, str], mend: str) -> Effects:
     """Numbers where there must be numbers, and of the run's factors."""
     factors = list(labels)
     if "sensitivity" in effects:
         for part in ("NDE", "NIE"):
-            _require(path, effects, ["sensitivity", f"first_rho_with_zero_in_{part}"], EFFECTS_MEND)
+            _require(path, effects, ["sensitivity", f"first_rho_with_zero_in_{part}"], mend)
     if "by_segment" in effects:
         for part in ("by", "correction"):
-            _require(path, effects, ["by_segment", part], EFFECTS_MEND)
+            _require(path, effects, ["by_segment", part], mend)
     for key in _numbers(effects, factors):
-        _require(path, effects, key, EFFECTS_MEND, number=True)
+        _require(path, effects, key, mend, number=True)
     if set(effects["displacement"]) != set(factors):
-        raise ReportError(f"{path}: its 'displacement' is of other factors than the run's; {EFFECTS_MEND}")
+        raise ReportError(f"{path}: its 'displacement' is of other factors than the run's; {mend}")
     for factor, moved in effects["displacement"].items():  # a factor may have been renamed
         moved["label"] = labels[factor]
     return effects

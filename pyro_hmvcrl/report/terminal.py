@@ -8,15 +8,41 @@ from pathlib import Path
 import pandas as pd
 
 from pyro_hmvcrl.data.files import read_json
-from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, Effects, labels_in, most_moved, named
-from pyro_hmvcrl.report.verdicts import believe, category_text, regression_sentences, segment_text
+from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, Effects, labels_in, most_moved, named
+from pyro_hmvcrl.report.verdicts import (
+    believe,
+    category_text,
+    effect_text,
+    regression_sentences,
+    segment_text,
+)
 
 MOST_SAID = 6  #: categories
 
 
+def answers_text(answers: Mapping[str, Effects], run: str | Path) -> str:
+    """Answers of a run folder: one as :func:`effects_text`, several side by side before their figures."""
+    if len(answers) == 1:
+        return effects_text(next(iter(answers.values())), run)
+    rows = {
+        name: [effect_text(of["outcomes"][o]["TE"], o) for o in PROBABILITIES]
+        + [f"{of[p]:.2f}" for p in ("substitution", "substitution_undone")]
+        for name, of in answers.items()
+    }
+    columns = [*PROBABILITIES, "P(substitution)", "P(its reverse)"]
+    level = next(iter(answers.values()))["level"]
+    return "\n\n".join(
+        [
+            *(f"{name}: {answer['headline']}\n{_believed(answer, run)}" for name, answer in answers.items()),
+            f"Total effects, percentage points with {level:.0%} intervals\n"
+            + pd.DataFrame.from_dict(rows, "index", columns=columns).to_string(),
+            *(f"--- {name}\n{effects_text(answer, run)}" for name, answer in answers.items()),
+        ]
+    )
+
+
 def effects_text(answer: Effects, run: str | Path) -> str:
     """An answer of a run folder: its headline, and the effects with intervals, flags and overlap."""
-    _, believed = believe(answer, read_json(Path(run) / "report.json"))
     rows = {
         f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in INTERVAL]
         for outcome, of in answer["outcomes"].items()
@@ -31,7 +57,7 @@ def effects_text(answer: Effects, run: str | Path) -> str:
     said = [*regression_sentences(answer), *answer["sentences"], f"Overlap: {answer['overlap']['verdict']}."]
     return "\n".join(
         [
-            f"{answer['headline']}\n{believed}\n",
+            f"{answer['headline']}\n{_believed(answer, run)}\n",
             f"Effects of {', '.join(answer['shift'])} ({answer['kind']}; {answer['level']:.0%} intervals)",
             _table(rows),
             "\nCategories whose shares move most (all of them in the JSON file)",
@@ -43,6 +69,11 @@ def effects_text(answer: Effects, run: str | Path) -> str:
             *(f"- {sentence}" for sentence in said),
         ]
     )
+
+
+def _believed(answer: Effects, run: str | Path) -> str:
+    """Whether to believe an answer."""
+    return believe(answer, read_json(Path(run) / "report.json"))[1]
 
 
 def _by_segment(answer: Effects) -> list[str]:
