@@ -115,8 +115,28 @@ def test_several_policies_stand_side_by_side(run, answer):
     pd.testing.assert_frame_equal(frame.loc["less"], answer.to_frame())
     assert both["less"].to_dict() == answer.to_dict()
     assert {*both.to_dict()} == {"less", "even"}
-    assert len(both.plot().axes) == 2
+    assert len(both.plot().axes) == 1
+    assert list(both.table.index) == ["less", "even"]
+    assert (
+        both.table.loc["less", ("engagement", "mean")] == answer.to_frame().loc[("engagement", "TE"), "mean"]
+    )
     assert read_run(run.folder)["effects"]["shift"] == ["autoplay:=0.5"]  # the last
+    assert {"less", "even", "autoplay=-0.2"} <= {*run.answers.policies}
+    with pytest.raises(hm.RunError, match="another answer"):
+        run.effects({"less": "autoplay=-0.1"})
+
+
+def test_a_list_has_several_policies_each_by_segment(run):
+    several = run.effects(["autoplay=-0.2", "both: autoplay=-0.1, novelty=*1.1"], by="plan")
+    assert several.policies == ["autoplay=-0.2", "both"]
+    assert several["both"].to_dict()["shift"] == ["autoplay=-0.1", "novelty=*1.1"]
+    plans = run.dataset.users["plan"].value_counts()
+    of = several["both"].to_dict()["by_segment"]
+    assert of["by"] == "plan"
+    assert {name: each["users"] for name, each in of["segments"].items()} == plans.to_dict()
+    assert several.segments.loc[("both", "free", "engagement", "TE"), "mean"] != 0
+    with pytest.raises(ValueError, match="one name"):
+        run.effects(["autoplay=-0.2", "autoplay=-0.2"])
 
 
 def test_a_run_in_memory_leaves_nothing_behind(logs):

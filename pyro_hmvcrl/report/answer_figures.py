@@ -130,7 +130,7 @@ def effects_segments(effects: Effects) -> Figure:
 @styled
 def policies_plane(answers: Mapping[str, Effects]) -> Figure:
     """Total effects of several policies: engagement against alignment, with the interval of each."""
-    figure = Figure(figsize=(7.2, 5), layout="constrained")
+    figure = Figure(figsize=(6, 4.4), layout="constrained")
     ax = figure.subplots()
     ax.axhline(0, color=QUIET, lw=0.8, zorder=0)
     ax.axvline(0, color=QUIET, lw=0.8, zorder=0)

@@ -14,6 +14,7 @@ from pyro_hmvcrl.inference.checkpoints import load_tensors, save_tensors
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.queries.answer import effects
 from pyro_hmvcrl.queries.interventions import InterventionError, add, set_to
+from pyro_hmvcrl.queries.kept import kept
 from pyro_hmvcrl.queries.mediation import OUTCOMES
 from pyro_hmvcrl.queries.population import Population
 from pyro_hmvcrl.run.files import RunError
@@ -76,6 +77,36 @@ def test_the_command_writes_what_the_design_promises(run, tmp_path):
         assert outcome["relative"]["mean"] == pytest.approx(outcome["TE"]["mean"] / before, rel=0.1)
     assert len(answer["categories"]) == 6
     assert json.loads((run / "effects.json").read_text()) == answer
+
+
+def test_several_policies_are_told_side_by_side_and_kept(run, tmp_path):
+    policies = {"A": "exposure_1=-0.5", "B": "exposure_1=*1.1, exposure_2=+0.1sd"}
+    asked = [word for name, shifts in policies.items() for word in ("--policy", f"{name}: {shifts}")]
+    said = command("effects", run, *asked, "--by", "exposure_3", "--out", tmp_path / "x.json")
+    assert said.exit_code == 0, said.output
+    answers = json.loads((tmp_path / "x.json").read_text())
+    assert {name: ", ".join(of["shift"]) for name, of in answers.items()} == policies
+    assert answers == {name: of for name, of in kept(run).items() if name in policies}
+    assert json.loads((run / "effects.json").read_text()) == answers["B"]
+    assert said.stdout.index(answers["B"]["headline"]) < said.stdout.index("P(substitution)")
+    by = answers["A"]["by_segment"]
+    assert sum(of["users"] for of in by["segments"].values()) == 150
+    assert len(by["segments"]) == 3
+    page = (run / "report.html").read_text()
+    assert page.index("Policies side by side") < page.index("P(its reverse)")
+    for words, message in (
+        (["--policy", "A: exposure_1=-0.4"], "has another answer (A: exposure_1=-0.5, interventional)"),
+        (
+            ["--policy", "C: exposure_1=+9", "--policy", "D: exposure_1=+0.1"],
+            "policy C: the change is not supp",
+        ),
+        (["--shift", "exposure_1=+0.1", "--by", "colour"], "no covariate colour"),
+        ([], "no policy is given"),
+    ):
+        said = command("effects", run, *words)
+        assert said.exit_code == 1
+        assert message in said.stderr
+    assert "D" not in kept(run)
 
 
 def test_units_are_the_column_s_own(run):

@@ -28,6 +28,7 @@ from pyro_hmvcrl.report.answer_figures import (
     effects_dose,
     effects_forest,
     effects_sensitivity,
+    policies_plane,
 )
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.reading import ReportError
@@ -482,7 +483,7 @@ def answer() -> dict:
             }
             for outcome, means in MEANS.items()
         },
-        "suppression": 1.0, "substitution": 1.0,
+        "suppression": 1.0, "substitution": 1.0, "substitution_undone": 0.0,
         "sentences": ["Suppression (probability 1.00): so & so.", "Substitution (probability 1.00): and so on."],
         "displacement": {f: around(0.25 * k - 0.5) | {"label": LABELS.get(f, "")} for k, f in enumerate(NAMES)},
         "categories": {
@@ -672,6 +673,50 @@ def test_a_malformed_answer_is_named_and_nothing_is_written(runs, tmp_path, key,
         write_report(run)
     assert not (run / "report.html").exists()
     assert not (run / "figures").exists()
+
+
+def by_segment() -> dict:
+    """What an answer holds of two segments."""
+    parts = {"suppression": 0.1, "substitution": 0.9, "substitution_undone": 0.0}
+    effects = {o: {e: around(0.02) for e in ("before", "TE", "NDE", "NIE")} for o in MEANS}
+    of = {
+        "free <plan>": {"users": 300, "outcomes": effects} | parts,
+        "premium": {"users": 100, "outcomes": effects} | parts,
+    }
+    return {"by": "plan", "correction": "Bonferroni", "level_of_each": 0.95, "segments": of}
+
+
+def test_segments_and_policies_are_shown_where_they_were_asked(runs, tmp_path):
+    run = asked(runs["real"], tmp_path / "run", answer() | {"by_segment": by_segment()})
+    (run / "answers").mkdir()
+    for name in ("A", "<B>"):
+        (run / "answers" / f"{name[:1]}.json").write_text(json.dumps(answer() | {"policy": name}))
+    page = page_of(run)
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+    for words in (
+        "free <plan> 300 2.00 (1.50 to 2.50) +2.00 (1.50 to 2.50)",
+        "those of all 2 segments hold",
+        "<B> +6.86 (6.36 to 7.36) −3.44 (−3.94 to −2.94) 1.00 0.00",
+        "2 policies side by side",
+    ):
+        assert words in text
+    assert json.loads((run / "report.json").read_text())["policies"]["A"]["headline"] == answer()["headline"]
+    drawn = {p.stem for p in (run / "figures").glob("*.svg")}
+    assert {"policies", "effects_segments"} <= drawn
+    (run / "answers" / "A.json").write_text(json.dumps({"policy": "A"}))
+    with pytest.raises(ReportError, match=r"A\.json: .*; delete the file"):
+        write_report(run)
+
+
+def test_the_plane_of_policies_has_each_with_its_intervals():
+    other = answer()
+    other["outcomes"]["engagement"]["TE"] = around(-0.05, 0.01)
+    (ax,) = policies_plane({"A": answer(), "B": other}).axes
+    names = [text.get_text() for text in ax.texts]
+    assert names[:2] == ["A", "B"]
+    across, up = (np.concatenate([s for s in lines.get_segments()]) for lines in ax.collections)
+    assert across[:, 0] == pytest.approx([6.36, 7.36, -6.0, -4.0])
+    assert up[:, 1] == pytest.approx([-3.94, -2.94, -3.94, -2.94])
 
 
 def test_an_answer_that_cannot_be_read_is_named(runs, tmp_path):
