@@ -64,7 +64,7 @@ def demo(
         from pyro_hmvcrl.queries.answer import effects, write_effects
         from pyro_hmvcrl.queries.interventions import add
         from pyro_hmvcrl.report.page import write_report
-        from pyro_hmvcrl.report.terminal import effects_text
+        from pyro_hmvcrl.report.terminal import effects_text, summary_text
         from pyro_hmvcrl.run.fitting import fit_folder
         from pyro_hmvcrl.synthetic.folder import write_simulation
         from pyro_hmvcrl.synthetic.simulation import simulate
@@ -79,8 +79,9 @@ def demo(
         with alone_in(run):
             write_effects(answer, run / "effects.json")
             page = write_report(run)
-        _print_summary(run)
+        _say(summary_text(run))
         _say(f"\n{effects_text(answer, run)}")
+        _print_notes(_doubts(run))
         _say(f"\nLook at it: {page}")
 
 
@@ -192,6 +193,7 @@ def fit(
     with _plain_errors():
         from pyro_hmvcrl.inference.processes import first, together
         from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.report.terminal import summary_text
         from pyro_hmvcrl.run.fitting import checkpoints_of, fit_folder, is_run_of
 
         settings = Settings(
@@ -212,7 +214,8 @@ def fit(
                 return
         clear_away(checkpoints_of(out))
         page = write_report(out)
-        _print_summary(out)
+        _say(summary_text(out))
+        _print_notes(_doubts(out))
         _say(f"\nReport: {page}")
 
 
@@ -226,11 +229,10 @@ def encode(
     with _plain_errors():
         from pyro_hmvcrl.data.folder import read_dataset
         from pyro_hmvcrl.queries.overlap import beside_fit
-        from pyro_hmvcrl.run.files import RunError, check_out
+        from pyro_hmvcrl.run.files import check_out
         from pyro_hmvcrl.run.load import load_run
 
-        if out.suffix not in (".parquet", ".csv"):
-            raise RunError(f"{out}: the name must end in .parquet or .csv")
+        _check_suffix(out)
         check_out(out)
         fitted = load_run(run)
         logs = read_dataset(dataset, fitted.categories, fitted.periods)
@@ -239,11 +241,7 @@ def encode(
         factors = fitted.encode(logs)
         beside = beside_fit(run, logs.users)
         factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *_doubts(run)]
-        with whole_file(out) as file:
-            if out.suffix == ".parquet":
-                factors.to_parquet(file, index=False)
-            else:
-                factors.to_csv(file, index=False)
+        _write_users(factors, out)
         _say(f"{out}: factors of {len(factors):,} users")
         _print_notes(notes)
 
@@ -307,6 +305,29 @@ def effects_command(
         _say(answers_text(answers, run))
         _print_notes(_doubts(run))
         _say(f"\n{out or own}: all figures.  Report: {page}")
+
+
+@app.command("profile")
+def profile_command(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.")],
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+) -> None:
+    """Write a row a user: what the user looks for against what is shown, as it is and were it the same for all."""
+    with _plain_errors():
+        from pyro_hmvcrl.queries.profile import profile, profile_sentences
+        from pyro_hmvcrl.run.files import check_out
+
+        _check_suffix(out)
+        check_out(out)
+        table = profile(run, seed=seed, progress=True)
+        if out.suffix == ".csv":
+            _check_formulas(run, table["user_id"].astype("str"))
+        _write_users(table, out)
+        for sentence in profile_sentences(table):
+            _say(f"- {sentence}")
+        _say(f"{out}: profiles of {len(table):,} users")
+        _print_notes(_doubts(run))
 
 
 @app.command("download-kuaisar")
@@ -379,6 +400,7 @@ def kuaisar(
         from pyro_hmvcrl.data.files import read_json
         from pyro_hmvcrl.kuaisar.published import study
         from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.report.terminal import published_text
 
         settings = Settings(
             platform_factors=platform_factors,
@@ -392,7 +414,7 @@ def kuaisar(
         found = study(source, out, settings, level, shift, progress=True, covariates_share=covariates_share)
         page = write_report(out / "run")
         _print_covariates(read_json(out / "earlier" / "import.json"))
-        _print_published(found)
+        _say(published_text(found))
         _say(f"\nReport: {page}")
 
 
@@ -443,6 +465,22 @@ def _without_report(run: Path) -> bool:
     return (run / "config.json").exists() and not (run / "report.html").exists()
 
 
+def _check_suffix(out: Path) -> None:
+    from pyro_hmvcrl.run.files import RunError
+
+    if out.suffix not in (".parquet", ".csv"):
+        raise RunError(f"{out}: the name must end in .parquet or .csv")
+
+
+def _write_users(table: pd.DataFrame, out: Path) -> None:
+    """Write a row a user, in the form that the name of the file has."""
+    with whole_file(out) as file:
+        if out.suffix == ".parquet":
+            table.to_parquet(file, index=False)
+        else:
+            table.to_csv(file, index=False)
+
+
 def _check_formulas(dataset: Path, users: pd.Series) -> None:
     """Refuse to write a table of text that a spreadsheet would run."""
     from pyro_hmvcrl.run.files import RunError
@@ -471,37 +509,6 @@ def _parse_knob(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         return name, value
-
-
-def _print_summary(run: Path) -> None:
-    """Figures, graph and verdict of a run, for the terminal."""
-    import pandas as pd
-
-    found = json.loads((run / "report.json").read_text())
-    channels = found["identifiability"]["channels"]
-    if all(r["mcc"] for r in channels.values()):
-        rows = {
-            channel: {
-                "MCC": r["mcc"]["value"],
-                "oracle": r["oracle"]["value"],
-                "random rotation": r["rotation_null"]["mean"],
-                "covariates only": r["covariate_floor"]["value"],
-                "within covariates": r["within_covariate_mcc"]["value"],
-                "weak MCC": r["weak_mcc"],
-            }
-            for channel, r in channels.items()
-        }
-        _say("\nRecovery of the true factors, held-out users")
-        _say(pd.DataFrame.from_dict(rows, orient="index").round(3).to_string())
-    _say("\nStructural graph (standardised weights)")
-    _say(pd.read_csv(run / "graph.csv").round(3).to_string(index=False))
-    _say("\nFactors in words (pyro-hmvcrl rename gives them names of your own)")
-    for factor, of in found["factor_categories"].items():
-        _say(f"- {factor}: {of.get('label') or 'moves no category for sure'}")
-    _say("\nVerdict")
-    for sentences in found["identifiability"]["verdict"].values():
-        _say("\n".join(f"- {sentence}" for sentence in sentences))
-    _print_notes(_doubts(run))
 
 
 def _doubts(run: Path) -> list[str]:
@@ -535,22 +542,3 @@ def _print_covariates(account: dict[str, Any]) -> None:
             _say(f"covariate {covariate['name']}: {filled:,} users have none, and are given the median")
     for covariate in account.get("covariates_left_out", []):
         _say(f"covariate {covariate['name']} is left out: {covariate['reason']}")
-
-
-def _print_published(found: dict[str, Any]) -> None:
-    """Published against obtained figures, for the terminal."""
-    import pandas as pd
-
-    rows = {}
-    for row in found["agreement"] + found["figures"]:
-        ends = [row["obtained"].get(end) for end in ("lower", "upper")]
-        rows[row["figure"]] = {
-            "published": row["published"],
-            "obtained": row["obtained"]["mean"],
-            "90% interval": "" if None in ends else "{:.3f} to {:.3f}".format(*ends),
-            "rotated": row.get("rotation_null"),
-            "covariates alone": row.get("covariates_alone"),
-            "weak MCC": row.get("weak_mcc"),
-        }
-    _say(f"\nPublished against obtained; policy: {found['shift']}")
-    _say(pd.DataFrame.from_dict(rows, "index").round(3).to_string(na_rep=""))

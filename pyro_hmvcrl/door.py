@@ -26,6 +26,7 @@ from pyro_hmvcrl.queries.answer import LEVEL, effects_of_each
 from pyro_hmvcrl.queries.interventions import Policy, Shift, parse_policy
 from pyro_hmvcrl.queries.kept import check_names, keep, kept
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Outcome
+from pyro_hmvcrl.queries.profile import profile
 from pyro_hmvcrl.report.answer import Answer
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.run.files import RunError, check_new_folder
@@ -134,6 +135,15 @@ class Run(FittedRun):
         if isinstance(by, str) and self.dataset is not None and by in self.dataset.users:
             return self.dataset.users.set_index("user_id")[by]
         return by
+
+    def profile(
+        self, reference: Mapping[str, float] | None = None, *, seed: int = 0, progress: bool | None = None
+    ) -> pd.DataFrame:
+        """A row a user: what the user looks for against what is shown, as it is and were the platform the same for all.
+
+        See :func:`~pyro_hmvcrl.queries.profile.profile`.
+        """
+        return profile(self.folder, reference, seed=seed, progress=_watched(progress))
 
     def report(self) -> Path:
         """Write the run's report with the last answer; where it is."""

@@ -1,4 +1,5 @@
 from .answer import effects as effects
+from .answer import effects_of_each as effects_of_each
 from .answer import write_effects as write_effects
 from .averages import Users as Users
 from .averages import average_effects as average_effects
@@ -6,9 +7,11 @@ from .interventions import InterventionError as InterventionError
 from .interventions import Shift as Shift
 from .interventions import add as add
 from .interventions import hold as hold
+from .interventions import parse_policy as parse_policy
 from .interventions import parse_shift as parse_shift
 from .interventions import set_to as set_to
 from .mediation import OUTCOMES as OUTCOMES
 from .mediation import Mediators as Mediators
 from .mediation import natural_effects as natural_effects
 from .population import Population as Population
+from .profile import profile as profile

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_hmvcrl.queries.averages import EffectDraws, Users
 from pyro_hmvcrl.queries.findings import interval
-from pyro_hmvcrl.queries.interventions import Interventions, World, by_chance, hold, run
+from pyro_hmvcrl.queries.interventions import Interventions, World, by_chance, run
 from pyro_hmvcrl.queries.mediation import Outcome, shown_next
 from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.story.programs import at
@@ -65,8 +65,7 @@ def _most_moved(fitted: Run, users: Users, interventions: Interventions) -> list
     rows = torch.randperm(users.logs.n_users)[:SOME_USERS]
     batch = users.logs.batch(rows)
     forces = {s: f[rows] if isinstance(f, Tensor) and f.dim() else f for s, f in interventions.items()}
-    noise = torch.randn(len(rows), fitted.model.n_factors)
-    program = hold(by_chance(at(fitted.model, fitted.posterior.mean), 0), noise=noise)
+    program = by_chance(at(fitted.model, fitted.posterior.mean), 0)
     before = run(program, (batch,))
     after = run(program, (batch,), forces, before)
     moved = [

@@ -1,9 +1,10 @@
-"""Answers as a terminal shows them: the finding, whether to believe it, then all figures."""
+"""Runs and answers as a terminal shows them: of an answer the finding, whether to believe it, then all figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -91,3 +92,50 @@ def _by_segment(answer: Effects) -> list[str]:
 def _table(rows: Mapping[str, Sequence[str]]) -> str:
     """Estimates and their intervals, a row each."""
     return pd.DataFrame.from_dict(rows, "index", columns=list(INTERVAL)).to_string()
+
+
+def summary_text(run: str | Path) -> str:
+    """A run folder's figures, graph and verdict."""
+    found = read_json(Path(run) / "report.json")
+    channels = found["identifiability"]["channels"]
+    parts = []
+    if all(r["mcc"] for r in channels.values()):
+        rows = {
+            channel: {
+                "MCC": r["mcc"]["value"],
+                "oracle": r["oracle"]["value"],
+                "random rotation": r["rotation_null"]["mean"],
+                "covariates only": r["covariate_floor"]["value"],
+                "within covariates": r["within_covariate_mcc"]["value"],
+                "weak MCC": r["weak_mcc"],
+            }
+            for channel, r in channels.items()
+        }
+        table = pd.DataFrame.from_dict(rows, orient="index").round(3).to_string()
+        parts = ["", "Recovery of the true factors, held-out users", table]
+    graph = pd.read_csv(Path(run) / "graph.csv").round(3).to_string(index=False)
+    parts += ["", "Structural graph (standardised weights)", graph]
+    parts += ["", "Factors in words (pyro-hmvcrl rename gives them names of your own)"]
+    for factor, of in found["factor_categories"].items():
+        parts.append(f"- {factor}: {of.get('label') or 'moves no category for sure'}")
+    parts += ["", "Verdict"]
+    for sentences in found["identifiability"]["verdict"].values():
+        parts += [f"- {sentence}" for sentence in sentences]
+    return "\n".join(parts)
+
+
+def published_text(found: Mapping[str, Any]) -> str:
+    """Published against obtained figures, of what kuaisar.json holds."""
+    rows = {}
+    for row in found["agreement"] + found["figures"]:
+        ends = [row["obtained"].get(end) for end in ("lower", "upper")]
+        rows[row["figure"]] = {
+            "published": row["published"],
+            "obtained": row["obtained"]["mean"],
+            "90% interval": "" if None in ends else "{:.3f} to {:.3f}".format(*ends),
+            "rotated": row.get("rotation_null"),
+            "covariates alone": row.get("covariates_alone"),
+            "weak MCC": row.get("weak_mcc"),
+        }
+    table = pd.DataFrame.from_dict(rows, "index").round(3).to_string(na_rep="")
+    return f"\nPublished against obtained; policy: {found['shift']}\n{table}"

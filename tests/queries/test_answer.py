@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,12 @@ from pyro_hmvcrl.cli import app
 from pyro_hmvcrl.inference.checkpoints import load_tensors, save_tensors
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.queries.answer import effects
+from pyro_hmvcrl.queries.averages import average_effects
 from pyro_hmvcrl.queries.interventions import InterventionError, add, set_to
 from pyro_hmvcrl.queries.kept import kept
 from pyro_hmvcrl.queries.mediation import OUTCOMES
 from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.queries.profile import profile
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.fitting import fit_folder
 from pyro_hmvcrl.run.labels import labels_of
@@ -107,6 +110,38 @@ def test_several_policies_are_told_side_by_side_and_kept(run, tmp_path):
         assert said.exit_code == 1
         assert message in said.stderr
     assert "D" not in kept(run)
+
+
+def test_a_profile_is_the_answer_user_by_user(run, tmp_path):
+    """Its averages are the levels of counterfactual effects, under the same parameters."""
+    table, population = profile(run, draws=40), Population.of(run)
+    platform = {f"platform_{k}": float(population.factor_means[f"platform_{k}"].mean()) for k in (1, 2)}
+    posterior = population.run.posterior
+    mean = replace(posterior, draws={name: value[None] for name, value in posterior.mean.items()})
+    found = average_effects(
+        population.run.guide, mean, population.users, platform, counterfactual=True, share=3.0
+    )
+    levels = {world: float(draws[0]) for world, draws in found.levels["alignment"].items()}
+    assert table["alignment"].mean() == pytest.approx(levels["before"], abs=0.003)
+    assert table["reference"].mean() == pytest.approx(levels["after"], abs=0.003)
+    assert table["gain"].to_numpy() == pytest.approx(table["reference"] - table["alignment"])
+    assert table["alignment"].std() > 0.01
+    assert (table["user_id"] == population.covariates["user_id"]).all()
+    assert set(table["looks_for"]) <= set(population.run.categories)
+    assert (table["lacks"] != table["oversupplied"]).all()
+    other = profile(run, {"platform_1": 3.0, "platform_2": 0.0}, draws=4)
+    assert other["reference"].mean() != pytest.approx(table["reference"].mean(), abs=1e-3)
+    with pytest.raises(InterventionError, match="reference must be of platform_1, platform_2"):
+        profile(run, {"platform_1": 3.0})
+
+
+def test_the_command_profile_writes_a_row_a_user(run, tmp_path):
+    said = command("profile", run, "--out", tmp_path / "who.csv")
+    assert said.exit_code == 0, said.output
+    assert len(pd.read_csv(tmp_path / "who.csv")) == 150
+    assert "Most often lacking" in said.output
+    refused = command("profile", run, "--out", tmp_path / "who.xls")
+    assert refused.stderr.endswith("who.xls: the name must end in .parquet or .csv\n")
 
 
 def test_units_are_the_column_s_own(run):
