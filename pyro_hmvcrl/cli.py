@@ -241,7 +241,7 @@ def encode(
         factors = fitted.encode(logs)
         beside = beside_fit(run, logs.users)
         factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *_doubts(run)]
-        _write_users(factors, out)
+        _write_table(factors, out)
         _say(f"{out}: factors of {len(factors):,} users")
         _print_notes(notes)
 
@@ -323,11 +323,42 @@ def profile_command(
         table = profile(run, seed=seed, progress=True)
         if out.suffix == ".csv":
             _check_formulas(run, table["user_id"].astype("str"))
-        _write_users(table, out)
+        _write_table(table, out)
         for sentence in profile_sentences(table):
             _say(f"- {sentence}")
         _say(f"{out}: profiles of {len(table):,} users")
         _print_notes(_doubts(run))
+
+
+@app.command("frontier")
+def frontier_command(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv: all shifts that were tried.")],
+    between: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="COLUMN=LOW..HIGH: shifts to try, in the column's own units; by default a standard deviation down and "
+            "up of each."
+        ),
+    ] = None,
+    points: Annotated[int, typer.Option(help="Number of shifts that are tried.")] = 128,
+    level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+) -> None:
+    """Find the policies that are best in alignment at each engagement, among those that the data support."""
+    with _plain_errors():
+        from pyro_hmvcrl.queries.frontier import frontier, parse_between
+        from pyro_hmvcrl.report.terminal import frontier_text
+        from pyro_hmvcrl.run.files import check_out
+
+        box = parse_between(between or [])
+        _check_suffix(out)
+        check_out(out)
+        table = frontier(run, box, points=points, level=level, seed=seed, progress=True)
+        _write_table(table, out)
+        _say(frontier_text(table, level))
+        _print_notes(_doubts(run))
+        _say(f"{out}: {len(table):,} shifts that the data support")
 
 
 @app.command("download-kuaisar")
@@ -472,8 +503,8 @@ def _check_suffix(out: Path) -> None:
         raise RunError(f"{out}: the name must end in .parquet or .csv")
 
 
-def _write_users(table: pd.DataFrame, out: Path) -> None:
-    """Write a row a user, in the form that the name of the file has."""
+def _write_table(table: pd.DataFrame, out: Path) -> None:
+    """Write a table in the form that the name of the file has."""
     with whole_file(out) as file:
         if out.suffix == ".parquet":
             table.to_parquet(file, index=False)

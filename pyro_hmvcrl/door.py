@@ -23,6 +23,7 @@ from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.writing import OF_ONE_WRITER
 from pyro_hmvcrl.queries.answer import LEVEL, effects_of_each
+from pyro_hmvcrl.queries.frontier import frontier
 from pyro_hmvcrl.queries.interventions import Policy, Shift, parse_policy
 from pyro_hmvcrl.queries.kept import check_names, keep, kept
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Outcome
@@ -144,6 +145,20 @@ class Run(FittedRun):
         See :func:`~pyro_hmvcrl.queries.profile.profile`.
         """
         return profile(self.folder, reference, seed=seed, progress=_watched(progress))
+
+    def frontier(
+        self,
+        box: Mapping[str, tuple[float, float]] | None = None,
+        *,
+        level: float = LEVEL,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> pd.DataFrame:
+        """The policies that are best in alignment at each engagement, over shifts that the data support.
+
+        See :func:`~pyro_hmvcrl.queries.frontier.frontier`.
+        """
+        return frontier(self.folder, box, level=level, seed=seed, progress=_watched(progress))
 
     def report(self) -> Path:
         """Write the run's report with the last answer; where it is."""

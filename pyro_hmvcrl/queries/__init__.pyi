@@ -3,6 +3,7 @@ from .answer import effects_of_each as effects_of_each
 from .answer import write_effects as write_effects
 from .averages import Users as Users
 from .averages import average_effects as average_effects
+from .frontier import frontier as frontier
 from .interventions import InterventionError as InterventionError
 from .interventions import Shift as Shift
 from .interventions import add as add

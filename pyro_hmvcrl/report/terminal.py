@@ -72,6 +72,25 @@ def effects_text(answer: Effects, run: str | Path) -> str:
     )
 
 
+def frontier_text(table: pd.DataFrame, level: float) -> str:
+    """The best policies of a frontier, those that have intervals."""
+    told = table[table["best"] & table["engagement_lower"].notna()]
+    rows = {
+        row["policy"] or "as it is": [
+            effect_text({part: row[o if part == "mean" else f"{o}_{part}"] for part in INTERVAL}, o)
+            for o in PROBABILITIES
+        ]
+        for row in told.to_dict("records")
+    }
+    return "\n".join(
+        [
+            f"\nNo policy of these {len(table)} has more of both (percentage points, {level:.0%} intervals)",
+            pd.DataFrame.from_dict(rows, "index", columns=[*PROBABILITIES]).to_string(),
+            'Ask for one of them at length: pyro-hmvcrl effects RUN --policy "NAME: SHIFT, SHIFT"',
+        ]
+    )
+
+
 def _believed(answer: Effects, run: str | Path) -> str:
     """Whether to believe an answer."""
     return believe(answer, read_json(Path(run) / "report.json"))[1]

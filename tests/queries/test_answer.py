@@ -15,9 +15,11 @@ from pyro_hmvcrl.inference.checkpoints import load_tensors, save_tensors
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.queries.answer import effects
 from pyro_hmvcrl.queries.averages import average_effects
-from pyro_hmvcrl.queries.interventions import InterventionError, add, set_to
+from pyro_hmvcrl.queries.frontier import frontier
+from pyro_hmvcrl.queries.interventions import InterventionError, add, parse_policy, set_to
 from pyro_hmvcrl.queries.kept import kept
 from pyro_hmvcrl.queries.mediation import OUTCOMES
+from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.queries.population import Population
 from pyro_hmvcrl.queries.profile import profile
 from pyro_hmvcrl.run.files import RunError
@@ -95,8 +97,7 @@ def test_several_policies_are_told_side_by_side_and_kept(run, tmp_path):
     by = answers["A"]["by_segment"]
     assert sum(of["users"] for of in by["segments"].values()) == 150
     assert len(by["segments"]) == 3
-    page = (run / "report.html").read_text()
-    assert page.index("Policies side by side") < page.index("P(its reverse)")
+    assert "Policies side by side" in (run / "report.html").read_text()
     for words, message in (
         (["--policy", "A: exposure_1=-0.4"], "has another answer (A: exposure_1=-0.5, interventional)"),
         (
@@ -142,6 +143,33 @@ def test_the_command_profile_writes_a_row_a_user(run, tmp_path):
     assert "Most often lacking" in said.output
     refused = command("profile", run, "--out", tmp_path / "who.xls")
     assert refused.stderr.endswith("who.xls: the name must end in .parquet or .csv\n")
+
+
+def test_the_frontier_has_the_policies_that_none_beats(run, tmp_path):
+    table = frontier(run, {"exposure_1": (-0.5, 0.5), "exposure_2": (0.0, 0.3)}, points=16)
+    assert table["outside"].max() <= EXTRAPOLATES
+    assert table["engagement"].is_monotonic_increasing
+    none = table[table["policy"] == ""]
+    assert len(none) == 1
+    assert none[["engagement", "alignment"]].to_numpy() == pytest.approx(0)
+    one = table[table["best"] & (table["policy"] != "")].iloc[0]
+    assert one["exposure_1"] == pytest.approx(parse_policy(one["policy"])[1][0].amount, rel=0.01)
+    told = effects(run, parse_policy(one["policy"])[1])["outcomes"]["engagement"]["TE"]
+    assert one["engagement"] == pytest.approx(told["mean"], abs=0.01)
+    assert one["engagement_lower"] <= one["engagement"] <= one["engagement_upper"]
+    said = command(
+        "frontier", run, "--between", "exposure_1=-0.2..0.2", "--points", 4, "--out", tmp_path / "f.csv"
+    )
+    assert said.exit_code == 0, said.output
+    assert list(pd.read_csv(tmp_path / "f.csv").columns[:3]) == ["policy", "exposure_1", "outside"]
+    for words, message in (
+        (["exposure_1=1..0"], "no range of shifts"),
+        (["taste_1=0..1"], "no exposure covariate taste_1"),
+        (["exposure_1"], "write COLUMN=LOW..HIGH"),
+        (["exposure_1=50..60"], "the data support no shift"),
+    ):
+        refused = command("frontier", run, "--between", *words, "--points", 4, "--out", tmp_path / "x.csv")
+        assert message in refused.stderr
 
 
 def test_units_are_the_column_s_own(run):
