@@ -119,9 +119,8 @@ def best(changes: Array) -> NDArray[np.bool_]:
     >>> best(np.array([[0.0, 0.0], [1.0, -1.0], [-1.0, -1.0], [0.0, -0.5]])).tolist()
     [True, True, False, False]
     """
-    as_good = (changes[None] >= changes[:, None]).all(-1)
-    better = (changes[None] > changes[:, None]).any(-1)
-    beaten: NDArray[np.bool_] = (as_good & better).any(axis=1)
+    more = changes[None] - changes[:, None]  # of the second than of the first
+    beaten: NDArray[np.bool_] = ((more.min(-1) >= 0) & (more.max(-1) > 0)).max(1)
     return ~beaten
 
 
