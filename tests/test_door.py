@@ -81,8 +81,10 @@ def test_a_share_is_held_between_0_and_1_and_it_is_said(run, answer):
     share = float((autoplay < 0.2).mean())
     assert answer.to_dict()["overlap"]["held"] == {"autoplay": pytest.approx(share)}
     assert any("autoplay is taken for a share" in sentence for sentence in answer.sentences)
-    assert answer.sentences[0].startswith("Lowering autoplay by 0.2 ")
-    assert "his answer" in answer.sentences[1]
+    (headline,) = answer.headlines
+    assert headline.startswith("Lowering autoplay by 0.2 ")
+    assert "his answer" in headline
+    assert answer._repr_html_().index("Lowering autoplay") < answer._repr_html_().index("<table")
     assert answer.categories.loc[(slice(None), "shown", "after"), "mean"].sum() == pytest.approx(1, abs=1e-4)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +227,11 @@ def _answer(
 
     main = ask(question.interventions, 1.0, whole=True, title="effects")
     detail = ask(question.interventions, IN_DETAIL, _in_detail(population), title="factors and paths")
-    by_category = partial(ask, question.interventions, OF_CURVE, Mediators({}), False, "categories")
+
+    def by_category(shares: Mapping[str, Outcome], part: float) -> EffectDraws:
+        nothing = Mediators({})
+        return ask(question.interventions, OF_CURVE * part, nothing, title="categories", of=shares)
+
     of_outcomes = {name: _outcome(name, main, detail, level) for name in outcomes}
     answer = {
         "headline": headline(question.in_words, of_outcomes, level),
@@ -241,9 +244,7 @@ def _answer(
         "substitution": substitution(main.contrasts),
         "substitution_undone": substitution_undone(main.contrasts),
         "sentences": [*sentences(main.contrasts), *question.remarks],
-        "categories": shares_by_category(
-            lambda shares: by_category(of=shares), run, users, question.interventions, level
-        ),
+        "categories": shares_by_category(by_category, run, users, question.interventions, level),
         "course": _course(main, level),
         "displacement": {
             factor: interval(draws, level) | {"label": population.labels[factor]}

@@ -16,8 +16,9 @@ from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.story.programs import at
 
 MOST_CATEGORIES = 40  #: of which intervals are worked out, each at the cost of a gradient
+IN_FULL = 20  #: of more than so many each is averaged over fewer draws, so that all together cost no more
 SOME_USERS = 1_000  #: by whom the categories are chosen, if there are more
-Ask = Callable[[Mapping[str, Outcome]], EffectDraws]
+Ask = Callable[[Mapping[str, Outcome], float], EffectDraws]
 
 
 def searched(world: World) -> Tensor:
@@ -39,12 +40,14 @@ def shares_by_category(
 ) -> dict[str, dict[str, Any]]:
     """Shares of each category `before` and `after` a change, and the `change`, with intervals, by surface.
 
-    Of more than `MOST_CATEGORIES` those that move most.  `ask` gives the draws of outcomes' averages.
+    Of more than `MOST_CATEGORIES` those that move most.  `ask` gives the draws of outcomes' averages, with a share of
+    the usual number of draws of the users' chance.
     """
     chosen = list(range(len(run.categories)))
     if len(chosen) > MOST_CATEGORIES:
         chosen = sorted(_most_moved(run, users, interventions))
-    draws = ask({name: _of_these(of, chosen) for name, of in SURFACES.items()})
+    outcomes = {name: _of_these(of, chosen) for name, of in SURFACES.items()}
+    draws = ask(outcomes, min(1.0, IN_FULL / len(chosen)))
     found: dict[str, dict[str, Any]] = {run.categories[c]: {} for c in chosen}
     for surface in SURFACES:
         of = draws.levels[surface] | {"change": draws.contrasts[surface]["TE"]}

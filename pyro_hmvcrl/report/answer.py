@@ -38,20 +38,29 @@ class Answer:
         return list(self.answers)
 
     @property
-    def sentences(self) -> list[str]:
-        """What is found and how far it can be believed, in words."""
-        several = len(self.answers) > 1
+    def headlines(self) -> list[str]:
+        """The finding on each policy, and whether to believe it."""
         return [
-            f"{name}: {sentence}" if several else sentence
+            f"{self._of(name)}{of['headline']} {believe(of, self.report)[1] if self.report else ''}".strip()
+            for name, of in self.answers.items()
+        ]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What else is found, in words."""
+        return [
+            f"{self._of(name)}{sentence}"
             for name, of in self.answers.items()
             for sentence in [
-                of["headline"],
-                *([believe(of, self.report)[1]] if self.report else []),
                 *regression_sentences(of),
                 *of["sentences"],
                 f"Overlap: {of['overlap']['verdict']}.",
             ]
         ]
+
+    def _of(self, name: str) -> str:
+        """The policy that is spoken of, if there are several."""
+        return f"{name}: " if len(self.answers) > 1 else ""
 
     @property
     def _title(self) -> str:
@@ -148,4 +157,5 @@ class Answer:
         }
         table = pd.DataFrame.from_dict(rows, "index").to_html(border=0)
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences)
-        return f"<p>{self._title}</p>{table}<ul>{said}</ul>"
+        found = "".join(f"<p><strong>{html.escape(headline)}</strong></p>" for headline in self.headlines)
+        return f"{found}<p>{self._title}</p>{table}<ul>{said}</ul>"

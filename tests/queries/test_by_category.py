@@ -30,7 +30,11 @@ def asked(request):
     draws = {name: value + 0.05 * torch.randn(4, *value.shape) for name, value in mean.items()}
     posterior = ParameterPosterior(mean, mean, draws, {}, {})
     shifted = {"exposure_covariates": logs.exposure_covariates + torch.eye(5)[0]}
-    ask = partial(average_effects, guide, posterior, Users(logs), shifted, Mediators({}), share=0.05)
+    asks = partial(average_effects, guide, posterior, Users(logs), shifted, Mediators({}))
+
+    def ask(outcomes, part=1.0):
+        return asks(outcomes, share=0.05 * part)
+
     run = SimpleNamespace(model=guide.model, posterior=posterior, categories=list("abcde"))
     return ask, (run, Users(logs), shifted)
 
