@@ -24,7 +24,7 @@ from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.writing import OF_ONE_WRITER
 from pyro_hmvcrl.queries.answer import LEVEL, effects_of_each
 from pyro_hmvcrl.queries.frontier import frontier
-from pyro_hmvcrl.queries.interventions import Policy, Shift, parse_policy
+from pyro_hmvcrl.queries.interventions import Policy, Shift, name_of, parse_policy
 from pyro_hmvcrl.queries.kept import check_names, keep, kept
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Outcome
 from pyro_hmvcrl.queries.profile import profile
@@ -309,14 +309,14 @@ def _policy(change: Change) -> tuple[str, Policy | list[Shift]]:
     if isinstance(change, str):
         return parse_policy(change)
     if isinstance(change, Shift):
-        return str(change), [change]
+        return name_of([change]), [change]
     if isinstance(change, Sequence):
         parts = [
             shift
             for part in change
             for shift in ([part] if isinstance(part, Shift) else parse_policy(part)[1])
         ]
-        return ", ".join(map(str, parts)), parts
+        return name_of(parts), parts
     return getattr(change, "__name__", "policy"), change
 
 

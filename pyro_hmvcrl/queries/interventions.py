@@ -30,6 +30,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_hmvcrl.data.dataset import CHANNELS
+from pyro_hmvcrl.inference.writing import printable
 
 Policy = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]  #: covariates in their own units
 Force: TypeAlias = Tensor | float | Callable[[Tensor], Tensor]
@@ -184,7 +185,12 @@ def parse_policy(text: str) -> tuple[str, list[Shift]]:
     """
     named = POLICY.fullmatch(text)
     shifts = [parse_shift(part.strip()) for part in (named["shifts"] if named else text).split(",")]
-    return (named and named["name"]) or ", ".join(map(str, shifts)), shifts
+    return (named and named["name"]) or name_of(shifts), shifts
+
+
+def name_of(shifts: Sequence[Shift]) -> str:
+    """Of a policy that was given none: what it does, in signs that can be printed."""
+    return printable(", ".join(map(str, shifts)).replace("\n", " "))
 
 
 def parse_policies(
@@ -199,7 +205,7 @@ def parse_policies(
     """
     named = [parse_policy(text) for text in policies]
     if own := [parse_shift(text) for text in shifts]:
-        named = [(", ".join(map(str, own)), own), *named]
+        named = [(name_of(own), own), *named]
     if not named:
         raise InterventionError(
             'no policy is given: give --shift COLUMN=+1.0, or --policy "NAME: COLUMN=+1.0"'

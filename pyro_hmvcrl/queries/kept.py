@@ -16,13 +16,13 @@ from pyro_hmvcrl.queries.question import words_of
 from pyro_hmvcrl.run.files import RunError, of_file
 
 FOLDER = "answers"  #: in a run folder
-MOST, MOST_OF_FILE = 200, 60  #: characters of a policy's name
+MOST = 60  #: characters of a file's name that are the policy's
 MEND = "ask again, or delete the file"
 
 
 def file_of(run: Path, policy: str) -> Path:
     """Where a run keeps the answer on a policy of this name."""
-    plain = re.sub(r"[^\w.+=*-]+", "_", policy, flags=re.ASCII)[:MOST_OF_FILE]
+    plain = re.sub(r"[^\w.+=*-]+", "_", policy, flags=re.ASCII)[:MOST]
     if plain != policy or plain.startswith("."):
         plain = f"{plain.lstrip('.')}-{blake2b(policy.encode(), digest_size=4).hexdigest()}"
     return run / FOLDER / f"{plain}.json"
@@ -39,7 +39,7 @@ def check_names(run: Path, policies: Mapping[str, Policy | Sequence[Shift]], kin
     for name, change in policies.items():
         if not 0 < len(name) <= MOST or not name.isprintable():
             raise RunError(
-                f"policy {name[:MOST_OF_FILE]!r}: a name must have letters that can be printed; give another"
+                f"policy {name[:MOST]!r}: a name must have letters that can be printed; give another"
             )
         path = file_of(run, name)
         if not path.exists():
