@@ -566,7 +566,7 @@ def test_the_table_of_effects_has_every_estimand(effects_page):
         "Level after 53.91",
         "Through platform 2 alone +1.00",
         "Through platform 1 alone (feeds of the <night>) 0.00",
-        "<westerns> 10.00 (9.50 to 10.50) 6.00 (5.50 to 6.50) −4.00 (−4.50 to −3.50)",
+        "<westerns> 10.0 6.0 (5.5 to 6.5) −4.0 (−4.5 to −3.5)",
         "platform 1 → preference 1 −0.42",
         "E-value of NDE 1.55 (of its interval: 1.52) –",
         "opposite signs (probability 1.00) 0.91 (0.91 to 0.92)",
