@@ -13,11 +13,11 @@ import typer
 
 from pyro_hmvcrl.data.files import clear_away, one_line
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.writing import alone_in, printable, whole_file
+from pyro_hmvcrl.inference.writing import alone_in, printable
 from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Design
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 # What takes seconds to import is imported where it is used: help is there at once, and an interrupt is one line.
 
@@ -64,7 +64,7 @@ def demo(
         from pyro_hmvcrl.queries.answer import effects, write_effects
         from pyro_hmvcrl.queries.interventions import add
         from pyro_hmvcrl.report.page import write_report
-        from pyro_hmvcrl.report.terminal import effects_text, summary_text
+        from pyro_hmvcrl.report.terminal import effects_text, notes_of, summary_text
         from pyro_hmvcrl.run.fitting import fit_folder
         from pyro_hmvcrl.synthetic.folder import write_simulation
         from pyro_hmvcrl.synthetic.simulation import simulate
@@ -81,7 +81,7 @@ def demo(
             page = write_report(run)
         _say(summary_text(run))
         _say(f"\n{effects_text(answer, run)}")
-        _print_notes(_doubts(run))
+        _print_notes(notes_of(run))
         _say(f"\nLook at it: {page}")
 
 
@@ -193,7 +193,7 @@ def fit(
     with _plain_errors():
         from pyro_hmvcrl.inference.processes import first, together
         from pyro_hmvcrl.report.page import write_report
-        from pyro_hmvcrl.report.terminal import summary_text
+        from pyro_hmvcrl.report.terminal import notes_of, summary_text
         from pyro_hmvcrl.run.fitting import checkpoints_of, fit_folder, is_run_of
 
         settings = Settings(
@@ -215,7 +215,7 @@ def fit(
         clear_away(checkpoints_of(out))
         page = write_report(out)
         _say(summary_text(out))
-        _print_notes(_doubts(out))
+        _print_notes(notes_of(out))
         _say(f"\nReport: {page}")
 
 
@@ -229,19 +229,19 @@ def encode(
     with _plain_errors():
         from pyro_hmvcrl.data.folder import read_dataset
         from pyro_hmvcrl.queries.overlap import beside_fit
-        from pyro_hmvcrl.run.files import check_out
+        from pyro_hmvcrl.report.terminal import notes_of
         from pyro_hmvcrl.run.load import load_run
+        from pyro_hmvcrl.run.tables import check_formulas, check_table, write_table
 
-        _check_suffix(out)
-        check_out(out)
+        check_table(out)
         fitted = load_run(run)
         logs = read_dataset(dataset, fitted.categories, fitted.periods)
         if out.suffix == ".csv":
-            _check_formulas(dataset, logs.users["user_id"].astype("str"))
+            check_formulas(dataset, logs.users["user_id"].astype("str"))
         factors = fitted.encode(logs)
         beside = beside_fit(run, logs.users)
-        factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *_doubts(run)]
-        _write_table(factors, out)
+        factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *notes_of(run)]
+        write_table(factors, out)
         _say(f"{out}: factors of {len(factors):,} users")
         _print_notes(notes)
 
@@ -273,7 +273,7 @@ def effects_command(
     ] = False,
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.9,
     extrapolate: Annotated[bool, typer.Option(help="Answer even where no data support the shift.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Ask what a change of the platform does: effects and mediation with intervals and checks."""
     with _plain_errors():
@@ -282,7 +282,7 @@ def effects_command(
         from pyro_hmvcrl.queries.kept import check_names, keep
         from pyro_hmvcrl.report.page import write_report
         from pyro_hmvcrl.report.reading import read_run
-        from pyro_hmvcrl.report.terminal import answers_text
+        from pyro_hmvcrl.report.terminal import answers_text, notes_of
         from pyro_hmvcrl.run.files import check_out
 
         policies, own = parse_policies(shift or [], policy or [], counterfactual), run / "effects.json"
@@ -303,7 +303,7 @@ def effects_command(
             keep(run, policies, answers, out)
             page = write_report(run)
         _say(answers_text(answers, run))
-        _print_notes(_doubts(run))
+        _print_notes(notes_of(run))
         _say(f"\n{out or own}: all figures.  Report: {page}")
 
 
@@ -311,23 +311,23 @@ def effects_command(
 def profile_command(
     run: RunFolder,
     out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.")],
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Write a row a user: what the user looks for against what is shown, as it is and were it the same for all."""
     with _plain_errors():
         from pyro_hmvcrl.queries.profile import profile, profile_sentences
-        from pyro_hmvcrl.run.files import check_out
+        from pyro_hmvcrl.report.terminal import notes_of
+        from pyro_hmvcrl.run.tables import check_formulas, check_table, write_table
 
-        _check_suffix(out)
-        check_out(out)
+        check_table(out)
         table = profile(run, seed=seed, progress=True)
         if out.suffix == ".csv":
-            _check_formulas(run, table["user_id"].astype("str"))
-        _write_table(table, out)
+            check_formulas(run, table["user_id"].astype("str"))
+        write_table(table, out)
         for sentence in profile_sentences(table):
             _say(f"- {sentence}")
         _say(f"{out}: profiles of {len(table):,} users")
-        _print_notes(_doubts(run))
+        _print_notes(notes_of(run))
 
 
 @app.command("frontier")
@@ -343,21 +343,20 @@ def frontier_command(
     ] = None,
     points: Annotated[int, typer.Option(help="Number of shifts that are tried.")] = 128,
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.9,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Find the policies that are best in alignment at each engagement, among those that the data support."""
     with _plain_errors():
         from pyro_hmvcrl.queries.frontier import frontier, parse_between
-        from pyro_hmvcrl.report.terminal import frontier_text
-        from pyro_hmvcrl.run.files import check_out
+        from pyro_hmvcrl.report.terminal import frontier_text, notes_of
+        from pyro_hmvcrl.run.tables import check_table, write_table
 
         box = parse_between(between or [])
-        _check_suffix(out)
-        check_out(out)
+        check_table(out)
         table = frontier(run, box, points=points, level=level, seed=seed, progress=True)
-        _write_table(table, out)
+        write_table(table, out)
         _say(frontier_text(table, level))
-        _print_notes(_doubts(run))
+        _print_notes(notes_of(run))
         _say(f"{out}: {len(table):,} shifts that the data support")
 
 
@@ -496,34 +495,6 @@ def _without_report(run: Path) -> bool:
     return (run / "config.json").exists() and not (run / "report.html").exists()
 
 
-def _check_suffix(out: Path) -> None:
-    from pyro_hmvcrl.run.files import RunError
-
-    if out.suffix not in (".parquet", ".csv"):
-        raise RunError(f"{out}: the name must end in .parquet or .csv")
-
-
-def _write_table(table: pd.DataFrame, out: Path) -> None:
-    """Write a table in the form that the name of the file has."""
-    with whole_file(out) as file:
-        if out.suffix == ".parquet":
-            table.to_parquet(file, index=False)
-        else:
-            table.to_csv(file, index=False)
-
-
-def _check_formulas(dataset: Path, users: pd.Series) -> None:
-    """Refuse to write a table of text that a spreadsheet would run."""
-    from pyro_hmvcrl.run.files import RunError
-
-    runs = users.str.match(r"[=+\-@\t\r]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
-    if runs.any():
-        raise RunError(
-            f"{dataset}: a spreadsheet would take user_id {users[runs].iloc[0]!r} for a formula; "
-            "write a .parquet file instead"
-        )
-
-
 def _say(text: str, err: bool = False) -> None:
     """Print text, in which names may be anything."""
     typer.echo(printable(text), err=err)
@@ -540,16 +511,6 @@ def _parse_knob(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         return name, value
-
-
-def _doubts(run: Path) -> list[str]:
-    """What is to be known of a run."""
-    from pyro_hmvcrl.data.files import read_json
-    from pyro_hmvcrl.report.verdicts import doubts
-    from pyro_hmvcrl.run.files import of_file
-
-    with of_file(run / "report.json"):
-        return doubts(read_json(run / "report.json"))
 
 
 def _print_notes(notes: list[str]) -> None:

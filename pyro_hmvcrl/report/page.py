@@ -102,7 +102,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {"label": lambda name: label(name, width=60), "number": number_text}
     environment.filters |= {"effect": effect_text, "level": level_text, "interval": interval_text}
-    environment.filters |= {"share": lambda of: interval_text(of, 1, 100.0)}
+    environment.filters |= {"shares": lambda of: interval_text(of, 1, 100.0)}
     environment.tests["probability"] = PROBABILITIES.__contains__
     return environment.get_template("report.html.jinja")
 

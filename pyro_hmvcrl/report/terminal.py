@@ -13,10 +13,12 @@ from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, Effects
 from pyro_hmvcrl.report.verdicts import (
     believe,
     category_text,
+    doubts,
     effect_text,
     regression_sentences,
     segment_text,
 )
+from pyro_hmvcrl.run.files import of_file
 
 MOST_SAID = 6  #: categories
 
@@ -141,6 +143,13 @@ def summary_text(run: str | Path) -> str:
     for sentences in found["identifiability"]["verdict"].values():
         parts += [f"- {sentence}" for sentence in sentences]
     return "\n".join(parts)
+
+
+def notes_of(run: str | Path) -> list[str]:
+    """What is to be known before a run folder's figures are used."""
+    path = Path(run) / "report.json"
+    with of_file(path):
+        return doubts(read_json(path))
 
 
 def published_text(found: Mapping[str, Any]) -> str:
