@@ -15,11 +15,11 @@ import typer
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.files import clear_away, one_line
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.writing import alone_in, printable, whole_file
+from pyro_hmvcrl.inference.writing import alone_in, printable
 from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Design
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 # What takes seconds to import is imported where it is used: help is there at once, and an interrupt is one line.
 
@@ -77,6 +77,7 @@ def demo(
         from pyro_hmvcrl.queries.answer import effects, write_effects
         from pyro_hmvcrl.queries.interventions import add
         from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.report.terminal import effects_text, notes_of, summary_text
         from pyro_hmvcrl.run.fitting import fit_folder
         from pyro_hmvcrl.synthetic.folder import write_simulation
         from pyro_hmvcrl.synthetic.simulation import simulate
@@ -91,8 +92,9 @@ def demo(
         with alone_in(run):
             write_effects(answer, run / "effects.json")
             page = write_report(run)
-        _print_summary(run)
-        _print_effects(answer)
+        _say(summary_text(run))
+        _say(f"\n{effects_text(answer, run)}")
+        _print_notes(notes_of(run))
         _say(f"\nLook at it: {page}")
 
 
@@ -204,6 +206,7 @@ def fit(
     with _plain_errors():
         from pyro_hmvcrl.inference.processes import first, together
         from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.report.terminal import notes_of, summary_text
         from pyro_hmvcrl.run.fitting import checkpoints_of, fit_folder, is_run_of
 
         settings = Settings(
@@ -224,7 +227,8 @@ def fit(
                 return
         clear_away(checkpoints_of(out))
         page = write_report(out)
-        _print_summary(out)
+        _say(summary_text(out))
+        _print_notes(notes_of(out))
         _say(f"\nReport: {page}")
 
 
@@ -238,24 +242,19 @@ def encode(
     with _plain_errors():
         from pyro_hmvcrl.data.folder import read_dataset
         from pyro_hmvcrl.queries.overlap import beside_fit
-        from pyro_hmvcrl.run.files import RunError, check_out
+        from pyro_hmvcrl.report.terminal import notes_of
         from pyro_hmvcrl.run.load import load_run
+        from pyro_hmvcrl.run.tables import check_formulas, check_table, write_table
 
-        if out.suffix not in (".parquet", ".csv"):
-            raise RunError(f"{out}: the name must end in .parquet or .csv")
-        check_out(out)
+        check_table(out)
         fitted = load_run(run)
         logs = read_dataset(dataset, fitted.categories, fitted.periods)
         if out.suffix == ".csv":
-            _check_formulas(dataset, logs.users["user_id"].astype("str"))
+            check_formulas(dataset, logs.users["user_id"].astype("str"))
         factors = fitted.encode(logs)
         beside = beside_fit(run, logs.users)
-        factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *_doubts(run)]
-        with whole_file(out) as file:
-            if out.suffix == ".parquet":
-                factors.to_parquet(file, index=False)
-            else:
-                factors.to_csv(file, index=False)
+        factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *notes_of(run)]
+        write_table(factors, out)
         _say(f"{out}: factors of {len(factors):,} users")
         _print_notes(notes)
 
@@ -264,49 +263,114 @@ def encode(
 def effects_command(
     run: RunFolder,
     shift: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            help="COLUMN=+1.0 in the column's own units, COLUMN=+1sd in standard deviations, COLUMN:=3 to set it; "
-            "a factor's or channel's name for COLUMN intervenes on the factors."
+            help="COLUMN=+1.0 in the column's own units, COLUMN=+1sd in standard deviations, COLUMN=*0.8 to multiply, "
+            "COLUMN:=3 to set it; after it, min 0 or max 1 to hold it at an end. A factor's or channel's name for "
+            "COLUMN intervenes on the factors. Several shifts are one policy."
         ),
-    ],
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help='"NAME: SHIFT, SHIFT": a policy with a name; several are told side by side.'),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Segments: a covariate, or what the indicators of a text begin with."),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file to write, beside the run's own effects.json.")
+        Path | None, typer.Option(help="JSON file to write, beside those that the run keeps.")
     ] = None,
     counterfactual: Annotated[
         bool, typer.Option(help="Effects on these very users, with the noise of their own logs.")
     ] = False,
     level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.9,
     extrapolate: Annotated[bool, typer.Option(help="Answer even where no data support the shift.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Ask what a change of the platform does: effects and mediation with intervals and checks."""
     with _plain_errors():
-        from pyro_hmvcrl.queries.answer import effects, write_effects
-        from pyro_hmvcrl.queries.interventions import parse_shift
+        from pyro_hmvcrl.queries.answer import effects_of_each
+        from pyro_hmvcrl.queries.interventions import parse_policies
+        from pyro_hmvcrl.queries.kept import check_names, keep
         from pyro_hmvcrl.report.page import write_report
         from pyro_hmvcrl.report.reading import read_run
+        from pyro_hmvcrl.report.terminal import answers_text, notes_of
         from pyro_hmvcrl.run.files import check_out
 
-        shifts, own = [parse_shift(text) for text in shift], run / "effects.json"
+        policies, own = parse_policies(shift or [], policy or [], counterfactual), run / "effects.json"
         check_out(out or own, own)
         read_run(run, answered=False)  # a run that cannot be reported on is not asked either
-        answer = effects(
+        check_names(run, policies, "counterfactual" if counterfactual else "interventional")
+        answers = effects_of_each(
             run,
-            shifts,
+            policies,
             counterfactual=counterfactual,
             level=level,
+            by=by,
             extrapolate=extrapolate,
             seed=seed,
             progress=True,
         )
         with alone_in(run):
-            for file in {out or own, own}:
-                write_effects(answer, file)
+            keep(run, policies, answers, out)
             page = write_report(run)
-        _print_effects(answer)
-        _print_notes(_doubts(run))
+        _say(answers_text(answers, run))
+        _print_notes(notes_of(run))
         _say(f"\n{out or own}: all figures.  Report: {page}")
+
+
+@app.command("profile")
+def profile_command(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.")],
+    seed: Seed = 0,
+) -> None:
+    """Write a row a user: what the user looks for against what is shown, as it is and were it the same for all."""
+    with _plain_errors():
+        from pyro_hmvcrl.queries.profile import profile, profile_sentences
+        from pyro_hmvcrl.report.terminal import notes_of
+        from pyro_hmvcrl.run.tables import check_formulas, check_table, write_table
+
+        check_table(out)
+        table = profile(run, seed=seed, progress=True)
+        if out.suffix == ".csv":
+            check_formulas(run, table["user_id"].astype("str"))
+        write_table(table, out)
+        for sentence in profile_sentences(table):
+            _say(f"- {sentence}")
+        _say(f"{out}: profiles of {len(table):,} users")
+        _print_notes(notes_of(run))
+
+
+@app.command("frontier")
+def frontier_command(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv: all shifts that were tried.")],
+    between: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="COLUMN=LOW..HIGH: shifts to try, in the column's own units; by default a standard deviation down and "
+            "up of each."
+        ),
+    ] = None,
+    points: Annotated[int, typer.Option(help="Number of shifts that are tried.")] = 128,
+    level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.9,
+    seed: Seed = 0,
+) -> None:
+    """Find the policies that are best in alignment at each engagement, among those that the data support."""
+    with _plain_errors():
+        from pyro_hmvcrl.queries.frontier import frontier, parse_between
+        from pyro_hmvcrl.report.terminal import frontier_text, notes_of
+        from pyro_hmvcrl.run.tables import check_table, write_table
+
+        box = parse_between(between or [])
+        check_table(out)
+        table = frontier(run, box, points=points, level=level, seed=seed, progress=True)
+        write_table(table, out)
+        _say(frontier_text(table, level))
+        _print_notes(notes_of(run))
+        _say(f"{out}: {len(table):,} shifts that the data support")
 
 
 @app.command("download-kuaisar")
@@ -379,6 +443,7 @@ def kuaisar(
         from pyro_hmvcrl.data.files import read_json
         from pyro_hmvcrl.kuaisar.published import study
         from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.report.terminal import published_text
 
         settings = Settings(
             platform_factors=platform_factors,
@@ -392,7 +457,7 @@ def kuaisar(
         found = study(source, out, settings, level, shift, progress=True, covariates_share=covariates_share)
         page = write_report(out / "run")
         _print_covariates(read_json(out / "earlier" / "import.json"))
-        _print_published(found)
+        _say(published_text(found))
         _say(f"\nReport: {page}")
 
 
@@ -454,18 +519,6 @@ def _without_report(run: Path) -> bool:
     return (run / "config.json").exists() and not (run / "report.html").exists()
 
 
-def _check_formulas(dataset: Path, users: pd.Series) -> None:
-    """Refuse to write a table of text that a spreadsheet would run."""
-    from pyro_hmvcrl.run.files import RunError
-
-    runs = users.str.match(r"[=+\-@\t\r]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
-    if runs.any():
-        raise RunError(
-            f"{dataset}: a spreadsheet would take user_id {users[runs].iloc[0]!r} for a formula; "
-            "write a .parquet file instead"
-        )
-
-
 def _say(text: str, err: bool = False) -> None:
     """Print text, in which names may be anything."""
     typer.echo(printable(text), err=err)
@@ -482,47 +535,6 @@ def _parse_knob(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         return name, value
-
-
-def _print_summary(run: Path) -> None:
-    """Figures, graph and verdict of a run, for the terminal."""
-    import pandas as pd
-
-    found = json.loads((run / "report.json").read_text())
-    channels = found["identifiability"]["channels"]
-    if all(r["mcc"] for r in channels.values()):
-        rows = {
-            channel: {
-                "MCC": r["mcc"]["value"],
-                "oracle": r["oracle"]["value"],
-                "random rotation": r["rotation_null"]["mean"],
-                "covariates only": r["covariate_floor"]["value"],
-                "within covariates": r["within_covariate_mcc"]["value"],
-                "weak MCC": r["weak_mcc"],
-            }
-            for channel, r in channels.items()
-        }
-        _say("\nRecovery of the true factors, held-out users")
-        _say(pd.DataFrame.from_dict(rows, orient="index").round(3).to_string())
-    _say("\nStructural graph (standardised weights)")
-    _say(pd.read_csv(run / "graph.csv").round(3).to_string(index=False))
-    _say("\nFactors in words (pyro-hmvcrl rename gives them names of your own)")
-    for factor, of in found["factor_categories"].items():
-        _say(f"- {factor}: {of.get('label') or 'moves no category for sure'}")
-    _say("\nVerdict")
-    for sentences in found["identifiability"]["verdict"].values():
-        _say("\n".join(f"- {sentence}" for sentence in sentences))
-    _print_notes(_doubts(run))
-
-
-def _doubts(run: Path) -> list[str]:
-    """What is to be known of a run."""
-    from pyro_hmvcrl.data.files import read_json
-    from pyro_hmvcrl.report.verdicts import doubts
-    from pyro_hmvcrl.run.files import of_file
-
-    with of_file(run / "report.json"):
-        return doubts(read_json(run / "report.json"))
 
 
 def _print_notes(notes: list[str]) -> None:
@@ -546,45 +558,3 @@ def _print_covariates(account: dict[str, Any]) -> None:
             _say(f"covariate {covariate['name']}: {filled:,} users have none, and are given the median")
     for covariate in account.get("covariates_left_out", []):
         _say(f"covariate {covariate['name']} is left out: {covariate['reason']}")
-
-
-def _print_published(found: dict[str, Any]) -> None:
-    """Published against obtained figures, for the terminal."""
-    import pandas as pd
-
-    rows = {}
-    for row in found["agreement"] + found["figures"]:
-        ends = [row["obtained"].get(end) for end in ("lower", "upper")]
-        rows[row["figure"]] = {
-            "published": row["published"],
-            "obtained": row["obtained"]["mean"],
-            "90% interval": "" if None in ends else "{:.3f} to {:.3f}".format(*ends),
-            "rotated": row.get("rotation_null"),
-            "covariates alone": row.get("covariates_alone"),
-            "weak MCC": row.get("weak_mcc"),
-        }
-    _say(f"\nPublished against obtained; policy: {found['shift']}")
-    _say(pd.DataFrame.from_dict(rows, "index").round(3).to_string(na_rep=""))
-
-
-def _print_effects(answer: dict[str, Any]) -> None:
-    """Effects, flags and overlap of an answer, for the terminal."""
-    import pandas as pd
-
-    from pyro_hmvcrl.report.style import ESTIMANDS
-    from pyro_hmvcrl.report.verdicts import regression_sentences
-
-    _say(f"\nEffects of {', '.join(answer['shift'])} ({answer['kind']}; {answer['level']:.0%} intervals)")
-    rows = {
-        f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in ("mean", "lower", "upper")]
-        for outcome, of in answer["outcomes"].items()
-        for name in ESTIMANDS
-        if name != "NIE_loop" or len(answer["course"]["period"]) > 1
-    }
-    _say(pd.DataFrame.from_dict(rows, "index", columns=["mean", "lower", "upper"]).to_string())
-    for sentence in [
-        *regression_sentences(answer),
-        *answer["sentences"],
-        f"Overlap: {answer['overlap']['verdict']}.",
-    ]:
-        _say(f"- {sentence}")

@@ -14,16 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pandas as pd
 import torch
 
 from pyro_hmvcrl.data.dataset import Dataset
-from pyro_hmvcrl.data.files import whole_folder
+from pyro_hmvcrl.data.files import read_json, whole_folder
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.writing import OF_ONE_WRITER, alone_in
-from pyro_hmvcrl.queries.answer import LEVEL, effects, write_effects
-from pyro_hmvcrl.queries.interventions import Policy, Shift, parse_shift
+from pyro_hmvcrl.inference.writing import OF_ONE_WRITER
+from pyro_hmvcrl.queries.answer import LEVEL, effects_of_each
+from pyro_hmvcrl.queries.frontier import frontier
+from pyro_hmvcrl.queries.interventions import Policy, Shift, name_of, parse_policy
+from pyro_hmvcrl.queries.kept import check_names, keep, kept
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Outcome
+from pyro_hmvcrl.queries.profile import profile
 from pyro_hmvcrl.report.answer import Answer
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.run.files import RunError, check_new_folder
@@ -34,7 +38,9 @@ from pyro_hmvcrl.run.load import load_run as load_fitted
 from pyro_hmvcrl.run.run import Run as FittedRun
 from pyro_hmvcrl.story.logs import Logs
 
-Change: TypeAlias = str | Shift | Policy | Sequence[str | Shift]  #: of the platform
+Change: TypeAlias = (
+    str | Shift | Policy | Sequence[str | Shift]
+)  #: of the platform; of several shifts all at once
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -54,8 +60,9 @@ class Run(FittedRun):
 
     def effects(
         self,
-        change: Change | Mapping[str, Change],
+        change: Change | Sequence[Change] | Mapping[str, Change],
         *,
+        by: str | pd.Series | None = None,
         counterfactual: bool = False,
         outcomes: Mapping[str, Outcome] = OUTCOMES,
         level: float = LEVEL,
@@ -63,14 +70,19 @@ class Run(FittedRun):
         seed: int = 0,
         progress: bool | None = None,
     ) -> Answer:
-        """What a change of the platform does; the report (:meth:`report`) tells of the last answer.
+        """What a change of the platform does; the run keeps the answer by the policy's name, and reports the last one.
 
         Parameters
         ----------
         change
-            ``"autoplay=-0.2"`` in the column's own units, ``"autoplay=+1sd"`` in standard deviations, ``"autoplay:=0"``
-            to set it; a factor for a column intervenes on it.  Or a function of the exposure covariates.  A list of
-            shifts is one policy that does them all; a mapping has several policies by name, each answered by itself.
+            ``"autoplay=-0.2"`` in the column's own units, ``"autoplay=+1sd"`` in standard deviations,
+            ``"autoplay=*0.8"`` to multiply, ``"autoplay:=0"`` to set it, ``"autoplay=-0.2 min 0"`` to hold it at an
+            end; a factor for a column intervenes on it.  Or a function of the exposure covariates.
+            ``"calmer: autoplay=-0.2, novelty=+1sd"`` is a policy with a name that does both.  A list has several
+            policies, a mapping several by name; each is answered by itself.
+        by
+            Segments, each with its own effects: a covariate, what the indicators of a text begin with (``"plan"``), a
+            column of the dataset's users, or a value of each user by user_id.
         counterfactual, outcomes, level, extrapolate, seed
             As in :func:`~pyro_hmvcrl.queries.answer.effects`.
         progress
@@ -80,26 +92,73 @@ class Run(FittedRun):
         ------
         InterventionError
             If a column or a factor is unknown, or the data do not support the change and `extrapolate` is off.
+        RunError
+            If the run keeps another policy's answer under the same name.
         """
-        if isinstance(change, Mapping) and not change:
-            raise ValueError("no policy is given: give a shift, or a mapping of names to shifts")
-        policies = change if isinstance(change, Mapping) else {"": change}
-        found = {}
-        for name, policy in policies.items():
-            answer = effects(
-                self.folder,
-                _shifts(policy),
-                counterfactual=counterfactual,
-                outcomes=outcomes,
-                level=level,
-                extrapolate=extrapolate,
-                seed=seed,
-                progress=_watched(progress),
-            )
-            found[name or ", ".join(answer["shift"])] = answer
-        with alone_in(self.folder):
-            write_effects(answer, self.folder / "effects.json")
-        return Answer(found)
+        policies = _policies(change, counterfactual)
+        kind = "counterfactual" if counterfactual else "interventional"
+        check_names(self.folder, policies, kind)
+        found = effects_of_each(
+            self.folder,
+            policies,
+            counterfactual=counterfactual,
+            outcomes=outcomes,
+            level=level,
+            by=self._segments(by),
+            extrapolate=extrapolate,
+            seed=seed,
+            progress=_watched(progress),
+        )
+        keep(self.folder, policies, found)
+        return Answer(found, self._found)
+
+    @property
+    def answers(self) -> Answer:
+        """All answers that the run keeps, by the policies' names.
+
+        Raises
+        ------
+        RunError
+            If nothing was asked yet.
+        """
+        if not (answers := kept(self.folder)):
+            raise RunError(f"{self.folder}: nothing was asked of it yet; ask: run.effects(...)")
+        return Answer(answers, self._found)
+
+    @property
+    def _found(self) -> dict[str, Any]:
+        """What the fit's report has."""
+        found: dict[str, Any] = read_json(self.folder / "report.json")
+        return found
+
+    def _segments(self, by: str | pd.Series | None) -> str | pd.Series | None:
+        """A column of the users' table, where that is at hand and has more than the run."""
+        if isinstance(by, str) and self.dataset is not None and by in self.dataset.users:
+            return self.dataset.users.set_index("user_id")[by]
+        return by
+
+    def profile(
+        self, reference: Mapping[str, float] | None = None, *, seed: int = 0, progress: bool | None = None
+    ) -> pd.DataFrame:
+        """A row a user: what the user looks for against what is shown, as it is and were the platform the same for all.
+
+        See :func:`~pyro_hmvcrl.queries.profile.profile`.
+        """
+        return profile(self.folder, reference, seed=seed, progress=_watched(progress))
+
+    def frontier(
+        self,
+        box: Mapping[str, tuple[float, float]] | None = None,
+        *,
+        level: float = LEVEL,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> pd.DataFrame:
+        """The policies that are best in alignment at each engagement, over shifts that the data support.
+
+        See :func:`~pyro_hmvcrl.queries.frontier.frontier`.
+        """
+        return frontier(self.folder, box, level=level, seed=seed, progress=_watched(progress))
 
     def report(self) -> Path:
         """Write the run's report with the last answer; where it is."""
@@ -224,13 +283,41 @@ def load_run(folder: str | Path) -> Run:
     return Run(**vars(load_fitted(folder)), folder=Path(folder))
 
 
-def _shifts(change: Change) -> Policy | list[Shift]:
-    """A change as the queries take it."""
-    if isinstance(change, str | Shift):
-        change = [change]
-    if not isinstance(change, Sequence):
-        return change
-    return [parse_shift(shift) if isinstance(shift, str) else shift for shift in change]
+def _policies(
+    change: Change | Sequence[Change] | Mapping[str, Change], counterfactual: bool
+) -> dict[str, Policy | list[Shift]]:
+    """Policies by name, as the queries take them."""
+    if isinstance(change, Mapping):
+        found = {name: _policy(of)[1] for name, of in change.items()}
+    else:
+        several = isinstance(change, Sequence) and not isinstance(change, str)
+        named = [_policy(of) for of in (change if several else [change])]  # type: ignore[arg-type, union-attr]
+        found = dict(named)
+        if len(found) < len(named):
+            raise ValueError("two policies have one name; give names: a mapping of names to policies")
+        if counterfactual:
+            found = {f"{name} (counterfactual)": of for name, of in found.items()}
+    if not found:
+        raise ValueError(
+            "no policy is given: give a shift, a list of policies, or a mapping of names to them"
+        )
+    return found
+
+
+def _policy(change: Change) -> tuple[str, Policy | list[Shift]]:
+    """A policy and its name, by default what it does."""
+    if isinstance(change, str):
+        return parse_policy(change)
+    if isinstance(change, Shift):
+        return name_of([change]), [change]
+    if isinstance(change, Sequence):
+        parts = [
+            shift
+            for part in change
+            for shift in ([part] if isinstance(part, Shift) else parse_policy(part)[1])
+        ]
+        return name_of(parts), parts
+    return getattr(change, "__name__", "policy"), change
 
 
 def _watched(progress: bool | None) -> bool:

@@ -76,6 +76,18 @@ def test_three_files_of_a_company_to_effects_in_three_commands(tmp_path, monkeyp
     assert "engagement TE" in command("effects", "run", "--shift", "autoplay=-0.2")
 
 
+def test_a_share_is_held_between_0_and_1_and_it_is_said(run, answer):
+    autoplay = run.dataset.users["autoplay"]
+    share = float((autoplay < 0.2).mean())
+    assert answer.to_dict()["overlap"]["held"] == {"autoplay": pytest.approx(share)}
+    assert any("autoplay is taken for a share" in sentence for sentence in answer.sentences)
+    (headline,) = answer.headlines
+    assert headline.startswith("Lowering autoplay by 0.2 ")
+    assert "his answer" in headline
+    assert answer._repr_html_().index("Lowering autoplay") < answer._repr_html_().index("<table")
+    assert answer.categories.loc[(slice(None), "shown", "after"), "mean"].sum() == pytest.approx(1, abs=1e-4)
+
+
 def test_a_run_in_memory_answers_and_can_be_kept(run, answer, tmp_path):
     frame = answer.to_frame()
     assert list(frame.columns) == ["mean", "lower", "upper"]
@@ -105,8 +117,28 @@ def test_several_policies_stand_side_by_side(run, answer):
     pd.testing.assert_frame_equal(frame.loc["less"], answer.to_frame())
     assert both["less"].to_dict() == answer.to_dict()
     assert {*both.to_dict()} == {"less", "even"}
-    assert len(both.plot().axes) == 2
+    assert len(both.plot().axes) == 1
+    assert list(both.table.index) == ["less", "even"]
+    assert (
+        both.table.loc["less", ("engagement", "mean")] == answer.to_frame().loc[("engagement", "TE"), "mean"]
+    )
     assert read_run(run.folder)["effects"]["shift"] == ["autoplay:=0.5"]  # the last
+    assert {"less", "even", "autoplay=-0.2"} <= {*run.answers.policies}
+    with pytest.raises(hm.RunError, match="another answer"):
+        run.effects({"less": "autoplay=-0.1"})
+
+
+def test_a_list_has_several_policies_each_by_segment(run):
+    several = run.effects(["autoplay=-0.2", "both: autoplay=-0.1, novelty=*1.1"], by="plan")
+    assert several.policies == ["autoplay=-0.2", "both"]
+    assert several["both"].to_dict()["shift"] == ["autoplay=-0.1", "novelty=*1.1"]
+    plans = run.dataset.users["plan"].value_counts()
+    of = several["both"].to_dict()["by_segment"]
+    assert of["by"] == "plan"
+    assert {name: each["users"] for name, each in of["segments"].items()} == plans.to_dict()
+    assert several.segments.loc[("both", "free", "engagement", "TE"), "mean"] != 0
+    with pytest.raises(ValueError, match="one name"):
+        run.effects(["autoplay=-0.2", "autoplay=-0.2"])
 
 
 def test_a_run_in_memory_leaves_nothing_behind(logs, caplog):

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pyro_hmvcrl.cli import _doubts as cli_doubts
 from pyro_hmvcrl.cli import app
+from pyro_hmvcrl.report.terminal import notes_of
 from pyro_hmvcrl.report.verdicts import doubts
 
 FIT = ["--platform-factors", "2", "--preference-factors", "3", "--restarts", "1", "--steps", "20"]
@@ -72,7 +72,7 @@ def test_failed_predictive_checks_are_among_the_doubts(base):
     found = doubts(report)
     assert f"differ from these logs in 1 of {len(checks)} respects" in found[0]
     assert found[2:] == report["remarks"]  # after the check itself
-    assert cli_doubts(base / "run") == found
+    assert notes_of(base / "run") == found
     for check in checks.values():
         check["level"] = "good"
     assert doubts(report) == report["remarks"]

@@ -53,7 +53,7 @@ def no_work(monkeypatch):
         pytest.fail("refused after the work")
 
     monkeypatch.setattr(Run, "encode", worked)
-    monkeypatch.setattr(answer, "effects", worked)
+    monkeypatch.setattr(answer, "effects_of_each", worked)
     monkeypatch.setattr(fitting, "fit", worked)
     monkeypatch.setattr(fitting, "read_dataset", worked)
     for name in ("read_kuaisar", "write_kuaisar_copy", "simulate"):

@@ -70,7 +70,7 @@ def test_a_disk_without_room(base, tmp_path, name):
 def test_a_folder_that_takes_no_files(base, name, capsys, monkeypatch):
     """Not even root's; and no effect is computed before that is said."""
     monkeypatch.setattr(
-        "pyro_hmvcrl.queries.answer.effects", lambda *args, **options: pytest.fail("asked too early")
+        "pyro_hmvcrl.queries.answer.effects_of_each", lambda *args, **options: pytest.fail("asked too early")
     )
     with pytest.raises(SystemExit, match="1"):
         cli.app(list(map(str, words_of(name, base, Path("/proc/out")))))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,24 +19,34 @@ from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.writing import whole_file
 from pyro_hmvcrl.queries.averages import (
     EffectDraws,
+    Users,
     average_effects,
     factors_by_channel,
     sites_of_past,
 )
+from pyro_hmvcrl.queries.by_category import shares_by_category
+from pyro_hmvcrl.queries.by_segment import effects_by_segment, segments
 from pyro_hmvcrl.queries.checks import e_values, negative_controls, noise_checks, placebo, rho_curve
-from pyro_hmvcrl.queries.findings import interval, proportion_mediated, sentences, substitution, suppression
+from pyro_hmvcrl.queries.findings import (
+    interval,
+    proportion_mediated,
+    relative,
+    sentences,
+    substitution,
+    substitution_undone,
+    suppression,
+)
+from pyro_hmvcrl.queries.headline import headline
 from pyro_hmvcrl.queries.interventions import (
     InterventionError,
     Interventions,
     Policy,
     Shift,
-    apply,
     scaled,
-    together,
 )
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome
-from pyro_hmvcrl.queries.overlap import Overlap, overlap
 from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.queries.question import Question, question_of
 from pyro_hmvcrl.queries.regression import beside, observed_rates
 from pyro_hmvcrl.queries.reliability import RELIABILITIES, meant
 from pyro_hmvcrl.run.files import RunError
@@ -60,6 +69,7 @@ def effects(
     counterfactual: bool = False,
     outcomes: Mapping[str, Outcome] = OUTCOMES,
     level: float = LEVEL,
+    by: str | pd.Series | None = None,
     extrapolate: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -81,16 +91,20 @@ def effects(
         Functions of a world, of which engagement and alignment must be two.
     level
         Of the intervals.
+    by
+        Segments of the users, each with its own effects: see :func:`~pyro_hmvcrl.queries.by_segment.segments`.
     extrapolate
         Answer even where no data support the change.
 
     Returns
     -------
     dict
-        What the command ``effects`` writes as JSON: `shift`, `kind`, `level` and `users`; `outcomes`, for each the
-        mean and interval of TE, NDE, NIE and its parts, by factor and path too; the probabilities of `suppression`
-        and `substitution`; `displacement` of each factor in standard deviations; the `course` of the outcomes over the
-        periods; and the checks (`overlap`,
+        What the command ``effects`` writes as JSON: the `headline`, `shift`, `kind`, `level` and `users`; `outcomes`,
+        for each the mean and interval of TE, NDE, NIE and its parts, by factor and path too, and TE `relative` to the
+        level before; the probabilities of `suppression`, `substitution` and its reverse (`substitution_undone`);
+        `displacement` of each factor in standard deviations, with its label; the shares of the `categories` in what
+        is searched and shown, before and after; the `course` of the outcomes over the periods; effects `by_segment`,
+        if they are asked; and the checks (`overlap`, with the shares that are `held` between 0 and 1;
         `negative_controls`, `noise`, `e_values`; for a policy `regression`, `placebo`, `sensitivity`, `reliability`
         and `dose_response`).
 
@@ -103,28 +117,67 @@ def effects(
     ValueError
         If `level` does not lie between 0 and 1, or an outcome of one's own is not finite.
     """
+    return effects_of_each(
+        folder,
+        {"": change},
+        counterfactual=counterfactual,
+        outcomes=outcomes,
+        level=level,
+        by=by,
+        extrapolate=extrapolate,
+        seed=seed,
+        progress=progress,
+    )[""]
+
+
+@own_state()
+def effects_of_each(
+    folder: str | Path,
+    changes: Mapping[str, Policy | Sequence[Shift]],
+    *,
+    counterfactual: bool = False,
+    outcomes: Mapping[str, Outcome] = OUTCOMES,
+    level: float = LEVEL,
+    by: str | pd.Series | None = None,
+    extrapolate: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Effects of several changes by name, as of :func:`effects`; no work starts before all prove to be supported."""
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: it must lie between 0 and 1")
     population = Population.of(folder)
-    question = _question(population, change, seed)
+    questions = {
+        name: _supported(name, question_of(population, change, seed), extrapolate)
+        for name, change in changes.items()
+    }
+    of = None if by is None else segments(by, population.covariates)
+    found = {}
+    for name, question in questions.items():
+        try:
+            answer = _answer(population, question, counterfactual, outcomes, level, of, seed, progress)
+            for outcome in outcomes.keys() - OUTCOMES.keys():
+                if not _all_finite(answer["outcomes"][outcome]):
+                    raise ValueError(
+                        f"outcome {outcome!r} is not finite for every user; let it give a finite number"
+                    )
+            finite = _all_finite(answer)
+        except FloatingPointError:
+            finite = False
+        if not finite:
+            raise RunError(f"{folder}: its numbers give no finite effects; fit again")
+        found[name] = answer
+    return found
+
+
+def _supported(name: str, question: Question, extrapolate: bool) -> Question:
+    """A question that the data support, or that is asked although they do not."""
     if not question.support.supported and not extrapolate:
         raise InterventionError(
-            f"the change is {question.support.verdict}. {question.support.mend}, or ask for the extrapolation by name "
-            "(extrapolate=True; on the command line --extrapolate)"
+            f"{name and f'policy {name}: '}the change is {question.support.verdict}. {question.support.mend}, or ask "
+            "for the extrapolation by name (extrapolate=True; on the command line --extrapolate)"
         )
-    try:
-        answer = _answer(population, question, counterfactual, outcomes, level, seed, progress)
-        for name in outcomes.keys() - OUTCOMES.keys():
-            if not _all_finite(answer["outcomes"][name]):
-                raise ValueError(
-                    f"outcome {name!r} is not finite for every user; let it give a finite number"
-                )
-        finite = _all_finite(answer)
-    except FloatingPointError:
-        finite = False
-    if not finite:
-        raise RunError(f"{folder}: its numbers give no finite effects; fit again")
-    return answer
+    return question
 
 
 def _all_finite(answer: Any) -> bool:
@@ -142,10 +195,11 @@ def _answer(
     counterfactual: bool,
     outcomes: Mapping[str, Outcome],
     level: float,
+    segment: pd.Series | None,
     seed: int,
     progress: bool,
 ) -> dict[str, Any]:
-    """What :func:`effects` returns."""
+    """What :func:`effects` returns; `segment` is each user's."""
     run, users = population.run, population.users
 
     def ask(
@@ -154,14 +208,16 @@ def _answer(
         mediators: Mediators | None = None,
         whole: bool = False,
         title: str = "",
+        of: Mapping[str, Outcome] = outcomes,
+        among: Users = users,
     ) -> EffectDraws:
         return average_effects(
             run.guide,
             run.posterior,
-            users,
+            among,
             interventions,
             mediators,
-            outcomes,
+            of,
             counterfactual,
             seed,
             share,
@@ -171,23 +227,44 @@ def _answer(
 
     main = ask(question.interventions, 1.0, whole=True, title="effects")
     detail = ask(question.interventions, IN_DETAIL, _in_detail(population), title="factors and paths")
+
+    def by_category(shares: Mapping[str, Outcome], part: float) -> EffectDraws:
+        nothing = Mediators({})
+        return ask(question.interventions, OF_CURVE * part, nothing, title="categories", of=shares)
+
+    of_outcomes = {name: _outcome(name, main, detail, level) for name in outcomes}
     answer = {
+        "headline": headline(question.in_words, of_outcomes, level),
         "shift": question.words,
         "kind": "counterfactual" if counterfactual else "interventional",
         "level": level,
         "users": users.logs.n_users,
-        "outcomes": {name: _outcome(name, main, detail, level) for name in outcomes},
+        "outcomes": of_outcomes,
         "suppression": suppression(main.contrasts["engagement"]),
         "substitution": substitution(main.contrasts),
-        "sentences": sentences(main.contrasts),
+        "substitution_undone": substitution_undone(main.contrasts),
+        "sentences": [*sentences(main.contrasts), *question.remarks],
+        "categories": shares_by_category(by_category, run, users, question.interventions, level),
         "course": _course(main, level),
-        "displacement": {factor: interval(draws, level) for factor, draws in main.displacement.items()},
+        "displacement": {
+            factor: interval(draws, level) | {"label": population.labels[factor]}
+            for factor, draws in main.displacement.items()
+        },
         "densities": {factor: _density(values) for factor, values in main.densities.items()},
-        "overlap": question.support.to_dict(),
+        "overlap": question.support.to_dict() | {"held": question.held},
         "negative_controls": negative_controls(run.guide, run.posterior, users, seed),
         "noise": noise_checks(run.guide, run.posterior, users, seed),
         "e_values": e_values(main.levels["engagement"], level),
     }
+    if segment is not None:
+        factors = Mediators({"factors": run.factor_names}, loop=sites_of_past(users.logs))
+        answer["by_segment"] = effects_by_segment(
+            lambda who, forces: ask(forces, IN_DETAIL, factors, title="segments", among=who),
+            users,
+            question.interventions,
+            segment,
+            level,
+        )
     if question.policy is None:
         return answer
     shifted = question.interventions["exposure_covariates"]
@@ -223,65 +300,6 @@ def write_effects(answer: dict[str, Any], out: str | Path) -> None:
         file.write_text(json.dumps(answer, indent=2, allow_nan=False))
 
 
-@dataclass(frozen=True)
-class Question:
-    """A change as the model takes it: what was asked in words, and whether the data support it."""
-
-    words: list[str]
-    interventions: Interventions
-    support: Overlap
-    policy: Policy | None  #: none: the change is one of factors
-
-
-def _question(population: Population, change: Policy | Sequence[Shift], seed: int) -> Question:
-    if not isinstance(change, Sequence):
-        return Question([getattr(change, "__name__", "policy")], *population.under(change, seed), change)
-    names = population.run.factor_names
-    shifts = [shift for of_one in change for shift in _each_factor(of_one, names)]
-    words = [str(shift) for shift in shifts]
-    exposure = population.run.config["exposure_covariates"]
-    for shift in shifts:
-        if shift.column not in [*names, *exposure]:
-            raise InterventionError(
-                f"no exposure covariate or factor {shift.column}: choose of {', '.join([*exposure, *names])}, "
-                f"or {' or '.join(CHANNELS)} for all factors of it"
-            )
-    of_factors = [shift.column in names for shift in shifts]
-    if any(of_factors) and not all(of_factors):
-        other = shifts[of_factors.index(False)].column
-        raise InterventionError(
-            f"{other} is no factor: shift covariates or factors ({', '.join(names)}), not both at once"
-        )
-    if any(of_factors):
-        return Question(words, *_force_factors(population, shifts), None)
-    spread = population.covariates[exposure].std(ddof=0)
-    policy = together(*(shift.in_units(float(spread[shift.column])) for shift in shifts))
-    return Question(words, *population.under(policy, seed), policy)
-
-
-def _each_factor(shift: Shift, names: Sequence[str]) -> list[Shift]:
-    """A shift of a channel as shifts of its factors; any other as it is."""
-    if shift.column not in CHANNELS:
-        return [shift]
-    return [replace(shift, column=name) for name in names if name.startswith(f"{shift.column}_")]
-
-
-def _force_factors(population: Population, shifts: Sequence[Shift]) -> tuple[Interventions, Overlap]:
-    """Interventions on factors, and whether the users' own factors support them."""
-    shifts = [shift.in_units(population.sd_of(shift.column)) for shift in shifts]
-    forced = apply(together(*shifts), population.factor_means)
-    own = {name: [s for s in shifts if s.column == name] for name in {s.column: None for s in shifts}}
-    interventions = {name: partial(_in_turn, each) for name, each in own.items()}
-    return interventions, overlap(population.factor_means, forced)
-
-
-def _in_turn(shifts: Sequence[Shift], now: Tensor) -> Tensor:
-    """A factor's value after one shift and the next."""
-    for shift in shifts:
-        now = shift.changed(now)
-    return now
-
-
 def _in_detail(population: Population) -> Mediators:
     """Each factor alone, each likely path from platform to preference, and the controlled direct effect."""
     run = population.run
@@ -300,7 +318,9 @@ def _outcome(name: str, main: EffectDraws, detail: EffectDraws, level: float) ->
     paths = {key: interval(draws, level) for key, draws in more.items() if "->" in key}
     factors = {key: interval(draws, level) for key, draws in more.items() if key in main.displacement}
     mediated = proportion_mediated(contrasts)
+    share = relative(contrasts["TE"], main.levels[name]["before"])
     return estimands | {
+        "relative": None if share is None else interval(share, level),
         "CDE": interval(more["CDE"], level),
         "factors": factors,
         "paths": paths,
@@ -324,8 +344,7 @@ def _regression(
 ) -> dict[str, Any]:
     """The total effect without the model, beside the model's."""
     now = population.covariates.drop(columns="user_id")
-    exposure = population.run.config["exposure_covariates"]
-    then = now.assign(**apply(policy, now[exposure], seed))
+    then = now.assign(**population.changed(policy, seed)[0])
     model = {outcome: contrasts["TE"] for outcome, contrasts in main.contrasts.items()}
     return beside(model, now, then, observed_rates(population.activity), level)
 

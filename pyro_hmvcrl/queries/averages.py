@@ -78,7 +78,7 @@ class Users:
 
 @dataclass(frozen=True)
 class EffectDraws:
-    """Posterior draws ``(D,)`` of average effects.
+    """Posterior draws ``(D,)`` of average effects, ``(D, C)`` of an outcome that is a vector.
 
     Attributes
     ----------
@@ -126,6 +126,9 @@ def average_effects(
     ----------
     interventions
         Values of sites (tensors: one for each user), or functions of their natural values.
+    outcomes
+        A number of each user, ``(..., N)``, or a vector ``(C, ..., N)``: of that only the worlds before and after are
+        averaged, as each of its entries takes a gradient.
     mediators
         By default the factors of both channels, and the past, without further questions.
     share
@@ -203,10 +206,13 @@ class _Averages:
         }
         for outcome, of in effects.by_period.items():
             for name, values in of.items():
+                vector = values.dim() > effects.before["noise"].dim()
+                if vector and name not in ("before", "after"):
+                    continue
                 # Every past but that of the world after is as it was before.
                 y = _following(values, score["after" if name == "after" else "before"])
-                self._add(("world", outcome, name), y @ effects.weights.to(y))
-                if with_course and name in ("before", "after"):
+                self._add(("world", outcome, name), y @ effects.weights.to(y), vector)
+                if with_course and not vector and name in ("before", "after"):
                     for t, in_period in enumerate(y.unbind(-1)):
                         self._add(("course", outcome, f"{name} {t}"), in_period)
         for factor in factors:
@@ -215,18 +221,23 @@ class _Averages:
             self._add(("factor", factor, "square"), before**2)
             self._add(("factor", factor, "moved"), after - before)
 
-    def _add(self, key: Key, of_users: Tensor) -> None:
-        self._users[key] += of_users.numel()
-        self._sum[key] = self._sum[key] + of_users.detach().double().sum().cpu()
+    def _add(self, key: Key, of_users: Tensor, vector: bool = False) -> None:
+        """Add a number of each user's, or a vector of which each entry is averaged by itself ``(C, ..., N)``."""
+        users = tuple(range(1 if vector else 0, of_users.dim()))
+        self._sum[key] = self._sum[key] + of_users.detach().double().sum(users).cpu()
+        self._users[key] += of_users.numel() // self._sum[key].numel()
         if of_users.requires_grad:
-            leaves = list(self.at.values())
-            parts = torch.autograd.grad(of_users.sum(), leaves, retain_graph=True, allow_unused=True)
-            given = [
-                torch.zeros_like(leaf) if part is None else part
-                for leaf, part in zip(leaves, parts, strict=True)
-            ]
-            flat = torch.cat([part.flatten() for part in given]).double().cpu()
-            self._gradient[key] = self._gradient[key] + flat
+            sums = of_users.sum(users)
+            gradients = [self._gradient_of(entry) for entry in sums.reshape(-1)]
+            self._gradient[key] = self._gradient[key] + torch.stack(gradients).view(*sums.shape, -1)
+
+    def _gradient_of(self, total: Tensor) -> Tensor:
+        leaves = list(self.at.values())
+        parts = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+        given = [
+            torch.zeros_like(leaf) if part is None else part for leaf, part in zip(leaves, parts, strict=True)
+        ]
+        return torch.cat([part.flatten() for part in given]).double().cpu()
 
     def draws(
         self, posterior: ParameterPosterior, asked: Mapping[str, tuple[str, str]], densities: dict[str, Array]
@@ -238,12 +249,9 @@ class _Averages:
         moved = torch.cat(differs, 1)
         of: dict[Key, Array] = {}
         for key, total in self._sum.items():
-            gradient = (
-                self._gradient[key]
-                if key in self._gradient
-                else torch.zeros(moved.shape[1], dtype=torch.double)
-            )
-            of[key] = ((total + moved @ gradient) / self._users[key]).numpy()
+            none = torch.zeros(*total.shape, moved.shape[1], dtype=torch.double)
+            by_draw = torch.tensordot(moved, self._gradient.get(key, none), ([1], [-1]))
+            of[key] = ((total + by_draw) / self._users[key]).numpy()
         outcomes = dict.fromkeys(outcome for kind, outcome, _ in of if kind == "world")
         worlds = {
             o: {name: of["world", o, name] for kind, p, name in of if (kind, p) == ("world", o)}
@@ -267,10 +275,17 @@ class _Averages:
         estimands = {"NIE_loop": ("after", "after"), **asked}  # 0 without a past
         return EffectDraws(
             {
-                o: {name: _less(y[end], y[start]) for name, (start, end) in estimands.items()}
+                o: {
+                    name: _less(y[end], y[start])
+                    for name, (start, end) in estimands.items()
+                    if {start, end} <= y.keys()
+                }
                 for o, y in worlds.items()
             },
-            {o: {name: y[name] for name in ("before", "direct", "after")} for o, y in worlds.items()},
+            {
+                o: {name: y[name] for name in ("before", "direct", "after") if name in y}
+                for o, y in worlds.items()
+            },
             displacement,
             densities,
             course,
@@ -316,7 +331,8 @@ def _following(y: Tensor, score: Tensor | None) -> Tensor:
     if score is None:
         return y
     first = y.detach()[..., :1]
-    expected = first + (y.detach() - first).flatten(0, -2).mean(0)
+    users = tuple(range(max(y.dim() - score.dim(), 0), y.dim() - 1))
+    expected = first + (y.detach() - first).mean(users, keepdim=True)
     return y + (y.detach() - expected) * (score - score.detach())
 
 

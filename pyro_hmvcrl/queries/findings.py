@@ -33,6 +33,16 @@ def substitution(contrasts: Mapping[str, Mapping[str, Array]]) -> float:
     return float(((contrasts["engagement"]["TE"] > 0) & (contrasts["alignment"]["TE"] < 0)).mean())
 
 
+def substitution_undone(contrasts: Mapping[str, Mapping[str, Array]]) -> float:
+    """Posterior probability of the reverse: engagement falls while alignment rises."""
+    return substitution({o: {"TE": -contrasts[o]["TE"]} for o in ("engagement", "alignment")})
+
+
+def relative(effect: Array, level_before: Array) -> Array | None:
+    """Draws of an effect as a share of the level before; None where that is not above zero for sure."""
+    return effect / level_before if (level_before > 0).all() else None
+
+
 def proportion_mediated(contrasts: Mapping[str, Array]) -> Array | None:
     """NIE / TE, or None where it means nothing: unless there is a TE, and NDE and NIE have one sign, for sure."""
     nothing = suppression(contrasts) > 1 - SURE or not contrasts["TE"].all()
@@ -40,22 +50,31 @@ def proportion_mediated(contrasts: Mapping[str, Array]) -> Array | None:
 
 
 def sentences(contrasts: Mapping[str, Mapping[str, Array]]) -> list[str]:
-    """What the draws say of suppression and substitution, in plain words."""
-    e, p_suppression = contrasts["engagement"], suppression(contrasts["engagement"])
-    direct, indirect = ("raises" if e[name].mean() > 0 else "lowers" for name in ("NDE", "NIE"))
-    if p_suppression >= SURE:
-        said = [
-            f"Suppression (probability {p_suppression:.2f}): directly the policy {direct} engagement, through the "
-            f"factors it {indirect} it, and each hides a part of the other."
-        ]
-    else:
-        said = [f"No suppression found (probability {p_suppression:.2f})."]
-    p_substitution = substitution(contrasts)
-    if p_substitution >= SURE:
-        said.append(
-            f"Substitution (probability {p_substitution:.2f}): engagement rises while what is shown moves away from "
+    """What the draws say of suppression, and of substitution in both directions, in plain words."""
+    return [_suppression_sentence(contrasts["engagement"]), _substitution_sentence(contrasts)]
+
+
+def _suppression_sentence(of_engagement: Mapping[str, Array]) -> str:
+    p = suppression(of_engagement)
+    if p < SURE:
+        return f"No suppression found (probability {p:.2f})."
+    direct, indirect = ("raises" if of_engagement[name].mean() > 0 else "lowers" for name in ("NDE", "NIE"))
+    return (
+        f"Suppression (probability {p:.2f}): directly the policy {direct} engagement, through the "
+        f"factors it {indirect} it, and each hides a part of the other."
+    )
+
+
+def _substitution_sentence(contrasts: Mapping[str, Mapping[str, Array]]) -> str:
+    done, undone = substitution(contrasts), substitution_undone(contrasts)
+    if done >= SURE:
+        return (
+            f"Substitution (probability {done:.2f}): engagement rises while what is shown moves away from "
             "what users look for. Engagement alone would call this policy a success."
         )
-    else:
-        said.append(f"No substitution found (probability {p_substitution:.2f}).")
-    return said
+    if undone >= SURE:
+        return (
+            f"Substitution undone (probability {undone:.2f}): engagement falls while what is shown moves towards "
+            "what users look for. Engagement alone would call this policy a failure."
+        )
+    return f"No substitution found (probability {done:.2f}), nor its reverse ({undone:.2f})."

@@ -15,7 +15,7 @@ that a guide has abducted from the users' own logs **counterfactual** (unit-leve
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_hmvcrl.data.dataset import CHANNELS
+from pyro_hmvcrl.inference.writing import printable
 
 Policy = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]  #: covariates in their own units
 Force: TypeAlias = Tensor | float | Callable[[Tensor], Tensor]
@@ -37,6 +38,8 @@ Interventions: TypeAlias = Mapping[str, Force]
 
 
 IN_PERIODS = ("history", "search", "suggested", "exposure", "engagement")  #: sites that each period has
+AMOUNT = re.compile(r"(\*?)([^\s*]+?)(sd)?(?: min (\S+))?(?: max (\S+))?")  #: of a shift, and its ends
+POLICY = re.compile(r"\s*(?P<name>[^=:,]*[^=:,\s])\s*:(?!=)(?P<shifts>.+)")
 OF_PERIOD = re.compile(rf"(?:{'|'.join(IN_PERIODS)})_\d+")
 
 
@@ -46,15 +49,25 @@ class InterventionError(ValueError):
 
 @dataclass(frozen=True)
 class Shift:
-    """The policy that changes one covariate: adds an amount, in its own units or standard deviations, or sets it.
+    """The policy that changes one covariate: adds (in its own units or standard deviations), multiplies, or sets it.
 
     On a factor the same change is an intervention, see :meth:`force`.
+
+    Attributes
+    ----------
+    times, fixed
+        The amount is what values are multiplied by, or set to.
+    low, high
+        Ends at which values are held, in the column's own units.
     """
 
     column: str
     amount: float
     in_sd: bool = False
     fixed: bool = False
+    times: bool = False
+    low: float | None = None
+    high: float | None = None
 
     def __call__(self, covariates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         if self.column not in covariates:
@@ -73,12 +86,18 @@ class Shift:
 
     def changed(self, now: Any) -> Any:
         """Values after a change in their own units."""
-        return 0 * now + self.amount if self.fixed else now + self.amount
+        start = 0 * now if self.fixed else now
+        then = start * self.amount if self.times else start + self.amount
+        return then if self.low is None and self.high is None else then.clip(self.low, self.high)
 
     def __str__(self) -> str:
+        ends = (("min", self.low), ("max", self.high))
+        within = "".join(f" {end} {value:.15g}" for end, value in ends if value is not None)
         if self.fixed:
-            return f"{self.column}:={self.amount:.15g}"
-        return f"{self.column}={self.amount:+.15g}{'sd' if self.in_sd else ''}"
+            return f"{self.column}:={self.amount:.15g}{within}"
+        if self.times:
+            return f"{self.column}=*{self.amount:.15g}{within}"
+        return f"{self.column}={self.amount:+.15g}{'sd' if self.in_sd else ''}{within}"
 
 
 def add(column: str, amount: float, in_sd: bool = False) -> Shift:
@@ -113,7 +132,9 @@ def scaled(policy: Policy, size: float) -> Policy:
 
 
 def parse_shift(text: str) -> Shift:
-    """A change as the command line has it: ``COLUMN=+1.0``, ``COLUMN=-0.5sd``, or ``COLUMN:=3`` to set a value.
+    """A change as the command line has it: ``COLUMN=+1.0``, ``COLUMN=-0.5sd``, ``COLUMN=*0.8``, or ``COLUMN:=3``.
+
+    The last sets a value, ``*`` multiplies.  ``min`` and ``max`` hold the values at ends: ``COLUMN=-0.2 min 0``.
 
     Raises
     ------
@@ -122,22 +143,77 @@ def parse_shift(text: str) -> Shift:
 
     Examples
     --------
-    >>> parse_shift("popularity=-0.5sd")
-    Shift(column='popularity', amount=-0.5, in_sd=True, fixed=False)
+    >>> parse_shift("popularity=-0.5sd") == add("popularity", -0.5, in_sd=True)
+    True
     >>> parse_shift("popularity:=3") == set_to("popularity", 3.0)
     True
+    >>> str(parse_shift("share=*1.2 max 1"))
+    'share=*1.2 max 1'
     """
-    column, _, amount = text.partition("=")
-    fixed, in_sd = column.endswith(":"), amount.endswith("sd")
+    column, _, change = text.partition("=")
+    fixed, read = column.endswith(":"), AMOUNT.fullmatch(change.strip())
     try:
-        number = float(amount.removesuffix("sd"))
+        times, number, sd, *ends = read.groups() if read else ("", "nan", "", None, None)
+        amount, (low, high) = float(number), (None if end is None else float(end) for end in ends)
     except ValueError:
-        number = np.nan
-    if not column.removesuffix(":") or not np.isfinite(number) or (fixed and in_sd):
+        amount, low, high = np.nan, None, None
+    empty = low is not None and high is not None and low > high
+    unclear = not column.removesuffix(":") or not np.isfinite([amount, low or 0, high or 0]).all()
+    if unclear or empty or bool(fixed) + bool(sd) + bool(times) > 1:
         raise InterventionError(
-            f"shift {text!r}: write COLUMN=+1.0, COLUMN=-0.5sd, or COLUMN:=3 to set a value"
+            f"shift {text!r}: write COLUMN=+1.0, COLUMN=-0.5sd, COLUMN=*0.8, or COLUMN:=3 to set a value; "
+            "and after it, to hold values at ends, min 0, max 1, or both"
         )
-    return Shift(column.removesuffix(":"), number, in_sd, fixed)
+    return Shift(column.removesuffix(":"), amount, bool(sd), fixed, bool(times), low, high)
+
+
+def parse_policy(text: str) -> tuple[str, list[Shift]]:
+    """A policy as the command line has it: ``NAME: COLUMN=-0.2, COLUMN=+1sd``; its name, or that of its shifts.
+
+    Raises
+    ------
+    InterventionError
+        If the text is none.
+
+    Examples
+    --------
+    >>> name, shifts = parse_policy("calmer: autoplay=-0.2, novelty:=1")
+    >>> name, [str(shift) for shift in shifts]
+    ('calmer', ['autoplay=-0.2', 'novelty:=1'])
+    >>> parse_policy("autoplay=-0.2")[0]
+    'autoplay=-0.2'
+    """
+    named = POLICY.fullmatch(text)
+    shifts = [parse_shift(part.strip()) for part in (named["shifts"] if named else text).split(",")]
+    return (named and named["name"]) or name_of(shifts), shifts
+
+
+def name_of(shifts: Sequence[Shift]) -> str:
+    """Of a policy that was given none: what it does, in signs that can be printed."""
+    return printable(", ".join(map(str, shifts)).replace("\n", " "))
+
+
+def parse_policies(
+    shifts: Sequence[str], policies: Sequence[str], counterfactual: bool
+) -> dict[str, list[Shift]]:
+    """Policies by name: the shifts, which are one, and each of `policies` (:func:`parse_policy`).
+
+    Raises
+    ------
+    InterventionError
+        If there is none, or two have one name.
+    """
+    named = [parse_policy(text) for text in policies]
+    if own := [parse_shift(text) for text in shifts]:
+        named = [(name_of(own), own), *named]
+    if not named:
+        raise InterventionError(
+            'no policy is given: give --shift COLUMN=+1.0, or --policy "NAME: COLUMN=+1.0"'
+        )
+    found = {f"{name} (counterfactual)" if counterfactual else name: of for name, of in named}
+    if len(found) < len(named):
+        raise InterventionError("two policies have one name: give each its own, NAME: SHIFT")
+    return found
 
 
 def apply(policy: Policy, covariates: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -15,8 +15,9 @@ from pyro_hmvcrl.guide.experts import Expert
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.queries.averages import Users
 from pyro_hmvcrl.queries.interventions import Interventions, Policy, apply
-from pyro_hmvcrl.queries.overlap import Overlap, overlap
+from pyro_hmvcrl.queries.overlap import LEVELS, Overlap, overlap
 from pyro_hmvcrl.run.files import finite_tensors, of_file
+from pyro_hmvcrl.run.labels import labels_of
 from pyro_hmvcrl.run.load import load_run
 from pyro_hmvcrl.run.run import Run
 
@@ -32,6 +33,7 @@ class Population:
     factors: pd.DataFrame  #: posterior means and standard deviations (_sd)
     activity: pd.DataFrame  #: events by surface and period
     users: Users
+    labels: dict[str, str]  #: of the factors, in words
 
     @classmethod
     @own_state()
@@ -64,7 +66,10 @@ class Population:
             _same_users(activity, covariates)
             numbers = _numbers(activity, run)
         users = Users.with_covariates(exposure, preference, experts, numbers)
-        return cls(run, covariates, factors, activity, users)
+        labels = labels_of(folder)
+        return cls(
+            run, covariates, factors, activity, users, {f: labels.get(f, "") for f in run.factor_names}
+        )
 
     @property
     def factor_means(self) -> pd.DataFrame:
@@ -76,9 +81,27 @@ class Population:
         within = (self.factors[f"{factor}_sd"] ** 2).mean()
         return float((self.factors[factor].var(ddof=0) + within) ** 0.5)
 
+    @property
+    def exposure(self) -> pd.DataFrame:
+        """The exposure covariates, in their own units."""
+        return self.covariates[self.run.config["exposure_covariates"]]
+
+    @property
+    def shares(self) -> list[str]:
+        """Exposure covariates that seem to be shares, as all of their many values lie between 0 and 1."""
+        now = self.exposure
+        return [name for name in now if now[name].between(0, 1).all() and now[name].nunique() > LEVELS]
+
+    def changed(self, policy: Policy, seed: int) -> tuple[pd.DataFrame, dict[str, float]]:
+        """The exposure covariates under a policy, and of each share that of the users who are held at its ends."""
+        shifted = apply(policy, self.exposure, seed)
+        within = shifted.assign(**{name: shifted[name].clip(0, 1) for name in self.shares})
+        held = (within != shifted).mean()
+        return within, {str(name): float(share) for name, share in held.items() if share}
+
     def under(self, policy: Policy, seed: int) -> tuple[Interventions, Overlap]:
         """A policy as the model takes it, and whether the users' covariates support it."""
-        shifted = apply(policy, self.covariates[self.run.config["exposure_covariates"]], seed)
+        shifted, _ = self.changed(policy, seed)
         exposure, _ = self.run.standardisation.standardise(self.covariates.assign(**shifted))
         support = overlap(self.covariates.drop(columns="user_id"), shifted)
         return {"exposure_covariates": torch.as_tensor(exposure)}, support

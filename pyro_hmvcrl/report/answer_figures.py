@@ -21,12 +21,16 @@ from pyro_hmvcrl.report.style import (
     PROBABILITIES,
     QUIET,
     RULE,
+    SURFACES,
     Effects,
     channel_of,
     curve_of,
     factor_columns,
     hue_of,
     label,
+    labels_in,
+    most_moved,
+    named,
     outcome_scale,
     panel_grid,
     panel_rows,
@@ -36,6 +40,7 @@ from pyro_hmvcrl.report.style import (
 )
 
 SHOWN_PATHS = 15  #: the strongest
+SHOWN_CATEGORIES = 15  #: those that move most
 
 
 @styled
@@ -45,7 +50,7 @@ def effects_forest(effects: Effects) -> Figure:
     In grey under an estimand: the same of the placebo, where there is one.
     """
     outcomes, placebo = effects["outcomes"], effects.get("placebo", {}).get("outcomes", {})
-    rows = _forest_rows(outcomes["engagement"])
+    rows = _forest_rows(outcomes["engagement"], labels_in(effects))
     figure, axes = _outcome_panels(outcomes, 0.9 + 0.22 * len(rows))
     for name, ax in axes.items():
         scale, of = outcome_scale(name), outcomes[name]
@@ -73,28 +78,90 @@ def effects_forest(effects: Effects) -> Figure:
 
 
 @styled
-def policies_forest(answers: Mapping[str, Effects]) -> Figure:
-    """Total effects of several policies side by side, a panel an outcome."""
-    names, first = list(answers), next(iter(answers.values()))
-    figure, axes = _outcome_panels(first["outcomes"], 1.0 + 0.3 * len(names))
-    for outcome, ax in axes.items():
-        totals = [answers[name]["outcomes"][outcome]["TE"] for name in names]
-        mean, low, high = curve_of(totals, outcome_scale(outcome))
-        ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
-        ax.hlines(range(len(names)), low, high, color=INK, lw=2.6)
-        ax.plot(mean, range(len(names)), "|", color=INK, ms=8, mew=1.8)
-        ax.set(title=label(outcome), xlabel=_change(outcome), ylim=(len(names) - 0.4, -0.6))
-        ax.set_yticks(range(len(names)), [label(name) for name in names])
-        ax.tick_params(axis="y", length=0, labelleft=ax.get_subplotspec().is_first_col())
+def effects_categories(effects: Effects) -> Figure:
+    """Share of each category in what is searched and in what is shown: before (hollow) and after, with intervals."""
+    shown = most_moved(effects, SHOWN_CATEGORIES)
+    figure = Figure(figsize=(9, 1.1 + 0.25 * len(shown)), layout="constrained")
+    hues = {"searched": HUES["preference"], "shown": HUES["platform"]}
+    for ax, (surface, words) in zip(figure.subplots(1, 2, sharey=True), SURFACES.items(), strict=True):
+        of = [effects["categories"][c][surface] for c in shown]
+        y, hue = np.arange(len(shown)), hues[surface]
+        before, low_before, high_before = curve_of([each["before"] for each in of], 100)
+        after, low, high = curve_of([each["after"] for each in of], 100)
+        ax.hlines(y, before, after, color=RULE, lw=5, zorder=0)
+        ax.hlines(y - 0.12, low_before, high_before, color=QUIET, lw=1.2)
+        ax.plot(before, y - 0.12, "o", color=QUIET, mfc="white", ms=5)
+        ax.hlines(y + 0.12, low, high, color=hue, lw=1.6)
+        ax.plot(after, y + 0.12, "o", color=hue, ms=5)
+        ax.set(title=words, xlabel="share, percent", ylim=(len(shown) - 0.4, -0.6), xlim=(0, None))
+        ax.set_yticks(y, [label(c, 30) for c in shown])
+        ax.tick_params(axis="y", length=0)
+    handles = [
+        Line2D([], [], color=QUIET, mfc="white", marker="o", ms=5, label="before"),
+        Line2D([], [], color=INK, marker="o", ms=5, label=f"after, with {effects['level']:.0%} intervals"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
     return figure
 
 
-def _forest_rows(outcome: Mapping[str, Any]) -> dict[str, str]:
+@styled
+def effects_segments(effects: Effects) -> Figure:
+    """Total effect on the users of each segment, a panel an outcome, and on all users (grey)."""
+    of, outcomes = effects["by_segment"]["segments"], effects["outcomes"]
+    figure, axes = _outcome_panels(outcomes, 1.0 + 0.3 * len(of))
+    for name, ax in axes.items():
+        scale = outcome_scale(name)
+        mean, low, high = curve_of([each["outcomes"][name]["TE"] for each in of.values()], scale)
+        _, of_all, to_all = curve_of([outcomes[name]["TE"]], scale)
+        ax.axvspan(of_all[0], to_all[0], color=RULE, alpha=0.7, lw=0, zorder=0)
+        ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+        ax.hlines(range(len(of)), low, high, color=INK, lw=2.6)
+        ax.plot(mean, range(len(of)), "|", color=INK, ms=8, mew=1.8)
+        ax.set(title=label(name), xlabel=_change(name), ylim=(len(of) - 0.4, -0.6))
+        ax.set_yticks(range(len(of)), [f"{label(s)} ({each['users']:,})" for s, each in of.items()])
+        ax.tick_params(axis="y", length=0, labelleft=ax.get_subplotspec().is_first_col())
+    words = f"{effects['level']:.0%} interval, of all segments together"
+    handles = [Line2D([], [], color=INK, lw=2.6, marker="|", ms=8, mew=1.8, label=f"mean and {words}")]
+    handles.append(Patch(color=RULE, alpha=0.7, lw=0, label="all users"))
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    return figure
+
+
+@styled
+def policies_plane(answers: Mapping[str, Effects]) -> Figure:
+    """Total effects of several policies: engagement against alignment, with the interval of each."""
+    figure = Figure(figsize=(6, 4.4), layout="constrained")
+    ax = figure.subplots()
+    ax.axhline(0, color=QUIET, lw=0.8, zorder=0)
+    ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+    (x, left, right), (y, low, high) = (
+        curve_of([of["outcomes"][outcome]["TE"] for of in answers.values()], 100)
+        for outcome in ("engagement", "alignment")
+    )
+    ax.hlines(y, left, right, color=INK, lw=1.4)
+    ax.vlines(x, low, high, color=INK, lw=1.4)
+    ax.plot(x, y, "o", color=INK, ms=5)
+    ax.margins(0.14)
+    for name, at in zip(answers, zip(x, y, strict=True), strict=True):
+        ax.annotate(label(name, 30), at, (5, 5), textcoords="offset points", weight="bold")
+    corners = {
+        (0.99, 0.01): "substitution",
+        (0.01, 0.99): "substitution undone",
+        (0.99, 0.99): "more of both",
+    }
+    for (across, up), words in corners.items():
+        look = {"ha": "right" if across > 0.5 else "left", "va": "top" if up > 0.5 else "bottom"}
+        ax.text(across, up, words, transform=ax.transAxes, color=QUIET, size=8.5, **look)
+    ax.set(xlabel=_change("engagement"), ylabel=_change("alignment"))
+    return figure
+
+
+def _forest_rows(outcome: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:
     """What is asked of an outcome, and how it is called; headings stand between."""
     rows = dict(ESTIMANDS)
     paths = sorted(outcome["paths"], key=lambda path: -abs(outcome["paths"][path]["mean"]))[:SHOWN_PATHS]
     if outcome["factors"]:
-        rows |= {"factors": "Through one factor alone"} | {f: label(f) for f in outcome["factors"]}
+        rows |= {"factors": "Through one factor alone"} | {f: named(f, labels) for f in outcome["factors"]}
     if paths:
         rows |= {"paths": "Along one path"} | {path: label(path.replace("->", "→"), 40) for path in paths}
     return rows
@@ -104,15 +171,17 @@ def _forest_rows(outcome: Mapping[str, Any]) -> dict[str, str]:
 def effects_displacement(effects: Effects) -> Figure:
     """Histogram of every factor before (grey outline) and after (filled), with its displacement and interval."""
     densities = effects["densities"]
-    rows = panel_rows(factor_columns(densities))
-    figure = Figure(figsize=(2.15 * max(map(len, rows)), 0.6 + 1.75 * len(rows)), layout="constrained")
+    rows, labels = panel_rows(factor_columns(densities)), labels_in(effects)
+    height = 1.9 if any(labels.values()) else 1.75
+    figure = Figure(figsize=(2.15 * max(map(len, rows)), 0.6 + height * len(rows)), layout="constrained")
     for f, ax in panel_grid(figure, rows).items():
         at, before, after = (np.array(densities[f][part]) for part in ("at", "before", "after"))
         hue, moved = HUES[channel_of(f)], effects["displacement"][f]
         ax.fill_between(at, after, step="mid", color=hue, alpha=0.45, lw=0)
         ax.step(at, before, where="mid", color=INK, lw=0.8, alpha=0.75)
         ends = f"({signed(moved['lower'])} to {signed(moved['upper'])})"
-        ax.set_title(f"{label(f)}\n{signed(moved['mean'])} sd {ends}", color=hue, size=8.5)
+        in_words = f"\n{label(labels[f], 30)}" if labels[f] else ""
+        ax.set_title(f"{label(f)}{in_words}\n{signed(moved['mean'])} sd {ends}", color=hue, size=8.5)
         # a factor set to one value is a spike that would flatten what was before: it leaves the frame
         ax.set(ylim=(0, 1.05 * max(before.max(), min(after.max(), 2 * before.max()))), yticks=[])
         ax.locator_params(axis="x", nbins=5)

@@ -20,8 +20,9 @@ from pyro_hmvcrl.report.answer_figures import SHOWN_PATHS
 from pyro_hmvcrl.report.pictures import MENDS, PICTURES, Picture
 from pyro_hmvcrl.report.reading import of_run_file, read_run
 from pyro_hmvcrl.report.run_figures import overview
-from pyro_hmvcrl.report.style import ESTIMANDS, PROBABILITIES, VERDICTS, label, to_bytes
+from pyro_hmvcrl.report.style import ESTIMANDS, PROBABILITIES, SURFACES, VERDICTS, label, named, to_bytes
 from pyro_hmvcrl.report.verdicts import (
+    believe,
     effect_text,
     interval_text,
     judge,
@@ -35,7 +36,7 @@ from pyro_hmvcrl.report.verdicts import (
 from pyro_hmvcrl.run.files import MEND
 from pyro_hmvcrl.run.run import LIKELY
 
-ANSWERS = ("effects", "kuaisar")  #: of questions that were put to a run
+ANSWERS = ("effects", "policies", "kuaisar")  #: of questions that were put to a run
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -71,7 +72,10 @@ def _write_report(run_folder: Path) -> Path:
         sources = {p.name: base64.b64encode(files[f"figures/{p.name}.svg"]).decode() for p in pictures}
         alts = {p.name: p.alt for p in pictures}
         page = _template().render(run, alts=alts, sources=sources, **WORDS)
-    answers = {name: run[name] for name in ANSWERS if run[name] is not None}
+    answers = {name: run[name] for name in ("effects", "kuaisar") if run[name] is not None}
+    if len(run["policies"]) > 1:
+        parts = ("headline", "shift", "kind", "level", "outcomes")
+        answers["policies"] = {name: {key: of[key] for key in parts} for name, of in run["policies"].items()}
     numbers = {key: value for key, value in run["report"].items() if key not in ANSWERS} | answers
     files |= {
         "report.json": json.dumps(numbers, indent=2).encode(),
@@ -98,6 +102,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {"label": lambda name: label(name, width=60), "number": number_text}
     environment.filters |= {"effect": effect_text, "level": level_text, "interval": interval_text}
+    environment.filters |= {"shares": lambda of: interval_text(of, 1, 100.0)}
     environment.tests["probability"] = PROBABILITIES.__contains__
     return environment.get_template("report.html.jinja")
 
@@ -105,4 +110,5 @@ def _template() -> jinja2.Template:
 WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
 WORDS |= {"predictive_verdict": verdict, "far": FAR, "matters": MATTERS}
 WORDS |= {"verdicts": VERDICTS, "scored": scored, "regression_sentences": regression_sentences}
+WORDS |= {"believe": believe, "surfaces": SURFACES, "named": named}
 WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": SHOWN_PATHS}

@@ -9,12 +9,15 @@ from matplotlib.figure import Figure
 
 from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.report.answer_figures import (
+    effects_categories,
     effects_course,
     effects_displacement,
     effects_dose,
     effects_forest,
     effects_reliability,
+    effects_segments,
     effects_sensitivity,
+    policies_plane,
     published,
     undone_at,
 )
@@ -29,8 +32,8 @@ from pyro_hmvcrl.report.run_figures import (
     predictive_densities,
     training,
 )
-from pyro_hmvcrl.report.style import ESTIMANDS, label, plain, strongest
-from pyro_hmvcrl.report.verdicts import effect_text, interval_text
+from pyro_hmvcrl.report.style import ESTIMANDS, label, most_moved, named, plain, strongest
+from pyro_hmvcrl.report.verdicts import category_text, effect_text, interval_text, segment_text
 from pyro_hmvcrl.run.run import LIKELY
 
 
@@ -82,11 +85,12 @@ def _predictive_densities(run: Run) -> Picture | None:
 
 def _graph(run: Run) -> Picture:
     likely = run["graph"][run["graph"]["probability"] >= LIKELY]
-    said = [f"{label(e.source)} to {label(e.target)}, weight {e.weight:.2f}" for e in likely.itertuples()]
+    source, target = ([named(f, run["labels"]) for f in likely[end]] for end in ("source", "target"))
+    said = [f"{a} to {b}, weight {w:.2f}" for a, b, w in zip(source, target, likely["weight"], strict=True)]
     alt = (
         f"Edges drawn solid: {'; '.join(said) or 'none'}. Dashed and faint: {len(run['graph']) - len(said)}."
     )
-    return Picture("graph", graph(run["graph"], run["names"]), alt)
+    return Picture("graph", graph(run["graph"], run["names"], run["labels"]), alt)
 
 
 def _modulation(run: Run) -> Picture | None:
@@ -122,11 +126,39 @@ def _effects_forest(run: Run) -> Picture | None:
     return Picture("effects_forest", figure, f"Effects with intervals. {'; '.join(said)}.")
 
 
+def _effects_categories(run: Run) -> Picture | None:
+    if run["effects"] is None:
+        return None
+    said = "; ".join(category_text(run["effects"], c) for c in most_moved(run["effects"], 5))
+    alt = f"Shares of categories before and after, those that move most. {said}."
+    return Picture("effects_categories", effects_categories(run["effects"]), alt)
+
+
+def _policies(run: Run) -> Picture | None:
+    if len(run["policies"]) < 2:
+        return None
+    said = "; ".join(
+        f"{label(name)}: "
+        + ", ".join(f"{o} {effect_text(of['outcomes'][o]['TE'], o)}" for o in ("engagement", "alignment"))
+        for name, of in run["policies"].items()
+    )
+    return Picture("policies", policies_plane(run["policies"]), f"Policies by their total effects. {said}.")
+
+
+def _effects_segments(run: Run) -> Picture | None:
+    if run["effects"] is None or "by_segment" not in run["effects"]:
+        return None
+    of = run["effects"]["by_segment"]
+    said = "; ".join(segment_text(name, each) for name, each in of["segments"].items())
+    alt = f"Total effects by {label(of['by'])}, with intervals. {said}."
+    return Picture("effects_segments", effects_segments(run["effects"]), alt)
+
+
 def _effects_displacement(run: Run) -> Picture | None:
     if run["effects"] is None:
         return None
     moved = run["effects"]["displacement"]
-    said = "; ".join(f"{label(f)} by {interval_text(moved[f], 2)} sd" for f in run["names"])
+    said = "; ".join(f"{named(f, run['labels'])} by {interval_text(moved[f], 2)} sd" for f in run["names"])
     figure = effects_displacement(run["effects"])
     return Picture("effects_displacement", figure, f"Factors before and after. The policy moves {said}.")
 
@@ -198,6 +230,8 @@ PICTURES: dict[Callable[[Run], Picture | None], str] = {
     **dict.fromkeys(
         (
             _effects_forest,
+            _effects_categories,
+            _effects_segments,
             _effects_course,
             _effects_displacement,
             _effects_dose,
@@ -206,6 +240,7 @@ PICTURES: dict[Callable[[Run], Picture | None], str] = {
         ),
         "effects.json",
     ),
+    _policies: "answers",
     _published: "kuaisar.json",
 }
-MENDS = {"effects.json": EFFECTS_MEND, "kuaisar.json": KUAISAR_MEND}
+MENDS = {"effects.json": EFFECTS_MEND, "answers": EFFECTS_MEND, "kuaisar.json": KUAISAR_MEND}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ import pandas as pd
 
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.data.files import read_json
-from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PARTS
+from pyro_hmvcrl.queries.kept import kept_files
+from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PARTS, SURFACES
 from pyro_hmvcrl.run.files import MEND, of_file
 from pyro_hmvcrl.run.load import check_config
 
 Run = dict[str, Any]
 Effects = dict[str, Any]
 EFFECTS_MEND = "ask for the effects again (pyro-hmvcrl effects), or delete the file"
+KEPT_MEND = "delete the file, and ask again"
 KUAISAR_MEND = "give the command kuaisar again, or delete the file"
 KUAISAR_KEYS = [f"{part}.*.{key}" for part in ("agreement", "figures") for key in ("figure", "published")]
 KUAISAR_NUMBERS = [
@@ -47,15 +49,30 @@ REPORT_KEYS += [f"predictive.checks.*.{key}" for key in ("title", "level", "dist
 CATEGORY_KEYS = ["raised", "lowered", "change"]
 REPORT_KEYS += [key.format(channel) for channel in CHANNELS for key in CHANNEL_KEYS]
 # "*" stands for every entry of a dict or list.
-EFFECT_KEYS = ["shift", "kind", "sentences", "overlap.verdict", "outcomes.engagement", "outcomes.alignment"]
+EFFECT_KEYS = [
+    "headline",
+    "shift",
+    "kind",
+    "sentences",
+    "overlap.verdict",
+    "outcomes.engagement",
+    "outcomes.alignment",
+]
 EFFECT_KEYS += [
     "course.period",
+    "categories",
+    "outcomes.*.relative",
     "outcomes.*.proportion_mediated",
     "negative_controls.*.verdict",
     "noise.*.verdict",
 ]
 EFFECT_NUMBERS = ["level", "users", "overlap.outside", "negative_controls.*.r2", "negative_controls.*.null"]
-EFFECT_NUMBERS += ["outcomes.*.suppression", *(f"noise.*.{part}" for part in ("noise", "prior", "p"))]
+EFFECT_NUMBERS += [
+    "substitution",
+    "substitution_undone",
+    "outcomes.*.suppression",
+    *(f"noise.*.{part}" for part in ("noise", "prior", "p")),
+]
 EFFECT_NUMBERS += [f"e_values.{e}.{v}" for e in PARTS for v in ("e_value", "e_value_of_interval")]
 EFFECT_INTERVALS = [f"outcomes.*.{e}" for e in (*ESTIMANDS, "CDE", "factors.*", "paths.*")]
 EFFECT_INTERVALS += ["outcomes.*.levels.before", "outcomes.*.levels.after", "displacement.*"]
@@ -90,6 +107,7 @@ def read_run(folder: str | Path, answered: bool = True) -> Run:
     of_factors = [f"factor_categories.{f}.{key}" for f in names for key in CATEGORY_KEYS]
     report = _json(folder / "report.json", REPORT_KEYS + of_factors)
     _require(folder / "report.json", report, ["scoring", "*"], MEND, number=True)
+    labels = {f: str(report["factor_categories"][f].get("label") or "") for f in names}
     posterior = [column for f in names for column in (f, f"{f}_sd")]
     factors = _table(folder / "factors.parquet", ["user_id", "held_out", *posterior])
     factors = factors[factors["held_out"].astype(bool)].reset_index(drop=True)
@@ -117,29 +135,47 @@ def read_run(folder: str | Path, answered: bool = True) -> Run:
         "covariates": covariates.iloc[row].reset_index(drop=True),
         "graph": graph.sort_values("probability", ascending=False, kind="stable"),
         "names": names,
-        "effects": _effects(folder / "effects.json", names) if answered else None,
+        "labels": labels,
+        "effects": _effects(folder / "effects.json", labels) if answered else None,
+        "policies": _policies(folder, labels),
         "kuaisar": _kuaisar(folder / "kuaisar.json"),
     }
 
 
-def _effects(path: Path, factors: list[str]) -> Effects | None:
+def _effects(path: Path, labels: Mapping[str, str], mend: str = EFFECTS_MEND) -> Effects | None:
     """The answer of the command effects, if it has been asked."""
     if not path.exists():
         return None
-    effects: Effects = _json(path, EFFECT_KEYS, EFFECTS_MEND)
-    with of_run_file(path, EFFECTS_MEND):
-        return _check_effects(path, effects, factors)
+    effects: Effects = _json(path, EFFECT_KEYS, mend)
+    with of_run_file(path, mend):
+        return _check_effects(path, effects, labels, mend)
 
 
-def _check_effects(path: Path, effects: Effects, factors: list[str]) -> Effects:
+def _policies(folder: Path, labels: Mapping[str, str]) -> dict[str, Effects]:
+    """The answers that the run keeps, by the policy's name."""
+    answers = {}
+    for path in kept_files(folder):
+        if answer := _effects(path, labels, KEPT_MEND):
+            _require(path, answer, ["policy"], KEPT_MEND)
+            answers[str(answer["policy"])] = answer
+    return answers
+
+
+def _check_effects(path: Path, effects: Effects, labels: Mapping[str, str], mend: str) -> Effects:
     """Numbers where there must be numbers, and of the run's factors."""
+    factors = list(labels)
     if "sensitivity" in effects:
         for part in ("NDE", "NIE"):
-            _require(path, effects, ["sensitivity", f"first_rho_with_zero_in_{part}"], EFFECTS_MEND)
+            _require(path, effects, ["sensitivity", f"first_rho_with_zero_in_{part}"], mend)
+    if "by_segment" in effects:
+        for part in ("by", "correction"):
+            _require(path, effects, ["by_segment", part], mend)
     for key in _numbers(effects, factors):
-        _require(path, effects, key, EFFECTS_MEND, number=True)
+        _require(path, effects, key, mend, number=True)
     if set(effects["displacement"]) != set(factors):
-        raise ReportError(f"{path}: its 'displacement' is of other factors than the run's; {EFFECTS_MEND}")
+        raise ReportError(f"{path}: its 'displacement' is of other factors than the run's; {mend}")
+    for factor, moved in effects["displacement"].items():  # a factor may have been renamed
+        moved["label"] = labels[factor]
     return effects
 
 
@@ -157,11 +193,19 @@ def _numbers(effects: Effects, factors: list[str]) -> list[list[str]]:
     """Keys of what must be numbers, in parts, as an outcome's name may have a dot."""
     numbers = [*EFFECT_NUMBERS, *(f"densities.{f}.{part}.*" for f in factors for part in DENSITY)]
     intervals, outcomes = [key.split(".") for key in EFFECT_INTERVALS], effects["outcomes"]
-    intervals += [
-        ["outcomes", o, "proportion_mediated"] for o in outcomes if outcomes[o]["proportion_mediated"]
-    ]
+    may_be_none = ("proportion_mediated", "relative")
+    intervals += [["outcomes", o, part] for o in outcomes for part in may_be_none if outcomes[o][part]]
     periods = range(len(effects["course"]["period"]))
     intervals += [["course", o, "TE", str(t)] for o in outcomes for t in periods]
+    shares = ("before", "after", "change")
+    intervals += [["categories", "*", surface, part] for surface in SURFACES for part in shares]
+    if "by_segment" in effects:
+        numbers += [
+            f"by_segment.segments.*.{key}"
+            for key in ("users", "suppression", "substitution", "substitution_undone")
+        ]
+        estimates = ("before", "TE", "NDE", "NIE")
+        intervals += [["by_segment", "segments", "*", "outcomes", o, e] for o in outcomes for e in estimates]
     if "placebo" in effects:
         numbers += ["placebo.covers_zero", "placebo.of", "placebo.p"]
         intervals += [["placebo", "outcomes", "*", e] for e in ESTIMANDS]

@@ -43,6 +43,8 @@ from pyro_hmvcrl.report.style import (
 )
 from pyro_hmvcrl.run.run import LIKELY
 
+NO_LABELS: Mapping[str, str] = {}
+
 
 @styled
 def training(history: pd.DataFrame, selected: int) -> Figure:
@@ -283,29 +285,40 @@ def predictive_densities(densities: Mapping[str, Mapping[str, Any]], level: floa
 
 
 @styled
-def graph(edges: pd.DataFrame, factors: Sequence[str]) -> Figure:
+def graph(edges: pd.DataFrame, factors: Sequence[str], labels: Mapping[str, str] = NO_LABELS) -> Figure:
     """The structural graph: platform on the left, preference on the right; an edge is its source's colour.
 
-    `edges` has columns source, target, weight (standardised) and probability.
+    `edges` has columns source, target, weight (standardised) and probability; `labels` are the factors in words.
     """
-    figure = Figure(figsize=(6.2, 0.55 + 0.95 * max(map(len, by_channel(factors)))))
-    _draw_graph(figure, edges, factors)
+    width = 7.4 if any(labels.values()) else 6.2
+    figure = Figure(figsize=(width, 0.55 + 0.95 * max(map(len, by_channel(factors)))))
+    _draw_graph(figure, edges, factors, labels)
     return figure
 
 
-def _draw_graph(parent: FigureBase, edges: pd.DataFrame, factors: Sequence[str], top: float = 0.0) -> None:
+def _draw_graph(
+    parent: FigureBase,
+    edges: pd.DataFrame,
+    factors: Sequence[str],
+    labels: Mapping[str, str],
+    top: float = 0.0,
+) -> None:
     """Fill `parent`, but for `top`. Units are inches: the sizes of boxes, arrow heads and labels are known."""
     width, height = parent.bbox.size / parent.get_figure(root=True).dpi
     ax = parent.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     ax.set_axis_off()
-    box, centre = np.array([0.62, 0.27]), {}  # half its width and height
+    box, centre = np.array([1.05 if any(labels.values()) else 0.62, 0.27]), {}  # half its width and height
     for own, x in zip(by_channel(factors), (box[0] + 0.15, width - box[0] - 0.15), strict=True):
         ys = height - top - (height - top - 0.35) * (np.arange(len(own)) + 0.5) / max(len(own), 1)
         centre.update({f: np.array([x, y]) for f, y in zip(own, ys, strict=True)})
     for f, (x, y) in centre.items():
         corner, shape = (x - box[0], y - box[1]), "round,pad=0,rounding_size=0.14"
         ax.add_patch(FancyBboxPatch(corner, *(2 * box), boxstyle=shape, fc=HUES[channel_of(f)], ec="none"))
-        ax.text(x, y, label(f), color="white", ha="center", va="center", weight="bold")
+        look = {"color": "white", "ha": "center", "va": "center"}
+        in_words = label(labels.get(f, ""), 32)
+        ax.text(x, y + (0.1 if in_words else 0), label(f), weight="bold", **look)
+        if in_words:
+            ax.text(x, y - 0.1, in_words, size=7.5, **look)
     curves = _curves(edges, centre, box)
     for e, curve in zip(edges.itertuples(), curves, strict=True):
         likely = e.probability >= LIKELY
@@ -368,11 +381,12 @@ def overview(run: Mapping[str, Any]) -> Figure:
     `run` maps factors, covariates, mechanisms and graph to what the other figures take.
     """
     rows = panel_rows(factor_columns(run["factors"]))
-    left, right = 2.1 * max(map(len, rows)), 5.2
+    labels = run.get("labels", NO_LABELS)
+    left, right = 2.1 * max(map(len, rows)), 6.4 if any(labels.values()) else 5.2
     figure = Figure(figsize=(left + right, max(2.1 * len(rows), 3.6) + 0.35), layout="constrained")
     panels, beside = figure.subfigures(1, 2, width_ratios=[left, right])
     _draw_factors(panels, run["factors"], run["covariates"], run["mechanisms"])
     panels.suptitle("Factors of held-out users", weight="bold")
-    _draw_graph(beside, run["graph"], factor_columns(run["factors"]), top=0.3)
+    _draw_graph(beside, run["graph"], factor_columns(run["factors"]), labels, top=0.3)
     beside.suptitle("Structural graph", weight="bold")
     return figure

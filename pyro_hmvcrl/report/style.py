@@ -52,6 +52,7 @@ INTERVAL = ("mean", "lower", "upper")  #: parts of an estimate
 ESTIMANDS = {"TE": "total (TE)", "NDE": "direct (NDE)", "NIE": "through the factors (NIE)"}
 ESTIMANDS |= {"NIE_platform": "NIE by platform", "NIE_preference": "NIE by preference"}
 ESTIMANDS |= {"NIE_loop": "NIE by the loop"}
+SURFACES = {"searched": "what users search for", "shown": "what they are shown"}  #: of an answer by category
 PARTS = {"TE": INK, "NDE": "#009E73", "NIE": "#AA4499"}
 LEVELS = {"good": ("o", INK), "care": ("D", "white"), "no": ("X", "#D55E00")}  #: marker and fill of a check
 VERDICTS = {"good": "passes", "care": "fails, by little", "no": "fails"}  #: of a check
@@ -72,6 +73,30 @@ def label(name: str, width: int = 24) -> str:
     """A factor's or covariate's name as shown: no underscores, cut at `width` characters."""
     text = printable(str(name)).replace("_", " ")
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def named(factor: str, labels: Mapping[str, str], width: int = 44) -> str:
+    """A factor with its label, where it has one, cut at `width` characters.
+
+    Examples
+    --------
+    >>> named("preference_3", {"preference_3": "westerns against cars"}), named("platform_1", {"platform_1": ""})
+    ('preference 3: westerns against cars', 'platform 1')
+    """
+    in_words = labels.get(factor)
+    return label(f"{factor}: {in_words}" if in_words else factor, width)
+
+
+def labels_in(effects: Effects) -> dict[str, str]:
+    """The factors' labels that an answer holds."""
+    return {factor: of.get("label") or "" for factor, of in effects["displacement"].items()}
+
+
+def most_moved(effects: Effects, most: int) -> list[str]:
+    """Categories of an answer whose share of what is searched or shown moves most, the most moved first."""
+    of = effects["categories"]
+    size = {c: max(abs(of[c][surface]["change"]["mean"]) for surface in SURFACES) for c in of}
+    return sorted(size, key=lambda c: -size[c])[:most]
 
 
 def strongest(mechanisms: Mechanisms, factor: str, *parts: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from pyro_hmvcrl.evidence import predictive
 from pyro_hmvcrl.inference.laplace import FAR_FROM_MODE
 from pyro_hmvcrl.queries.checks import RARE
-from pyro_hmvcrl.report.style import INTERVAL, PROBABILITIES, Effects, label, outcome_scale
+from pyro_hmvcrl.report.style import INTERVAL, PROBABILITIES, SURFACES, Effects, label, outcome_scale
 
 WEAK = 0.1  #: a correlation that easily goes unnoticed
 TOO_SURE = 1.15  #: ratio of the information-matrix test from which a part of the model is said to be too sure
@@ -23,6 +23,11 @@ AGAINST = (
     "axes are not",
     "is stuck",
 )
+#: The checks of an answer, and how they are called.
+CHECKS = {"factors": "factors", "predictive": "predictive checks", "information": "information"}
+CHECKS |= {"overlap": "overlap", "regression": "regression", "placebo": "self-test"}
+CHECKS |= {"negative_controls": "negative controls", "noise": "noise", "rho": "correlation rho"}
+CHECKS |= {"e_values": "E-values"}
 
 
 def trust(verdict: list[str]) -> tuple[str, str]:
@@ -137,12 +142,21 @@ def _judge_e_values(effects: Effects) -> tuple[str, str]:
 
 def overall(checks: dict[str, tuple[str, str]]) -> tuple[str, str]:
     """What the checks come to together: the worst level, and whether to believe the answer."""
-    levels = {level for level, _ in checks.values()}
-    if "no" in levels:
-        return "no", "Do not rely on this answer: a check below speaks against it."
-    if "care" in levels:
-        return "care", "Use this answer with care: see the checks below."
-    return "good", "No check below speaks against this answer. What none can show is said first:"
+    of_level = {
+        level: "; ".join(f"{CHECKS[name]} ({why})" for name, (found, why) in checks.items() if found == level)
+        for level in ("no", "care")
+    }
+    if of_level["no"]:
+        return "no", f"Do not rely on this answer. Against it: {of_level['no']}."
+    if of_level["care"]:
+        return "care", f"Use this answer with care: {of_level['care']}."
+    return "good", "No check speaks against this answer, if no common cause outside the covariates moves it."
+
+
+def believe(effects: Effects, report: dict[str, Any]) -> tuple[str, str]:
+    """Whether to believe an answer, of which `report` is the run's: see :func:`overall`."""
+    verdict, checks = report["identifiability"]["verdict"], report["predictive"]["checks"]
+    return overall(judge(effects, verdict, checks, report["information"]))
 
 
 def scored(distances: list[float]) -> str:
@@ -165,6 +179,26 @@ def scored(distances: list[float]) -> str:
 def effect_text(e: dict[str, float], outcome: str) -> str:
     """Mean and interval of an effect, in percentage points if the outcome is a probability."""
     return f"{'+' if e['mean'] > 0 else ''}{level_text(e, outcome)}"
+
+
+def category_text(effects: Effects, category: str) -> str:
+    """From what to what a category's shares go, in percent."""
+    of = effects["categories"][category]
+    said = []
+    for surface in SURFACES:
+        before, (mean, lower, upper) = (
+            of[surface]["before"],
+            (of[surface]["after"][part] for part in INTERVAL),
+        )
+        ends = f"{100 * lower:.1f} to {100 * upper:.1f}"
+        said.append(f"{surface} {100 * before['mean']:.1f}% to {100 * mean:.1f}% ({ends})")
+    return f"{label(category, 60)}: {', '.join(said)}"
+
+
+def segment_text(name: str, segment: Effects) -> str:
+    """Total effects on the users of a segment."""
+    said = [f"{label(o)} {effect_text(of['TE'], o)}" for o, of in segment["outcomes"].items()]
+    return f"{label(name, 60)}, {segment['users']:,} users: {', '.join(said)}"
 
 
 def level_text(e: dict[str, float], outcome: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,17 @@ from pyro_hmvcrl.cli import app
 from pyro_hmvcrl.inference.checkpoints import load_tensors, save_tensors
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.queries.answer import effects
-from pyro_hmvcrl.queries.interventions import InterventionError, add, set_to
+from pyro_hmvcrl.queries.averages import average_effects
+from pyro_hmvcrl.queries.frontier import frontier
+from pyro_hmvcrl.queries.interventions import InterventionError, add, parse_policy, set_to
+from pyro_hmvcrl.queries.kept import kept
 from pyro_hmvcrl.queries.mediation import OUTCOMES
+from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.queries.profile import profile
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.run.labels import labels_of
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
@@ -62,8 +69,107 @@ def test_the_command_writes_what_the_design_promises(run, tmp_path):
     assert {"placebo", "negative_controls", "noise", "sensitivity", "e_values", "dose_response"} <= set(
         answer
     )
-    assert "engagement TE" in said.output
+    assert answer["headline"].startswith(
+        "Raising exposure_1 by 0.5 and lowering exposure_2 by 0.2 standard dev"
+    )
+    assert said.stdout.strip().startswith(answer["headline"])
+    assert said.stdout.index("his answer") < said.stdout.index("engagement TE")  # first whether to believe it
+    assert 0 <= answer["substitution_undone"] <= 1
+    labels = [factor["label"] for factor in answer["displacement"].values()]
+    assert labels == list(labels_of(run).values())
+    for outcome in answer["outcomes"].values():
+        before = outcome["levels"]["before"]["mean"]
+        assert outcome["relative"]["mean"] == pytest.approx(outcome["TE"]["mean"] / before, rel=0.1)
+    assert len(answer["categories"]) == 6
     assert json.loads((run / "effects.json").read_text()) == answer
+
+
+def test_several_policies_are_told_side_by_side_and_kept(run, tmp_path):
+    policies = {"A": "exposure_1=-0.5", "B": "exposure_1=*1.1, exposure_2=+0.1sd"}
+    asked = [word for name, shifts in policies.items() for word in ("--policy", f"{name}: {shifts}")]
+    said = command("effects", run, *asked, "--by", "exposure_3", "--out", tmp_path / "x.json")
+    assert said.exit_code == 0, said.output
+    answers = json.loads((tmp_path / "x.json").read_text())
+    assert {name: ", ".join(of["shift"]) for name, of in answers.items()} == policies
+    assert answers == {name: of for name, of in kept(run).items() if name in policies}
+    assert json.loads((run / "effects.json").read_text()) == answers["B"]
+    assert said.stdout.index(answers["B"]["headline"]) < said.stdout.index("P(substitution)")
+    by = answers["A"]["by_segment"]
+    assert sum(of["users"] for of in by["segments"].values()) == 150
+    assert len(by["segments"]) == 3
+    assert "Policies side by side" in (run / "report.html").read_text()
+    for words, message in (
+        (["--policy", "A: exposure_1=-0.4"], "has another answer (A: exposure_1=-0.5, interventional)"),
+        (
+            ["--policy", "C: exposure_1=+9", "--policy", "D: exposure_1=+0.1"],
+            "policy C: the change is not supp",
+        ),
+        (["--shift", "exposure_1=+0.1", "--by", "colour"], "no covariate colour"),
+        ([], "no policy is given"),
+    ):
+        said = command("effects", run, *words)
+        assert said.exit_code == 1
+        assert message in said.stderr
+    assert "D" not in kept(run)
+
+
+def test_a_profile_is_the_answer_user_by_user(run, tmp_path):
+    """Its averages are the levels of counterfactual effects, under the same parameters."""
+    table, population = profile(run, draws=40), Population.of(run)
+    platform = {f"platform_{k}": float(population.factor_means[f"platform_{k}"].mean()) for k in (1, 2)}
+    posterior = population.run.posterior
+    mean = replace(posterior, draws={name: value[None] for name, value in posterior.mean.items()})
+    found = average_effects(
+        population.run.guide, mean, population.users, platform, counterfactual=True, share=3.0
+    )
+    levels = {world: float(draws[0]) for world, draws in found.levels["alignment"].items()}
+    assert table["alignment"].mean() == pytest.approx(levels["before"], abs=0.003)
+    assert table["reference"].mean() == pytest.approx(levels["after"], abs=0.003)
+    assert table["gain"].to_numpy() == pytest.approx(table["reference"] - table["alignment"])
+    assert table["alignment"].std() > 0.01
+    assert (table["user_id"] == population.covariates["user_id"]).all()
+    assert set(table["looks_for"]) <= set(population.run.categories)
+    assert (table["lacks"] != table["oversupplied"]).all()
+    other = profile(run, {"platform_1": 3.0, "platform_2": 0.0}, draws=4)
+    assert other["reference"].mean() != pytest.approx(table["reference"].mean(), abs=1e-3)
+    with pytest.raises(InterventionError, match="reference must be of platform_1, platform_2"):
+        profile(run, {"platform_1": 3.0})
+
+
+def test_the_command_profile_writes_a_row_a_user(run, tmp_path):
+    said = command("profile", run, "--out", tmp_path / "who.csv")
+    assert said.exit_code == 0, said.output
+    assert len(pd.read_csv(tmp_path / "who.csv")) == 150
+    assert "Most often lacking" in said.output
+    refused = command("profile", run, "--out", tmp_path / "who.xls")
+    assert refused.stderr.endswith("who.xls: the name must end in .parquet or .csv\n")
+
+
+def test_the_frontier_has_the_policies_that_none_beats(run, tmp_path):
+    table = frontier(run, {"exposure_1": (-0.5, 0.5), "exposure_2": (0.0, 0.3)}, points=16)
+    assert table["outside"].max() <= EXTRAPOLATES
+    assert table["engagement"].is_monotonic_increasing
+    none = table[table["policy"] == ""]
+    assert len(none) == 1
+    assert none[["engagement", "alignment"]].to_numpy() == pytest.approx(0)
+    one = table[table["best"] & (table["policy"] != "")].iloc[0]
+    assert one["exposure_1"] == pytest.approx(parse_policy(one["policy"])[1][0].amount, rel=0.01)
+    told = effects(run, parse_policy(one["policy"])[1])["outcomes"]["engagement"]["TE"]
+    assert one["engagement"] == pytest.approx(told["mean"], abs=0.01)
+    assert one["engagement_lower"] <= one["engagement"] <= one["engagement_upper"]
+    said = command(
+        "frontier", run, "--between", "exposure_1=-0.2..0.2", "--points", 4, "--out", tmp_path / "f.csv"
+    )
+    assert said.exit_code == 0, said.output
+    assert list(pd.read_csv(tmp_path / "f.csv").columns[:3]) == ["policy", "exposure_1", "outside"]
+    for words, message in (
+        (["exposure_1=1..0"], "no range of shifts"),
+        (["taste_1=0..1"], "no exposure covariate taste_1"),
+        (["exposure_1"], "write COLUMN=LOW..HIGH"),
+        (["exposure_1=50..60"], "the data support no shift"),
+    ):
+        refused = command("frontier", run, "--between", *words, "--points", 4, "--out", tmp_path / "x.csv")
+        assert message in refused.stderr
 
 
 def test_units_are_the_column_s_own(run):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pyro
@@ -143,7 +145,11 @@ def test_a_shift_is_read_from_text(text, shift):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "fee", "fee=", "=1", ":=1", "fee=sd", "fee=a", "fee==1", "fee=nan", "fee=inf", "fee:=1sd"]
+    "text",
+    [
+        *("", "fee", "fee=", "=1", ":=1", "fee=sd", "fee=a", "fee==1", "fee=nan", "fee=inf", "fee:=1sd"),
+        *("fee=*1sd", "fee:=*1", "fee=*", "fee=1 min", "fee=1 min a", "fee=1 min 3 max 2", "fee=1 max nan"),
+    ],
 )
 def test_a_text_that_is_no_shift_is_refused_with_the_ways_to_write_one(text):
     with pytest.raises(InterventionError) as refusal:
@@ -154,12 +160,13 @@ def test_a_text_that_is_no_shift_is_refused_with_the_ways_to_write_one(text):
 
 names = st.text(min_size=1).filter(lambda name: "=" not in name and not name.endswith(":"))
 amounts = st.integers(-99_999, 99_999).map(lambda n: n / 1_000)  # as precise as a shift is written
-kinds = st.sampled_from([(False, False), (True, False), (False, True)])
+kinds = st.sampled_from([(False, False), (True, False), (False, True), (False, False, True)])
 
 
-@given(names, amounts, kinds)
-def test_a_shift_is_read_as_it_is_written(column, amount, kind):
-    shift = Shift(column, amount, *kind)
+@given(names, amounts, kinds, st.none() | amounts, st.none() | amounts)
+def test_a_shift_is_read_as_it_is_written(column, amount, kind, low, high):
+    low, high = (high, low) if None not in (low, high) and low > high else (low, high)
+    shift = replace(Shift(column, amount, *kind), low=low, high=high)
     assert parse_shift(str(shift)) == shift
 
 
@@ -180,6 +187,9 @@ def test_a_shift_forces_a_factor_as_it_does_a_covariate():
         (add("platform_1", -1), [0.0, 1.0]),
         (add("platform_1", 2, in_sd=True), [7.0, 8.0]),
         (set_to("platform_1", 5), [5.0, 5.0]),
+        (parse_shift("platform_1=*3"), [3.0, 6.0]),
+        (parse_shift("platform_1=+2 max 3.5"), [3.0, 3.5]),
+        (parse_shift("platform_1=-1sd min -1.5 max 0"), [-1.5, -1.0]),
     ):
         assert shift.force(3.0)(now).tolist() == expected
 

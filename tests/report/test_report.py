@@ -28,6 +28,7 @@ from pyro_hmvcrl.report.answer_figures import (
     effects_dose,
     effects_forest,
     effects_sensitivity,
+    policies_plane,
 )
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.reading import ReportError
@@ -46,6 +47,7 @@ COVARIATES = {
         "night_share",
     ],
 }
+LABELS = {"platform_1": "feeds of the <night>", "preference_3": "westerns against old cars"}
 SIZES = {"platform": 2, "preference": 3}
 NAMES = [f"{c}_{k + 1}" for c, n in SIZES.items() for k in range(n)]
 WEIGHTS = {("platform_1", "preference_1"): 0.57, ("platform_2", "preference_2"): -0.58}
@@ -128,7 +130,7 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
         "information": {"search": 1.01, "engagement": 0.97},
         "held_out_bound": {"mean": -95.97, "standard_error": 0.31},
         "graph": graph.to_dict("records"),
-        "factor_categories": {f: _described(rng) for f in NAMES},
+        "factor_categories": {f: _described(rng) | {"label": LABELS.get(f, "")} for f in NAMES},
         "predictive": _predictive(rng),
         "history": _history(rng) if truth else None,  # of one period there is none
     }
@@ -280,6 +282,9 @@ def test_the_graph_shows_the_weights_of_its_file(runs):
     for weight in graph.loc[graph["probability"] > 0.5, "weight"]:
         assert f"{weight:+.2f}".replace("-", "−") in written
     assert {"platform 1", "preference 3"} <= written
+    figure = run_figures.graph(graph, NAMES, LABELS)
+    in_words = {text.get_text() for ax in figure.axes for text in ax.texts}
+    assert in_words == written | set(LABELS.values())
 
 
 def test_every_edge_is_drawn_and_unlikely_ones_are_dashed_and_faint(runs):
@@ -414,6 +419,7 @@ def answer() -> dict:
         "after": np.exp(-((at - 1) ** 2)).tolist(),
     }
     return {
+        "headline": "Raising feed_share by 1 & more brings 6.9 points.",
         "shift": ["feed_share=+1", "<new>=-0.5sd"], "kind": "interventional", "level": 0.9, "users": 4000,
         "outcomes": {
             outcome: {e: around(mean, 0.005 * (mean != 0)) for e, mean in means.items()}
@@ -422,14 +428,20 @@ def answer() -> dict:
                 "factors": {f: around(0.01 * k) for k, f in enumerate(NAMES)},
                 "paths": {"platform_1 -> preference_1": around(-0.0042), "platform_2 -> preference_2": around(0.03)},
                 "suppression": float(outcome == "engagement"),
+                "relative": around(means["TE"] / 0.4713),
                 "proportion_mediated": None if outcome == "engagement" else around(0.9123),
                 "levels": {"before": around(0.4713), "direct": around(0.614), "after": around(0.5391)},
             }
             for outcome, means in MEANS.items()
         },
-        "suppression": 1.0, "substitution": 1.0,
+        "suppression": 1.0, "substitution": 1.0, "substitution_undone": 0.0,
         "sentences": ["Suppression (probability 1.00): so & so.", "Substitution (probability 1.00): and so on."],
-        "displacement": {f: around(0.25 * k - 0.5) for k, f in enumerate(NAMES)},
+        "displacement": {f: around(0.25 * k - 0.5) | {"label": LABELS.get(f, "")} for k, f in enumerate(NAMES)},
+        "categories": {
+            name: {s: {"before": around(0.1), "after": around(0.1 + by), "change": around(by)}
+                   for s in ("searched", "shown")}
+            for name, by in (("cars", 0.01), ("<westerns>", -0.04), ("news", 0.0))
+        },
         "course": {"period": [1, 2, 3]} | {
             outcome: {"TE": [around(by * means["TE"]) for by in (0.5, 1.0, 1.5)]} for outcome, means in MEANS.items()
         },
@@ -493,6 +505,8 @@ def effects_page(tmp_path_factory) -> str:
 def test_effects_are_shown_once_they_have_been_asked(runs, effects_page):
     assert 'id="effects"' not in page_of(runs["real"])
     assert not list((runs["real"] / "figures").glob("effects*"))
+    first = effects_page.index(html.escape(answer()["headline"]))
+    assert first < effects_page.index("this answer") < effects_page.index('class="verdicts"')
     text = text_of(effects_page)
     assert "feed_share=+1, <new>=-0.5sd" in text
     assert "interventional: on a population with these users' covariates" in text
@@ -516,6 +530,8 @@ def test_the_table_of_effects_has_every_estimand(effects_page):
         "Level before 47.13 (46.63 to 47.63)",
         "Level after 53.91",
         "Through platform 2 alone +1.00",
+        "Through platform 1 alone (feeds of the <night>) 0.00",
+        "<westerns> 10.0 6.0 (5.5 to 6.5) −4.0 (−4.5 to −3.5)",
         "platform 1 → preference 1 −0.42",
         "E-value of NDE 1.55 (of its interval: 1.52) –",
         "opposite signs (probability 1.00) 0.91 (0.91 to 0.92)",
@@ -528,7 +544,8 @@ def test_words_beside_the_figures_of_effects_say_their_numbers(effects_page):
     for words in (
         "engagement: total (TE) +6.86 (6.36 to 7.36), direct (NDE) +14.35",
         "alignment: total (TE) −3.44",
-        "preference 3 by 0.50 (0.49 to 0.51) sd",
+        "preference 3: westerns against old cars by 0.50 (0.49 to 0.51) sd",
+        "that move most. <westerns>: searched 10.0% to 6.0% (5.5 to 6.5), shown 10.0%",
         "engagement: −6.87 (−7.37 to −6.37) at −1, +6.86",
         "Extrapolates at: 2.",
         "First undone at: −0.2.",
@@ -550,7 +567,7 @@ def test_effects_of_a_change_of_factors_lack_what_is_asked_of_covariates_only(ru
     assert "Through platform 1 alone" not in text
     assert not {"Placebo", "Correlation rho"} & set(re.findall(r"Placebo|Correlation rho", text))
     drawn = {p.stem for p in (run / "figures").glob("effects*.svg")}
-    assert drawn == {"effects_forest", "effects_course", "effects_displacement"}
+    assert drawn == {"effects_forest", "effects_categories", "effects_course", "effects_displacement"}
 
 
 def test_a_policy_of_one_s_own_and_its_outcome_are_shown_in_their_own_terms(runs, tmp_path):
@@ -607,6 +624,50 @@ def test_a_malformed_answer_is_named_and_nothing_is_written(runs, tmp_path, key,
         write_report(run)
     assert not (run / "report.html").exists()
     assert not (run / "figures").exists()
+
+
+def by_segment() -> dict:
+    """What an answer holds of two segments."""
+    parts = {"suppression": 0.1, "substitution": 0.9, "substitution_undone": 0.0}
+    effects = {o: {e: around(0.02) for e in ("before", "TE", "NDE", "NIE")} for o in MEANS}
+    of = {
+        "free <plan>": {"users": 300, "outcomes": effects} | parts,
+        "premium": {"users": 100, "outcomes": effects} | parts,
+    }
+    return {"by": "plan", "correction": "Bonferroni", "level_of_each": 0.95, "segments": of}
+
+
+def test_segments_and_policies_are_shown_where_they_were_asked(runs, tmp_path):
+    run = asked(runs["real"], tmp_path / "run", answer() | {"by_segment": by_segment()})
+    (run / "answers").mkdir()
+    for name in ("A", "<B>"):
+        (run / "answers" / f"{name[:1]}.json").write_text(json.dumps(answer() | {"policy": name}))
+    page = page_of(run)
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+    for words in (
+        "free <plan> 300 2.00 (1.50 to 2.50) +2.00 (1.50 to 2.50)",
+        "those of all 2 segments hold",
+        "<B> +6.86 (6.36 to 7.36) −3.44 (−3.94 to −2.94) 1.00 0.00",
+        "2 policies side by side",
+    ):
+        assert words in text
+    assert json.loads((run / "report.json").read_text())["policies"]["A"]["headline"] == answer()["headline"]
+    drawn = {p.stem for p in (run / "figures").glob("*.svg")}
+    assert {"policies", "effects_segments"} <= drawn
+    (run / "answers" / "A.json").write_text(json.dumps({"policy": "A"}))
+    with pytest.raises(ReportError, match=r"A\.json: .*; delete the file"):
+        write_report(run)
+
+
+def test_the_plane_of_policies_has_each_with_its_intervals():
+    other = answer()
+    other["outcomes"]["engagement"]["TE"] = around(-0.05, 0.01)
+    (ax,) = policies_plane({"A": answer(), "B": other}).axes
+    names = [text.get_text() for text in ax.texts]
+    assert names[:2] == ["A", "B"]
+    across, up = (np.concatenate([s for s in lines.get_segments()]) for lines in ax.collections)
+    assert across[:, 0] == pytest.approx([6.36, 7.36, -6.0, -4.0])
+    assert up[:, 1] == pytest.approx([-3.94, -2.94, -3.94, -2.94])
 
 
 def test_an_answer_that_cannot_be_read_is_named(runs, tmp_path):

@@ -1,0 +1,136 @@
+"""Who: what each user looks for against what is shown, as the platform is, and were it the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_hmvcrl.data.dataset import CHANNELS
+from pyro_hmvcrl.inference.ambient import few_threads, own_state
+from pyro_hmvcrl.queries.averages import USERS_AT_ONCE
+from pyro_hmvcrl.queries.interventions import InterventionError, World, by_chance, hold, run
+from pyro_hmvcrl.queries.mediation import alignment, shown_next
+from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.story.programs import at, observe
+
+DRAWS = 20  #: of each user's own noise
+Array = NDArray[np.float64]
+
+
+@own_state()
+def profile(
+    folder: str | Path,
+    reference: Mapping[str, float] | None = None,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """A row a user: how near what is shown is to what the user looks for, and how near it could be.
+
+    Each user's noise is drawn as the user's own logs speak of it; the model's parameters are at their means.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    reference
+        Values of the platform's factors; by default their means over users, so that all are shown what the average
+        user is.
+    draws
+        Of each user's noise.
+
+    Returns
+    -------
+    DataFrame
+        `user_id`; `alignment`, the probability that what is shown next is what the user would search for, and its
+        standard deviation over draws (``_sd``); `reference`, the same under ``do(platform = reference)``; `gain`, by
+        how much that is nearer; `looks_for` and `shown`, the categories most searched for and most shown; `lacks` and
+        `oversupplied`, those of which most is missing, and most too much, in what is shown.
+
+    Raises
+    ------
+    InterventionError
+        If the reference is of other factors than the platform's.
+    RunError
+        If the folder is not a run folder.
+    """
+    population = Population.of(folder)
+    names = [name for name in population.run.factor_names if name.startswith(CHANNELS[0])]
+    values = population.factor_means[names].mean().to_dict() if reference is None else dict(reference)
+    if set(values) != set(names):
+        raise InterventionError(f"the reference must be of {', '.join(names)}; it is of {', '.join(values)}")
+    users, run_ = population.users, population.run
+    rows = torch.arange(users.logs.n_users)
+    size = max(USERS_AT_ONCE // users.logs.n_periods // draws, 1)
+    parts = []
+    with torch.no_grad(), torch.random.fork_rng(), few_threads(size * draws * len(run_.categories)):
+        torch.manual_seed(seed)
+        for own in tqdm(rows.split(size), "profile", disable=not progress, leave=False):
+            parts.append(_of_users(population, own, values, draws, seed))
+    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    missing = found.pop("missing")
+    names_of = np.array(run_.categories, object)
+    largest = {
+        "looks_for": found.pop("searched"),
+        "shown": found.pop("exposed"),
+        "lacks": missing,
+        "oversupplied": -missing,
+    }
+    table = pd.DataFrame({"user_id": population.covariates["user_id"], **found})
+    return table.assign(**{name: names_of[of.argmax(1)] for name, of in largest.items()})
+
+
+def _of_users(
+    population: Population, rows: Tensor, reference: Mapping[str, float], draws: int, seed: int
+) -> dict[str, Array]:
+    """Figures ``(B,)`` of these users, and shares of categories ``(B, C)`` of what they search for and are shown."""
+    fitted, users = population.run, population.users
+    batch, mean = users.logs.batch(rows), fitted.posterior.mean
+    assert users.experts is not None
+    standard = torch.randn(draws, len(rows), users.experts.information.shape[-1])
+    story = at(fitted.model, mean)
+    story = observe(story, batch) if users.logs.n_periods == 1 else by_chance(story, seed)
+    program = hold(story, noise=users.noise(fitted.guide, mean, rows, standard))
+    now = run(program, (batch,))
+    same = run(program, (batch,), reference, now)
+    weights = torch.ones(1) if users.weights is None else users.weights
+
+    def over_periods(world: World, of: Any) -> Tensor:
+        return sum(w * of(period) for w, period in zip(weights, world.periods, strict=True))
+
+    of_now, of_same = (over_periods(world, alignment).double() for world in (now, same))
+    searched = over_periods(now, lambda period: period.distribution("search").probability).mean(0)
+    exposed = over_periods(now, shown_next).mean(0)
+    figures = {"alignment": of_now, "reference": of_same, "gain": of_same - of_now}
+    found = {
+        f"{name}{end}": part.numpy()
+        for name, each in figures.items()
+        for end, part in (("", each.mean(0)), ("_sd", each.std(0)))
+    }
+    shares = {"searched": searched, "exposed": exposed, "missing": searched - exposed}
+    return found | {name: share.double().numpy() for name, share in shares.items()}
+
+
+def profile_sentences(table: pd.DataFrame, most: int = 3) -> list[str]:
+    """What a profile says of the users together, in plain words."""
+    nearer = float((table["gain"] > 0).mean())
+    low, middle, high = (100 * table["alignment"].quantile([0.1, 0.5, 0.9])).tolist()
+    said = [
+        f"What is shown is what a user looks for with a probability of {100 * table['alignment'].mean():.1f}% on "
+        f"average; of the middle user {middle:.1f}%, of 80% of them between {low:.1f}% and {high:.1f}%.",
+        f"Were the platform the same for all, it would be {100 * table['reference'].mean():.1f}% on average, and "
+        f"nearer for {nearer:.0%} of the users.",
+    ]
+    for column, words in (("lacks", "Most often lacking"), ("oversupplied", "Most often too much")):
+        counts = table[column].value_counts(normalize=True).head(most)
+        said.append(f"{words}: {', '.join(f'{name} ({share:.0%})' for name, share in counts.items())}.")
+    return said

@@ -1,0 +1,80 @@
+"""Claims about the answers that a run keeps: by name, none in another's place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pyro_hmvcrl.queries.interventions import InterventionError, add, parse_policies, parse_policy
+from pyro_hmvcrl.queries.kept import check_names, file_of, keep, kept
+from pyro_hmvcrl.run.files import RunError
+
+ONE = {"kind": "interventional", "shift": ["fee=+1"]}
+
+
+def night_only(covariates, rng):
+    return covariates
+
+
+def test_answers_are_kept_by_name_and_the_last_is_the_report_s(tmp_path):
+    policies = {"A": [add("fee", 1.0)], "a/b: c": [add("fee", 2.0)], "night": night_only}
+    keep(tmp_path, policies, {name: ONE for name in policies}, tmp_path / "all.json")
+    assert set(kept(tmp_path)) == set(policies)
+    assert file_of(tmp_path, "A").name == "A.json"
+    assert json.loads((tmp_path / "effects.json").read_text())["policy"] == "night"
+    assert list(json.loads((tmp_path / "all.json").read_text())) == list(policies)
+    assert kept(tmp_path)["night"]["asked"] == ["night_only"]
+
+
+def test_a_name_is_of_one_policy(tmp_path):
+    keep(tmp_path, {"A": [add("fee", 1.0)]}, {"A": ONE})
+    check_names(tmp_path, {"A": [add("fee", 1.0)], "B": [add("fee", 2.0)]}, "interventional")  # asked again
+    for change, kind in (([add("fee", 2.0)], "interventional"), ([add("fee", 1.0)], "counterfactual")):
+        with pytest.raises(
+            RunError, match=r"A\.json: has another answer \(A: fee=\+1, interventional\); give"
+        ):
+            check_names(tmp_path, {"A": change}, kind)
+    for name in ("", "a\nb"):
+        with pytest.raises(RunError, match="can be printed"):
+            check_names(tmp_path, {name: night_only}, "interventional")
+    file_of(tmp_path, "A").write_text("{")
+    with pytest.raises(RunError, match=r"A\.json: cannot be read .*delete the file"):
+        check_names(tmp_path, {"A": [add("fee", 1.0)]}, "interventional")
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/b", ".lock", "é", "x" * 150, "CON: 1", "a b"])
+def test_a_file_of_an_answer_stays_in_its_folder(tmp_path, name):
+    path = file_of(tmp_path, name)
+    assert path.parent == tmp_path / "answers"
+    assert path.name.isascii()
+    assert not path.name.startswith(".")
+    assert len(path.name) < 90
+    assert path != file_of(tmp_path, f"{name} ")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "shifts"),
+    [
+        ("A: fee=-0.2", "A", ["fee=-0.2"]),
+        ("less of it:fee=-0.2,age:=3", "less of it", ["fee=-0.2", "age:=3"]),
+        ("fee:=3", "fee:=3", ["fee:=3"]),
+        ("fee=1, age=*2 max 1", "fee=+1, age=*2 max 1", ["fee=+1", "age=*2 max 1"]),
+    ],
+)
+def test_a_policy_is_read_from_text(text, name, shifts):
+    assert parse_policy(text)[0] == name
+    assert list(map(str, parse_policy(text)[1])) == shifts
+
+
+def test_policies_of_the_command_line_have_a_name_each():
+    found = parse_policies(["fee=1", "age=2"], ["A: fee=3"], counterfactual=False)
+    assert list(found) == ["fee=+1, age=+2", "A"]
+    assert list(parse_policies([], ["A: fee=3"], counterfactual=True)) == ["A (counterfactual)"]
+    assert list(parse_policies(["空\x1b=1"], [], counterfactual=False)) == ["空\\x1b=+1"]
+    with pytest.raises(InterventionError, match="no policy is given"):
+        parse_policies([], [], counterfactual=False)
+    with pytest.raises(InterventionError, match="two policies have one name"):
+        parse_policies([], ["A: fee=1", "A: fee=2"], counterfactual=False)
+    with pytest.raises(InterventionError, match="write COLUMN"):
+        parse_policies([], ["A: fee"], counterfactual=False)
