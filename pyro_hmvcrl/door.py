@@ -63,6 +63,7 @@ class Run(FittedRun):
         change: Change | Sequence[Change] | Mapping[str, Change],
         *,
         by: str | pd.Series | None = None,
+        controls: pd.DataFrame | None = None,
         counterfactual: bool = False,
         outcomes: Mapping[str, Outcome] = OUTCOMES,
         level: float = LEVEL,
@@ -83,6 +84,8 @@ class Run(FittedRun):
         by
             Segments, each with its own effects: a covariate, what the indicators of a text begin with (``"plan"``), a
             column of the dataset's users, or a value of each user by user_id.
+        controls
+            Negative controls, numbers by user_id that the policy cannot have moved (engagement before it was set).
         counterfactual, outcomes, level, extrapolate, seed
             As in :func:`~pyro_hmvcrl.queries.answer.effects`.
         progress
@@ -105,6 +108,7 @@ class Run(FittedRun):
             outcomes=outcomes,
             level=level,
             by=self._segments(by),
+            controls=controls,
             extrapolate=extrapolate,
             seed=seed,
             progress=_watched(progress),

@@ -47,7 +47,7 @@ from pyro_hmvcrl.queries.interventions import (
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome
 from pyro_hmvcrl.queries.population import Population
 from pyro_hmvcrl.queries.question import Question, question_of
-from pyro_hmvcrl.queries.regression import beside, observed_rates
+from pyro_hmvcrl.queries.regression import beside, negative_control_outcomes, observed_rates
 from pyro_hmvcrl.queries.reliability import RELIABILITIES, meant
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.run import LIKELY
@@ -58,6 +58,7 @@ IN_DETAIL, OF_CURVE = (
     0.25,
     0.125,
 )  #: share of the draws for questions beside TE, NDE and NIE; for a curve's points
+FEWEST_USERS = 20  #: of whom a negative control is known
 SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  #: of the dose-response, in units of the asked shift
 
 
@@ -70,6 +71,7 @@ def effects(
     outcomes: Mapping[str, Outcome] = OUTCOMES,
     level: float = LEVEL,
     by: str | pd.Series | None = None,
+    controls: pd.DataFrame | None = None,
     extrapolate: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -93,6 +95,9 @@ def effects(
         Of the intervals.
     by
         Segments of the users, each with its own effects: see :func:`~pyro_hmvcrl.queries.by_segment.segments`.
+    controls
+        Negative controls, a column for each: numbers by user_id that the policy cannot have moved, such as engagement
+        before it was set.  See :func:`~pyro_hmvcrl.queries.regression.negative_control_outcomes`.
     extrapolate
         Answer even where no data support the change.
 
@@ -124,6 +129,7 @@ def effects(
         outcomes=outcomes,
         level=level,
         by=by,
+        controls=controls,
         extrapolate=extrapolate,
         seed=seed,
         progress=progress,
@@ -139,6 +145,7 @@ def effects_of_each(
     outcomes: Mapping[str, Outcome] = OUTCOMES,
     level: float = LEVEL,
     by: str | pd.Series | None = None,
+    controls: pd.DataFrame | None = None,
     extrapolate: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -152,10 +159,14 @@ def effects_of_each(
         for name, change in changes.items()
     }
     of = None if by is None else segments(by, population.covariates)
+    own = None if controls is None else _of_users(controls, population)
     found = {}
     for name, question in questions.items():
         try:
             answer = _answer(population, question, counterfactual, outcomes, level, of, seed, progress)
+            if own is not None and question.policy is not None:
+                now, then = _covariates(population, question.policy, seed)
+                answer["controls"] = negative_control_outcomes(now, then, own, level)
             for outcome in outcomes.keys() - OUTCOMES.keys():
                 if not _all_finite(answer["outcomes"][outcome]):
                     raise ValueError(
@@ -343,10 +354,30 @@ def _regression(
     population: Population, policy: Policy, main: EffectDraws, level: float, seed: int
 ) -> dict[str, Any]:
     """The total effect without the model, beside the model's."""
-    now = population.covariates.drop(columns="user_id")
-    then = now.assign(**population.changed(policy, seed)[0])
+    now, then = _covariates(population, policy, seed)
     model = {outcome: contrasts["TE"] for outcome, contrasts in main.contrasts.items()}
     return beside(model, now, then, observed_rates(population.activity), level)
+
+
+def _covariates(population: Population, policy: Policy, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All covariates of the users, as they are and under a policy."""
+    now = population.covariates.drop(columns="user_id")
+    return now, now.assign(**population.changed(policy, seed)[0])
+
+
+def _of_users(controls: pd.DataFrame, population: Population) -> pd.DataFrame:
+    """Negative controls in the order of the run's users."""
+    own = controls.reindex(population.covariates["user_id"]).reset_index(drop=True)
+    for name, values in own.items():
+        if (
+            not pd.api.types.is_numeric_dtype(values)
+            or not values.std() > 0
+            or len(values.dropna()) < FEWEST_USERS
+        ):
+            raise InterventionError(
+                f"control {name}: give numbers that vary, by user_id, for {FEWEST_USERS} or more of the run's users"
+            )
+    return own
 
 
 def _by_reliability(

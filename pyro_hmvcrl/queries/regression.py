@@ -96,7 +96,7 @@ def beside(
     return found
 
 
-def controls(
+def negative_control_outcomes(
     now: pd.DataFrame, then: pd.DataFrame, outcomes: pd.DataFrame, level: float
 ) -> dict[str, dict[str, Any]]:
     """Negative controls of the user's choice: the policy's effect on what it cannot have moved, which should be 0.

@@ -27,7 +27,7 @@ AGAINST = (
 CHECKS = {"factors": "factors", "predictive": "predictive checks", "information": "information"}
 CHECKS |= {"overlap": "overlap", "regression": "regression", "placebo": "self-test"}
 CHECKS |= {"negative_controls": "negative controls", "noise": "noise", "rho": "correlation rho"}
-CHECKS |= {"e_values": "E-values"}
+CHECKS |= {"e_values": "E-values", "controls": "your negative controls"}
 
 
 def trust(verdict: list[str]) -> tuple[str, str]:
@@ -67,6 +67,9 @@ def judge(
     }
     if "regression" in effects:
         checks["regression"] = _judge_regression(effects)
+    if controls := effects.get("controls"):
+        moved = [name for name, of in controls.items() if of["verdict"] != "passes"]
+        checks["controls"] = ("no", f"moved: {', '.join(moved)}") if moved else ("good", "not moved")
     if "placebo" in effects:
         p, covers, of = (effects["placebo"][part] for part in ("p", "covers_zero", "of"))
         level = "good" if p >= RARE else "care" if covers >= of / 2 else "no"

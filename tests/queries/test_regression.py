@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyro_hmvcrl.queries.regression import beside, observed_rates, total_effect
+from pyro_hmvcrl.queries.regression import beside, negative_control_outcomes, observed_rates, total_effect
 
 
 def world(seed, users=800, effect=lambda knob: 0.1 * knob):
@@ -61,3 +61,22 @@ def test_a_model_that_says_something_else_is_told(said, agrees):
     [found] = beside({"engagement": draws}, now, then, {"engagement": rate}, 0.9).values()
     assert found["agrees"] is agrees
     assert found["lower"] < found["mean"] < found["upper"]
+
+
+def test_a_common_cause_of_policy_and_engagement_moves_a_negative_control():
+    """What was engaged with before the knob was set goes with the knob only by what caused both."""
+    rng = np.random.default_rng(4)
+    hidden = rng.normal(size=2_000)
+    taste = rng.normal(size=2_000)
+    now = pd.DataFrame({"knob": 0.4 * hidden + taste + rng.normal(size=2_000), "taste": taste})
+    then = now.assign(knob=now["knob"] + 1)
+    before = pd.DataFrame(
+        {"with the cause": 0.5 * hidden + 0.3 * taste + rng.normal(size=2_000), "without": 0.3 * taste}
+    )
+    before["without"] += rng.normal(size=2_000)
+    before.loc[:99, "without"] = np.nan
+    found = negative_control_outcomes(now, then, before, 0.9)
+    assert found["with the cause"]["verdict"] == "fails: something else goes with the policy"
+    assert found["with the cause"]["lower"] > 0
+    assert found["without"]["verdict"] == "passes"
+    assert found["without"]["lower"] < 0 < found["without"]["upper"]

@@ -787,6 +787,11 @@ def test_a_model_that_is_too_sure_of_its_users_calls_for_care():
     ratios = {"search": 1.02, "engagement": 1.61}
     assert judge(answer(), believed, {}, ratios)["information"] == ("care", "too sure: engagement 1.61")
     assert judge(answer(), believed, {}, {"search": 1.1})["information"][0] == "good"
+    moved = {
+        "last year": {"verdict": "fails: something else goes with the policy"},
+        "other": {"verdict": "passes"},
+    }
+    assert judge(answer() | {"controls": moved}, believed, {}, {})["controls"] == ("no", "moved: last year")
 
 
 def test_an_answer_is_no_better_than_the_factors():
