@@ -52,13 +52,13 @@ def command(*words):
 def test_controls_of_one_s_own_are_numbers_of_the_run_s_users(run):
     users = pd.read_parquet(run / "covariates.parquet")
     own = pd.DataFrame({"before": users["exposure_1"] + np.arange(len(users))}).set_index(users["user_id"])
-    found = effects(run, [parse_shift("exposure_1=+0.5")], controls=own[::-1])
+    found = effects(run, add("exposure_1", 0.5), controls=own[::-1])
     assert found["controls"]["before"]["lower"] < found["controls"]["before"]["upper"]
     for wrong in (own.assign(before="much"), own.assign(before=1.0), own[:5], own.reset_index(drop=True)):
         with pytest.raises(
             InterventionError, match="control before: give numbers that vary, by user_id, for 20"
         ):
-            effects(run, [parse_shift("exposure_1=+0.5")], controls=wrong)
+            effects(run, add("exposure_1", 0.5), controls=wrong)
 
 
 def test_the_command_writes_what_the_design_promises(run, tmp_path):
