@@ -18,7 +18,7 @@ import pandas as pd
 from pyro_hmvcrl.data.columns import as_codes
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.folder import assemble, check_description
-from pyro_hmvcrl.data.names import listed, plain, short
+from pyro_hmvcrl.data.names import listed, percent, plain, short
 from pyro_hmvcrl.data.periods import EARLIEST
 from pyro_hmvcrl.data.tables import DatasetError, Table
 from pyro_hmvcrl.data.values import REST, UnclearError, as_text, covariate, marks, moments, one_spelling
@@ -406,8 +406,8 @@ def _merged(events: list[pd.DataFrame], top: int | None, account: Account) -> li
         rare = both.isin(counts.index[top:])
         both = both.mask(rare, REST)
         account.said.append(
-            f"category: the {len(counts) - top:,} rarest of {len(counts):,}, with {rare.mean():.1%} of the events, "
-            f"are one, {REST!r}"
+            f"category: the {len(counts) - top:,} rarest of {len(counts):,}, with {percent(float(rare.mean()))} of the "
+            f"events, are one, {REST!r}"
         )
     elif len(counts) > MANY_CATEGORIES:
         account.said.append(

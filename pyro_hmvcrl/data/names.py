@@ -29,6 +29,19 @@ def short(value: object, most: int = MOST_SAID) -> str:
     return said if len(said) <= 2 * most else said[: 2 * most] + "..."
 
 
+def percent(share: float) -> str:
+    """A share with one decimal; one that is not none is never said to be none, nor one that is not all to be all.
+
+    Examples
+    --------
+    >>> percent(0.0), percent(0.0003), percent(0.0571), percent(0.9998), percent(1.0)
+    ('0%', 'under 0.1%', '5.7%', 'over 99.9%', '100%')
+    """
+    if share in (0, 1):
+        return f"{share:.0%}"
+    return "under 0.1%" if share < 0.001 else "over 99.9%" if share > 0.999 else f"{share:.1%}"
+
+
 def listed(names: Iterable[object]) -> str:
     """The first of these names, and how many more there are."""
     cut = [name if len(name) <= MOST_SAID else f"{name[:MOST_SAID]}..." for name in map(str, names)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, identity, kron
 
 from pyro_hmvcrl.data.counts import Counted, Survey
-from pyro_hmvcrl.data.names import listed, look_alikes, short
+from pyro_hmvcrl.data.names import listed, look_alikes, percent, short
 from pyro_hmvcrl.data.periods import DAY, EARLIEST, Periods, date_of, latest, likely_unit, moment_of
 
 SHARED = 0.995  #: share of events in categories of both surfaces, below which it is said
@@ -197,7 +197,7 @@ def of_covariates(label: str, users: pd.DataFrame, names: Sequence[str]) -> list
         one = f"user {user} has {values[who[0]]:.6g}, the median is {np.median(values):.6g}"
         count = "one user makes" if len(who) == 1 else f"{len(who):,} users make"
         said.append(
-            f"{label}, column {short(name)}: {count} {share:.1%} of its variance ({one}). What is said of it hangs on "
-            "them: mend these values, or take the column's logarithm or rank"
+            f"{label}, column {short(name)}: {count} {percent(share)} of its variance ({one}). What is said of it "
+            "hangs on them: mend these values, or take the column's logarithm or rank"
         )
     return said

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyro_hmvcrl.data.columns import as_numbers
+from pyro_hmvcrl.data.names import percent
 from pyro_hmvcrl.data.remarks import leverage
 from pyro_hmvcrl.queries.checks import Array
 from pyro_hmvcrl.run.files import of_file
@@ -59,7 +60,8 @@ class Overlap:
             [
                 self._level,
                 *(
-                    f"{name}: {of['share']:.1%} of the users leave its observed range, {of['low']:g} to {of['high']:g}"
+                    f"{name}: {percent(of['share'])} of the users leave its observed range, {of['low']:g} to "
+                    f"{of['high']:g}"
                     for name, of in self.leaving.items()
                 ),
             ]
@@ -68,13 +70,14 @@ class Overlap:
     @property
     def _level(self) -> str:
         rule = f": {' and '.join(self.tied)} determine one another in the data" if self.tied else ""
-        ruled = ", ".join(f"{name} ({share:.1%})" for name, share in self.ruled.items())
+        ruled = ", ".join(f"{name} ({percent(share)})" for name, share in self.ruled.items())
         if self.supported and ruled:
             return (
                 f"in part: the answer hangs on the few users who make nearly all of the variance of {ruled}"
             )
         if self.outside <= EXTRAPOLATES:
-            return "supported: the shifted policy lies within what the data have seen"
+            of = f"for {percent(1 - self.outside)} of the users " if self.outside else ""
+            return f"supported: {of}the shifted policy lies within what the data have seen"
         if self.supported:
             return (
                 f"in part: for {self.outside:.0%} of the users the answer rests on the model's extrapolation"
@@ -209,8 +212,8 @@ class NewUsers:
         beyond = ", ".join(f"{name}: {n:,}" for name, n in self.columns.items())
         why = f"beyond the range of {beyond}" if beyond else "in the combination of their covariates"
         return [
-            f"{number:,} of {of:,} users ({number / of:.1%}) are unlike all whom the run was fitted on ({why}): their "
-            "factors are extrapolated"
+            f"{number:,} of {of:,} users ({percent(number / of)}) are unlike all whom the run was fitted on ({why}): "
+            "their factors are extrapolated"
         ]
 
 

@@ -30,7 +30,7 @@ from pyro_hmvcrl.report.run_figures import (
     training,
 )
 from pyro_hmvcrl.report.style import ESTIMANDS, label, plain, strongest
-from pyro_hmvcrl.report.verdicts import effect_text, interval_text
+from pyro_hmvcrl.report.verdicts import effect_text, interval_text, passing
 from pyro_hmvcrl.run.run import LIKELY
 
 
@@ -66,7 +66,9 @@ def _predictive(run: Run) -> Picture | None:
     checks = run["report"]["predictive"]["checks"]
     if not checks:
         return None
-    said = "; ".join(f"{check['title']} {check['distance']:.1f}" for check in checks.values())
+    said = "; ".join(
+        f"{check['title']} {check['distance']:.1f} (passes: {passing(check)})" for check in checks.values()
+    )
     alt = f"How far the logs are from the model's, in standard deviations: {said}."
     return Picture("predictive", predictive_checks(checks), alt)
 
