@@ -173,9 +173,11 @@ def import_command(
 @app.command()
 def fit(
     dataset: DatasetFolder,
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
     platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")],
     preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to write; by default DATASET-run, beside the dataset.")
+    ] = None,
     restarts: Restarts = DEFAULTS.restarts,
     steps: Steps = DEFAULTS.steps,
     batch_size: Annotated[int, typer.Option(help="Users a step of a restart.")] = DEFAULTS.batch_size,
@@ -204,6 +206,7 @@ def fit(
             device=device,
             seed=seed,
         )
+        out = out or _named_after(dataset, "-run")
         with together(device):
             if not _without_report(out) or not is_run_of(out, dataset, settings):
                 fit_folder(dataset, out, settings, progress=True)
@@ -219,7 +222,12 @@ def fit(
 def encode(
     run: RunFolder,
     dataset: DatasetFolder,
-    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, .parquet or .csv; by default DATASET-factors.parquet, in the current folder."
+        ),
+    ] = None,
 ) -> None:
     """Write the factors of new logs under a fitted run."""
     with _plain_errors():
@@ -228,6 +236,10 @@ def encode(
         from pyro_hmvcrl.run.files import RunError, check_out
         from pyro_hmvcrl.run.load import load_run
 
+        if out is None:
+            out = Path(_named_after(dataset, "-factors.parquet").name)
+            if out.exists():
+                raise RunError(f"{out}: exists already; remove it, or say with --out where to write")
         if out.suffix not in (".parquet", ".csv"):
             raise RunError(f"{out}: the name must end in .parquet or .csv")
         check_out(out)
@@ -349,7 +361,12 @@ def import_kuaisar(
 @app.command()
 def kuaisar(
     source: KuaisarSource,
-    out: Annotated[Path, typer.Option(help="Folder for the datasets, the fits and the report.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the datasets, the fits and the report; by default SOURCE-study, in the current folder."
+        ),
+    ] = None,
     level: CategoryLevel = "first",
     platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")] = 2,
     preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")] = 3,
@@ -376,6 +393,7 @@ def kuaisar(
             device=device,
             seed=seed,
         )
+        out = out or Path(f"{_named_after(source, '').name.removesuffix('.zip')}-study")
         found = study(source, out, settings, level, shift, progress=True, covariates_share=covariates_share)
         page = write_report(out / "run")
         _print_covariates(read_json(out / "earlier" / "import.json"))
@@ -423,6 +441,12 @@ def _plain_errors() -> Iterator[None]:
             err=True,
         )
         sys.exit(130)
+
+
+def _named_after(path: Path, ending: str) -> Path:
+    """A path beside another, of its name and an ending."""
+    named = path if path.name not in ("", "..") else path.resolve()
+    return named.with_name(f"{named.name}{ending}")
 
 
 def _without_report(run: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -132,6 +133,14 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(base, tmp_path,
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_no_checkpoint_is_written_or_removed_where_a_link_leads(base, tmp_path):
+    shutil.copytree(base / "run", tmp_path / "other")
+    before = content(tmp_path)
+    (tmp_path / ".run.unfinished").symlink_to(tmp_path / "other")
+    assert ".run.unfinished: a link" in run("fit", base / "data", "--out", tmp_path / "run", *FIT).stderr
+    assert {k: v for k, v in content(tmp_path).items() if not k.startswith(".")} == before
+
+
 @pytest.mark.usefixtures("no_work")
 def test_an_unknown_format_is_refused_before_the_work(tmp_path):
     assert (
@@ -154,6 +163,30 @@ def test_a_table_of_text_holds_nothing_that_a_spreadsheet_would_run(base, tmp_pa
     if runs:
         assert "for a formula; write a .parquet file instead" in said.stderr
     assert run("encode", base / "run", tmp_path / "data", "--out", tmp_path / "x.parquet").exit_code == 0
+
+
+def test_what_is_written_has_a_name_by_itself_and_takes_no_other_s_place(base, tmp_path, monkeypatch):
+    """Of a dataset that is named by its path, or by points."""
+    shutil.copytree(base / "data", tmp_path / "logs")
+    fitted: list[Path] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "fit_folder", lambda data, out, *_, **__: fitted.append(out))
+        for place, name in ((tmp_path, "logs"), (tmp_path / "logs", ".")):
+            patch.chdir(place)
+            run("fit", name, *FIT)
+    assert fitted == [Path("logs-run"), tmp_path / "logs-run"]
+    shutil.copytree(base / "run", tmp_path / "logs-run")
+    (tmp_path / "logs-run" / "report.html").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = content(tmp_path)
+    assert "logs-run: exists already" in run("fit", "../logs", *FIT).stderr
+    encode = ["encode", "../logs-run", "../logs/"]
+    assert run(*encode).exit_code == 0
+    assert "logs-factors.parquet: exists already; remove it" in run(*encode).stderr
+    monkeypatch.chdir(tmp_path / "logs")
+    assert "where only its own files stand" in run("encode", "../logs-run", ".").stderr
+    assert {*content(tmp_path)} - {*before} == {"here/logs-factors.parquet"}
 
 
 def test_an_answer_needs_no_file_of_its_own(base):

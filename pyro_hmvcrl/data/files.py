@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and text and JSON that can be trusted to be written again."""
+"""Folders that appear whole or not at all, and text and JSON that can be trusted to be written again."""
 
 from __future__ import annotations
 
@@ -48,19 +48,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which becomes `path` if all goes well, and nothing otherwise."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def clear_away(left: Path) -> None:
-    """Remove a folder that a killed process left, unless another is at work there, which holds its lock."""
+    """Remove a folder that a killed process left, unless another is at work there, which holds its lock.
+
+    A link is of somebody else, and left alone with what it leads to.
+    """
+    if left.is_symlink():
+        return
     with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):
         shutil.rmtree(left)
 

@@ -160,6 +160,10 @@ def _alone(checkpoints: Path, mark: dict[str, Any]) -> Iterator[None]:
 
     A fit that ends before its first checkpoint leaves no folder.
     """
+    if checkpoints.is_symlink():
+        raise RunError(
+            f"{checkpoints}: a link, and what a fit keeps would be written where it leads; remove it"
+        )
     checkpoints.mkdir(parents=True, exist_ok=True)
     lock = FileLock(checkpoints / LOCK)
     try:
