@@ -17,10 +17,20 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from pyro_hmvcrl.data.columns import CHECKS, KEYS, MISSING, Checks
-from pyro_hmvcrl.data.names import listed, short
+from pyro_hmvcrl.data.names import like, listed, short
 
 TABLES = ("users", "search_events", "recommendation_events")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+#: How files begin that are something else than their names say.
+FORMS = {
+    b"\x1f\x8b": "compressed data (gzip), which is to be unpacked",
+    b"PK\x03\x04": "a zip or a spreadsheet",
+    b"PAR1": "a Parquet file, whose name must end in .parquet",
+    b"\xff\xfe": "text in UTF-16, not UTF-8",
+    b"\xfe\xff": "text in UTF-16, not UTF-8",
+    b"<": "a page of the web",
+    b"version https://git-lfs": "a pointer of Git LFS, in place of the file",
+}
 MOST_OF_ERROR = 300  #: characters of what a library says
 PART = 1 << 20  #: rows of a Parquet file at a time, which bounds the memory
 
@@ -121,7 +131,11 @@ def _find(folder: Path, stem: str) -> Path:
     if len(found) > 1:
         raise DatasetError(f"{folder}: has both {found[0].name} and {found[1].name}; remove one of them")
     if not found:
-        instead = f", but {there[0].name}; write it as one of them" if there else "; add one of them"
+        instead = (
+            f", but {there[0].name}; write it as one of them"
+            if there
+            else f"; add one of them (there are {listed(sorted(p.name for p in folder.iterdir()))})"
+        )
         raise DatasetError(f"{folder}: has neither {names[0]} nor {names[1]}{instead}")
     if not found[0].is_file():
         raise DatasetError(
@@ -162,7 +176,26 @@ def _readable(path: Path | None) -> Iterator[None]:
     except DatasetError:
         raise
     except (OSError, ValueError, ArrowException, MemoryError, pd.errors.ParserWarning) as error:
+        what = _other_form(path) or (
+            "text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else None
+        )
+        if what:
+            raise DatasetError(
+                f"{path}: could not be read: it holds {what}; write what its name says"
+            ) from error
         raise DatasetError(f"{path}: could not be read: {_first_line(error)}; write it again") from error
+
+
+def _other_form(path: Path | None) -> str | None:
+    """What a file begins like, if it is not what its name says."""
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        start = file.read(64)
+    own = b"PAR1" if path.suffix.lower() == ".parquet" else None
+    return next(
+        (what for sign, what in FORMS.items() if sign != own and start.lstrip().startswith(sign)), None
+    )
 
 
 def _first_line(said: object) -> str:
@@ -185,10 +218,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _csv_header(path: Path) -> pd.Index:
     """Names of the columns, if commas separate them and each is there once."""
-    columns = pd.read_csv(path, nrows=0).columns
     csv.field_size_limit(2**31 - 1)
     with path.open(newline="", encoding="utf-8-sig") as handle:  # pandas renames what is there twice
         _check_header(path, next((row for row in csv.reader(handle) if "".join(row).strip(" \t")), []))
+    columns = pd.read_csv(path, nrows=0).columns
     for separator, name in SEPARATORS.items():
         if "user_id" not in columns and "user_id" in [c.strip('" ') for c in columns[0].split(separator)]:
             raise DatasetError(f"{path}: its columns are separated by {name}; write it with commas")
@@ -197,15 +230,15 @@ def _csv_header(path: Path) -> pd.Index:
 
 def validate(table: Table, rows: pd.DataFrame, checks: Checks, first_row: int = 0) -> None:
     """Raise the first failure of a table's rows: a missing column, else a bad row, else a whole column."""
+    if missing := next((name for name in checks if name not in rows), None):
+        other = like(missing, table.columns)
+        hint = f"rename {short(other)}" if other else "add it"
+        raise table.error(missing, f"missing; {hint} (there are {listed(table.columns)})")
     columns = {name: pa.Column(checks=column, nullable=True) for name, column in checks.items()}
     try:
         pa.DataFrameSchema(columns).validate(rows, lazy=True)
     except pa.errors.SchemaErrors as errors:
         failures = errors.failure_cases
-        missing = failures[failures["check"] == "column_in_dataframe"]
-        if len(missing):
-            has = listed(table.columns)
-            raise table.error(missing["failure_case"].iloc[0], f"missing; add it (there are {has})") from None
         first = failures.sort_values("index", kind="stable").iloc[0]
         row = None if pd.isna(first["index"]) else int(first["index"])
         if row is None and isinstance(first["failure_case"], str):  # the check itself could not be made

@@ -26,6 +26,7 @@ def label_of(change: Mapping[str, Mapping[str, float]]) -> str:
     >>> label_of({"news": perhaps, "cars": less})
     'less cars'
     """
+    change = {name[:MOST]: of for name, of in change.items()}
     raised = {name: of["mean"] for name, of in change.items() if of["lower"] > 0}
     lowered = {name: of["mean"] for name, of in change.items() if of["upper"] < 0}
     more, less = (

@@ -93,6 +93,23 @@ def test_moments_that_may_mean_several_things_are_refused(column, problem, row):
     assert refused.value.row == row
 
 
+@pytest.mark.parametrize("word", ["now", "today", "10:30", "12:30:15", "Monday", "May 5"])
+def test_moments_of_no_year_are_refused(word):
+    with pytest.raises(UnclearError, match="no moment"):
+        moments(pd.Series(["2023-05-22T10:00:00Z", word]))
+
+
+def test_dates_of_two_digits_a_year_are_read_as_others_are():
+    assert moments(pd.Series(["05/06/23", "28/06/23"]))[1].startswith("dates, day first")
+    with pytest.raises(UnclearError, match="whether the day or the month is first"):
+        moments(pd.Series(["05/06/23", "07/06/23"]))
+
+
+def test_moments_in_single_precision_are_refused():
+    with pytest.raises(UnclearError, match="float32 holds no moment"):
+        moments(pd.Series([1.6852416e12, 1.6852417e12], dtype="float32"))
+
+
 def test_marks():
     assert marks(pd.Series(["Yes", " no", None]))[0].tolist()[:2] == [1, 0]
     assert marks(pd.Series(["yes", "no"]))[1] == "yes is 1, no 0"
@@ -183,6 +200,57 @@ def test_what_cannot_be_used_is_left_out_and_said():
         "recommendations: 2 of 59 rows are left out: the user is not in the users' table",
     ):
         assert words in said
+
+
+def test_users_whose_ids_were_saved_as_floats_in_part_are_found():
+    parts = content()
+    users = parts["users"].assign(user_id=range(8))
+    own = {name: n for n, name in enumerate(parts["users"]["user_id"])}
+    tables = [
+        parts[stem].assign(user_id=parts[stem]["user_id"].map(own))
+        for stem in ("search_events", "recommendation_events")
+    ]
+    whole = from_frames(users, *tables, exposure=["feed"], preference=["wish"])
+    mixed = [
+        f.assign(user_id=[f"{u}.0" if n % 2 else str(u) for n, u in enumerate(f["user_id"])]) for f in tables
+    ]
+    found = from_frames(users, *mixed, exposure=["feed"], preference=["wish"])
+    assert all((found.counts[name] != whole.counts[name]).nnz == 0 for name in whole.counts)
+
+
+def test_users_who_look_like_known_ones_are_pointed_at():
+    parts = content()
+    searches = parts["search_events"]
+    upper = searches.assign(
+        user_id=searches["user_id"].where(searches.index > 9, searches["user_id"].str.upper())
+    )
+    found = from_frames(
+        parts["users"], upper, parts["recommendation_events"], exposure=["feed"], preference=["wish"]
+    )
+    assert any("not in the users' table ('U" in said for said in found.remarks)
+
+
+@pytest.mark.parametrize(
+    ("stem", "column", "kind", "past"),
+    [
+        ("users", "user_id", "float64", 2**53),
+        ("searches", "category", "float64", 2**53),
+        ("searches", "user_id", "float32", 2**24),
+    ],
+)
+def test_keys_past_what_floats_tell_apart_are_refused(stem, column, kind, past):
+    parts = content()
+    tables = {
+        "users": parts["users"],
+        "searches": parts["search_events"],
+        "recommendations": parts["recommendation_events"],
+    }
+    codes, _ = pd.factorize(tables[stem][column])
+    tables[stem] = tables[stem].assign(**{column: (codes + past).astype(kind)})
+    with pytest.raises(
+        ProblemsError, match=f"{stem}, column '{column}', row .: a float that may stand for several"
+    ):
+        from_frames(**tables, exposure=["feed"], preference=["wish"])
 
 
 def test_rare_categories_and_spellings_are_one():
