@@ -15,6 +15,7 @@ from pyro_hmvcrl.data.columns import as_numbers
 from pyro_hmvcrl.data.names import percent
 from pyro_hmvcrl.data.remarks import leverage
 from pyro_hmvcrl.queries.checks import Array
+from pyro_hmvcrl.queries.rules import breaks_a_rule
 from pyro_hmvcrl.run.files import of_file
 
 LEVELS = 10  #: a covariate with no more values than this is taken for discrete
@@ -22,7 +23,9 @@ TAIL = 0.99  #: share of users that the support holds
 EXTRAPOLATES = 0.1  #: share of users outside the support from which an answer is said to extrapolate
 FLAT = 1e-6  #: variance of standardised columns along an axis that is said not to vary
 UNSUPPORTED = 0.5  #: ... and from which there is none
-ROUNDING = 1e-9  #: relative to the largest value of a column
+ROUNDING = 1e-12  #: relative to the largest value of a column
+LEAST = 1e-9  #: standard deviations, below which nothing varies
+NEARLY_ONE = 0.99  #: a correlation of columns that all but copy one another
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,10 @@ class Overlap:
     beyond_range, no_level, unlike_others
         A shifted column is beyond its observed range; a discrete one has a value that nobody has, or two of two
         values each have a pair that nobody has; or the shifted columns are, given the user's other covariates,
-        further from expectation than those of 99% of the users, or leave a rule that all users keep.
+        further from expectation than those of 99% of the users, or break a
+        rule that all users keep (:mod:`~pyro_hmvcrl.queries.rules`).
     tied
-        Columns of such a rule, as of a copy, or of shares that add up to 1.
+        Columns of such a rule, as of a copy, or of shares that add up to 1; or of what is nearly one.
     leaving
         Of each column that some users leave the range of: their share, and the range.
     ruled
@@ -87,7 +91,7 @@ class Overlap:
     @property
     def mend(self) -> str:
         """What to do about a change that is not supported."""
-        return f"Shift {' and '.join(self.tied)} together" if self.tied else "Make it smaller"
+        return f"Shift {' and '.join(self.tied)} as they go together" if self.tied else "Make it smaller"
 
     @property
     def supported(self) -> bool:
@@ -134,9 +138,19 @@ def overlap(observed: pd.DataFrame, shifted: pd.DataFrame) -> Overlap:
             no_level |= (np.abs(to[:, None] - levels) > rounding).all(1)
     no_level |= _no_pair(observed, shifted[moved])
     unlike, tied = _unlike_others(observed, shifted[moved])
+    broken, bound = breaks_a_rule(observed, observed.assign(**shifted[moved]))
+    unlike |= broken
     outside = beyond | no_level | unlike
+    tied = tied or bound or (_near_copies(observed, moved) if unlike.mean() > UNSUPPORTED else ())
     shares = [float(part.mean()) for part in (outside, beyond, no_level, unlike)]
     return Overlap(shares[0], shares[1], shares[2], shares[3], tied, leaving, ruled)
+
+
+def _near_copies(observed: pd.DataFrame, moved: list[str]) -> tuple[str, ...]:
+    """Columns that all but copy one another, of which some are moved and others are not."""
+    alike = observed.corr().abs() > NEARLY_ONE
+    left = [c for c in observed if c not in moved and alike.loc[c, moved].any()]
+    return (*(c for c in moved if alike.loc[c, left].any()), *left)
 
 
 def _no_pair(observed: pd.DataFrame, shifted: pd.DataFrame) -> NDArray[np.bool_]:
@@ -171,10 +185,10 @@ def _unlike_others(
         ((users - middle[users.columns]) / spread[users.columns]).to_numpy(float)
         for users in (others, observed[shifted.columns], shifted)
     )
-    slopes = np.linalg.lstsq(given, now, rcond=ROUNDING)[0]
+    slopes = np.linalg.lstsq(given, now, rcond=LEAST)[0]
     _, root, axes = np.linalg.svd(now - given @ slopes, full_matrices=False)
     before, after = ((x - given @ slopes) @ axes.T for x in (now, then))
-    rounding = ROUNDING * max(1.0, float((observed.abs().max() / spread).max()))
+    rounding = max(LEAST, ROUNDING * float((observed.abs().max() / spread).max()))
     free = root > rounding * len(observed) ** 0.5
     leaves = np.abs(after[:, ~free]) > 10 * rounding
 
@@ -245,7 +259,8 @@ def new_users(fitted: pd.DataFrame, new: pd.DataFrame) -> NewUsers:
     distances = [((of @ axes[:, ~flat]) ** 2 / spread[~flat]).sum(1) for of in (now, then)]
     far = distances[1] > distances[0].max() * (1 + FLAT)
     columns = {name: int(n) for name, n in zip(fitted.columns, beyond.sum(0), strict=True) if n}
-    return NewUsers(beyond.any(1) | off | far, columns)
+    broken, _ = breaks_a_rule(fitted, new[fitted.columns])
+    return NewUsers(beyond.any(1) | off | far | broken, columns)
 
 
 def beside_fit(folder: Path, users: pd.DataFrame) -> NewUsers:

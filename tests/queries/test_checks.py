@@ -256,7 +256,7 @@ def test_whoever_leaves_a_rule_that_all_keep_is_outside_and_its_columns_are_name
     assert leaves.any()
     assert found.unlike_others >= leaves.mean()
     assert set(found.tied) == set(weights)
-    assert found.mend == f"Shift {' and '.join(found.tied)} together"
+    assert found.mend == f"Shift {' and '.join(found.tied)} as they go together"
     if leaves.all():
         assert f"{' and '.join(found.tied)} determine one another in the data" in found.verdict
 
