@@ -113,7 +113,8 @@ def simulate_command(
             write_kuaisar_copy(out, users, seed, events=events, progress=True)
             _say(f"{out}: a generated copy of KuaiSAR with {users:,} users")
             return
-        design = Design.with_knobs(**({"users": users} | dict(map(_parse_knob, knob or []))))
+        knobs = _once([text.partition("=") for text in knob or []], "--knob")
+        design = Design.with_knobs(**({"users": users} | {name: _as_json(value) for name, _, value in knobs}))
         world = simulate(design, seed)
         write_simulation(world, out, seed, format=format, progress=True)
         searched, shown = int(world.search.sum()), int(world.exposure.sum())
@@ -151,7 +152,7 @@ def import_command(
         from pyro_hmvcrl.run.files import check_new_folder
 
         check_new_folder(out)
-        pairs = [text.partition("=") for text in map or []]
+        pairs = _once([text.partition("=") for text in map or []], "--map")
         if unclear := ["".join(pair) for pair in pairs if not (pair[0] and pair[2])]:
             raise DatasetError(f"--map {unclear[0]}: write OWN=NAME, e.g. genre=category")
         account = import_files(
@@ -421,7 +422,8 @@ def rename(
         from pyro_hmvcrl.report.page import write_report
         from pyro_hmvcrl.run.labels import rename_factors
 
-        rename_factors(run, {factor: name for factor, _, name in (text.partition("=") for text in names)})
+        pairs = _once([text.partition("=") for text in names], "rename")
+        rename_factors(run, {factor: name for factor, _, name in pairs})
         page = write_report(run)
         _say(f"Report: {page}")
 
@@ -476,12 +478,20 @@ def _parted(texts: list[str]) -> list[str]:
     return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
-def _parse_knob(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
+def _once(pairs: list[tuple[str, str, str]], option: str) -> list[tuple[str, str, str]]:
+    """Names with values, none of which may be given twice: it would not be known which is meant."""
+    names = [name for name, _, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{option} {twice}: given {names.count(twice)} times; give it once")
+    return pairs
+
+
+def _as_json(value: str) -> Any:
+    """A value as JSON has it, or else as text."""
     try:
-        return name, json.loads(value)
+        return json.loads(value)
     except (ValueError, RecursionError):
-        return name, value
+        return value
 
 
 def _print_summary(run: Path) -> None:

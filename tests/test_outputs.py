@@ -69,6 +69,7 @@ ENCODED = [
     "data/new.csv",
 ]
 ENCODED += ["run/factors.parquet", "run/covariates.parquet", "run/graph.csv", "run/training.csv", "run/x.csv"]
+ENCODED += ["run/figures/overview.csv"]
 ANSWERS = [
     "data/dataset.json",
     "data/truth.json",
@@ -76,15 +77,15 @@ ANSWERS = [
     "run/config.json",
     "run/report.html",
 ]
-ANSWERS += ["other/effects.json", "link.json"]
+ANSWERS += ["other/effects.json", "link.json", "run/figures/overview.svg"]
 
 
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("out", ENCODED + ANSWERS)
 def test_no_output_takes_the_place_of_an_input(base, tmp_path, out):
     for name in ("data", "run"):
-        (tmp_path / name).mkdir()
-        for file in (base / name).iterdir():
+        (tmp_path / name / "figures").mkdir(parents=True)
+        for file in filter(Path.is_file, (base / name).iterdir()):
             (tmp_path / name / file.name).write_bytes(file.read_bytes())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").touch()
@@ -187,6 +188,26 @@ def test_what_is_written_has_a_name_by_itself_and_takes_no_other_s_place(base, t
     monkeypatch.chdir(tmp_path / "logs")
     assert "where only its own files stand" in run("encode", "../logs-run", ".").stderr
     assert {*content(tmp_path)} - {*before} == {"here/logs-factors.parquet"}
+
+
+def test_nothing_is_named_twice(base, tmp_path):
+    """Of two values of one name the last would be taken, and the other go without a word."""
+    knobs = ["--knob", "scale=0", "--knob", "scale=1"]
+    assert "--knob scale: given 2 times" in run("simulate", tmp_path / "x", *knobs).stderr
+    tables = [
+        base / "data" / f"{stem}.parquet" for stem in ("users", "search_events", "recommendation_events")
+    ]
+    blocks = ["--exposure", "exposure_1", "--preference", "taste_1"]
+    maps = ["--map", "a=category", "--map", "a=user_id"]
+    assert "--map a: given 2 times" in run("import", *tables, tmp_path / "x", *blocks, *maps).stderr
+    assert (
+        "rename platform_1: given 2 times"
+        in run("rename", base / "run", "platform_1=a", "platform_1=b").stderr
+    )
+    before = content(base)
+    for names in (["platform_1=a", "platform_2=a"], ["platform_1=platform_2"]):
+        assert "; give another" in run("rename", base / "run", *names).stderr
+    assert content(base) == before
 
 
 def test_an_answer_needs_no_file_of_its_own(base):
