@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -433,6 +434,9 @@ def _plain_errors() -> Iterator[None]:
     """Bad input and bad choices end in one line, not in a traceback."""
     try:
         yield
+    except BrokenPipeError:  # who reads has seen enough
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(1)
     except (ValueError, FloatingPointError, OverflowError, MemoryError, OSError) as error:
         for problem in getattr(error, "problems", [error]):  # of one's own logs, all at once
             _say(f"error: {one_line(problem)}", err=True)
@@ -460,7 +464,7 @@ def _check_formulas(dataset: Path, users: pd.Series) -> None:
     """Refuse to write a table of text that a spreadsheet would run."""
     from pyro_hmvcrl.run.files import RunError
 
-    runs = users.str.match(r"[=+\-@\t\r]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
+    runs = users.str.match(r"[=+\-@\t\r\n＝＋－＠]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
     if runs.any():
         raise RunError(
             f"{dataset}: a spreadsheet would take user_id {users[runs].iloc[0]!r} for a formula; "

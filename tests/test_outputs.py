@@ -150,7 +150,9 @@ def test_an_unknown_format_is_refused_before_the_work(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("user", "runs"), [("=1+1", True), ("@SUM(1)", True), ("-x", True), ("-5", False)])
+@pytest.mark.parametrize(
+    ("user", "runs"), [("=1+1", True), ("@SUM(1)", True), ("-x", True), ("-5", False), ("\uff1d1+1", True)]
+)
 def test_a_table_of_text_holds_nothing_that_a_spreadsheet_would_run(base, tmp_path, user, runs):
     (tmp_path / "data").mkdir()
     for file in (base / "data").iterdir():
