@@ -87,8 +87,8 @@ def write_dataset(
     extra_files: Mapping[str, bytes] | None = None,
     categories: Sequence[str] | None = None,
     covariates_until: int | None = None,
-) -> None:
-    """Check a dataset and write its folder, whole or not at all.
+) -> tuple[str, ...]:
+    """Check a dataset and write its folder, whole or not at all; what checking found worth saying.
 
     Parameters
     ----------
@@ -140,6 +140,7 @@ def write_dataset(
                 frame.to_csv(path, index=False)
             else:
                 frame.to_parquet(path, index=False)
+    return checked.remarks
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -391,7 +391,7 @@ def _events(
             users = users.where(users.isin(known), users.str.replace(rf"^{WHOLE}$", r"\1", regex=True))
             frame = frame.assign(user_id=users[frame.index])
             there = frame["user_id"].isin(known)
-        if len(frame) and not there.any():
+        if len(frame) and len(known) and not there.any():
             here = short(users[frame.index[0]])
             problem = f"no user is one of the users' table ({here} here, {short(known.iloc[0])} there); name them alike"
             account.problem(table, "user_id", problem)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import warnings
+import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from lzma import LZMAError
 from pathlib import Path
+from zipfile import BadZipFile
 
 import pandas as pd
 import pandera.pandas as pa
@@ -29,6 +33,7 @@ FORMS = {
     b"\xff\xfe": "text in UTF-16, not UTF-8",
     b"\xfe\xff": "text in UTF-16, not UTF-8",
     b"<": "a page of the web",
+    b"sep=": "a first line on separators (sep=), which is to be removed",
     b"version https://git-lfs": "a pointer of Git LFS, in place of the file",
 }
 MOST_OF_ERROR = 300  #: characters of what a library says
@@ -59,12 +64,12 @@ class Table:
         if self.held is not None:
             return self.held
         names = None if columns is None else [name for name in columns if name in self.columns]
-        with _readable(self.parquet):
+        with readable(self.parquet):
             # Without pandas' metadata an index comes as a column, and row numbers are the file's.
             return pq.ParquetFile(self.parquet).read(columns=names).to_pandas(ignore_metadata=True)
 
     def __len__(self) -> int:
-        with _readable(self.parquet):
+        with readable(self.parquet):
             return len(self.held) if self.held is not None else pq.read_metadata(self.parquet).num_rows
 
     @property
@@ -74,7 +79,7 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Names of its columns."""
-        with _readable(self.parquet):
+        with readable(self.parquet):
             return list(self.held.columns if self.held is not None else pq.read_schema(self.parquet).names)
 
     def parts(self, columns: Iterable[str]) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -83,7 +88,7 @@ class Table:
             yield 0, self.only(columns)
             return
         first = 0
-        with _readable(self.parquet), pq.ParquetFile(self.parquet) as file:
+        with readable(self.parquet), pq.ParquetFile(self.parquet) as file:
             for part in file.iter_batches(PART, columns=list(columns)):
                 yield first, part.to_pandas(ignore_metadata=True)
                 first += part.num_rows
@@ -112,11 +117,11 @@ def _line(path: Path, row: int) -> int:
 def read_table(folder: Path, stem: str) -> Table:
     """The table of this stem in a dataset folder: the one of its two kinds of file that is there."""
     path = _find(folder, stem)
-    with _readable(path):
+    with readable(path):
         if path.suffix.lower() == ".csv":
             return Table(str(path), _read_csv(path), path)
         names = pq.read_schema(path).names
-        _check_header(path, names)
+        check_header(path, names)
         in_parts = stem in CHECKS and _comes_in_parts(pq.read_schema(path), CHECKS[stem])
         return Table(str(path), parquet=path, as_a_whole=not in_parts)
 
@@ -144,7 +149,7 @@ def _find(folder: Path, stem: str) -> Path:
     return found[0]
 
 
-def _check_header(path: Path, names: Sequence[str]) -> None:
+def check_header(path: Path, names: Sequence[str]) -> None:
     """Raise if a name is there twice: it is not known which column is meant."""
     for name, times in Counter(names).items():
         if times > 1:
@@ -169,14 +174,24 @@ def _comes_in_parts(schema: pyarrow.Schema, columns: Iterable[str]) -> bool:
 
 
 @contextmanager
-def _readable(path: Path | None) -> Iterator[None]:
+def readable(path: Path | None) -> Iterator[None]:
     """Errors of reading a file, as one of the dataset."""
     try:
         yield
     except DatasetError:
         raise
-    except (OSError, ValueError, ArrowException, MemoryError, pd.errors.ParserWarning) as error:
-        what = _other_form(path) or (
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        ArrowException,
+        MemoryError,
+        BadZipFile,
+        LZMAError,
+        zlib.error,
+        pd.errors.ParserWarning,
+    ) as error:
+        what = other_form(path) or (
             "text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else None
         )
         if what:
@@ -186,15 +201,20 @@ def _readable(path: Path | None) -> Iterator[None]:
         raise DatasetError(f"{path}: could not be read: {_first_line(error)}; write it again") from error
 
 
-def _other_form(path: Path | None) -> str | None:
+def other_form(path: Path | None) -> str | None:
     """What a file begins like, if it is not what its name says."""
     if path is None or not path.is_file():
         return None
     with path.open("rb") as file:
         start = file.read(64)
-    own = b"PAR1" if path.suffix.lower() == ".parquet" else None
+    own = {".parquet": b"PAR1", ".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b"}.get(path.suffix.lower())
     return next(
-        (what for sign, what in FORMS.items() if sign != own and start.lstrip().startswith(sign)), None
+        (
+            what
+            for sign, what in FORMS.items()
+            if sign != own and start.removeprefix(BOM_UTF8).lstrip().startswith(sign)
+        ),
+        None,
     )
 
 
@@ -220,7 +240,7 @@ def _csv_header(path: Path) -> pd.Index:
     """Names of the columns, if commas separate them and each is there once."""
     csv.field_size_limit(2**31 - 1)
     with path.open(newline="", encoding="utf-8-sig") as handle:  # pandas renames what is there twice
-        _check_header(path, next((row for row in csv.reader(handle) if "".join(row).strip(" \t")), []))
+        check_header(path, next((row for row in csv.reader(handle) if "".join(row).strip(" \t")), []))
     columns = pd.read_csv(path, nrows=0).columns
     for separator, name in SEPARATORS.items():
         if "user_id" not in columns and "user_id" in [c.strip('" ') for c in columns[0].split(separator)]:

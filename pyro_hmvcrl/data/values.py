@@ -128,14 +128,16 @@ def _milliseconds(when: pd.Series) -> Array:
 
 def _of_numbers(found: Array) -> tuple[Array, str]:
     known = found[~np.isnan(found)]
-    middle = int(np.median(known)) if len(known) else 0
+    if not len(known):
+        return found, ""
+    middle = int(np.median(known))
     if EARLIEST <= middle < latest():
         return np.round(found), "milliseconds since 1970"
     if unit := likely_unit(middle):
         times, by = UNITS[unit[0]]
         return np.round(found * times / by), f"{unit[0]} since 1970"
     when = pd.to_datetime(pd.Series(found).astype("Int64").astype("str"), format="%Y%m%d", errors="coerce")
-    if len(known) and when.notna().sum() == len(known):
+    if when.notna().sum() == len(known):
         return _milliseconds(when), "days written as YYYYMMDD (UTC)"
     raise UnclearError(
         f"neither dates nor seconds, milli-, micro- or nanoseconds since 1970 (the middle one is {middle}); convert it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from company import company
 from folders import content
 
-from pyro_hmvcrl.data import DatasetError, from_frames, import_files, read_dataset
+from pyro_hmvcrl.data import DatasetError, from_frames, import_files, importing, read_dataset
 from pyro_hmvcrl.data.frames import ProblemsError
 from pyro_hmvcrl.data.values import UnclearError, covariate, marks, moments
 
@@ -337,3 +338,61 @@ def test_nothing_is_written_that_is_refused_and_lines_are_named(tmp_path):
         import_files(
             tmp_path / "none.csv", *paths[1:], tmp_path / "new", exposure=["autoplay"], preference=["plan"]
         )
+
+
+def three_files(folder):
+    """As a company has them."""
+    parts = content(users=30, events=300)
+    paths = [folder / f"{stem}.csv" for stem in ("users", "search_events", "recommendation_events")]
+    for path in paths:
+        parts[path.stem].to_csv(path, index=False)
+    return parts, paths
+
+
+def imported(paths, out):
+    return import_files(*paths, out, exposure=["feed"], preference=["wish"])
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ("a column twice", "column 'wish': there 2 times"),
+        ("a spreadsheet", "it holds a zip or a spreadsheet"),
+        ("UTF-16", "it holds text in UTF-16"),
+        ("a line on separators", r"a first line on separators \(sep=\)"),
+        ("a folder", "a folder, and no file"),
+        ("a bomb", "unfold to more than"),
+        ("a header alone", "no row is left that can be used"),
+    ],
+)
+def test_files_in_another_form_are_refused_with_what_they_are(form, says, tmp_path, monkeypatch):
+    _, paths = three_files(tmp_path)
+    users, whole = paths[0], paths[0].read_text()
+    if form == "a folder":
+        users.unlink()
+        users.mkdir()
+    elif form == "a bomb":
+        monkeypatch.setattr(importing, "LARGE", 1_000)
+        paths[0] = tmp_path / "users.csv.gz"
+        paths[0].write_bytes(gzip.compress((whole + "\n" * 10**6).encode()))
+    else:
+        forms = {
+            "a column twice": whole.replace("feed", "wish", 1).encode(),
+            "a spreadsheet": b"PK\x03\x04 and so on",
+            "UTF-16": whole.encode("utf-16"),
+            "a line on separators": f"sep=,\n{whole}".encode("utf-8-sig"),
+            "a header alone": whole.partition("\n")[0].encode(),
+        }
+        users.write_bytes(forms[form])
+    with pytest.raises(DatasetError, match=says):
+        imported(paths, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_index_is_a_column_and_what_reading_finds_is_said(tmp_path):
+    parts, paths = three_files(tmp_path)
+    paths[0] = tmp_path / "users.parquet"
+    feed = parts["users"]["feed"].where(parts["users"].index != 3, 1e9)
+    parts["users"].assign(feed=feed).set_index("user_id").to_parquet(paths[0])
+    said = imported(paths, tmp_path / "out").said
+    assert any("column 'feed': one user makes" in sentence for sentence in said)
