@@ -18,7 +18,7 @@ from pyro_hmvcrl.inference.writing import alone_in, printable, whole_file
 from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Design
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 # What takes seconds to import is imported where it is used: help is there at once, and an interrupt is one line.
 
@@ -195,6 +195,7 @@ def fit(
     with _plain_errors():
         from pyro_hmvcrl.inference.processes import first, together
         from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.run.files import named_after
         from pyro_hmvcrl.run.fitting import checkpoints_of, fit_folder, is_run_of
 
         settings = Settings(
@@ -208,7 +209,7 @@ def fit(
             device=device,
             seed=seed,
         )
-        out = out or _named_after(dataset, "-run")
+        out = out or named_after(dataset, "-run")
         with together(device):
             if not _without_report(out) or not is_run_of(out, dataset, settings):
                 fit_folder(dataset, out, settings, progress=True)
@@ -235,11 +236,11 @@ def encode(
     with _plain_errors():
         from pyro_hmvcrl.data.folder import read_dataset
         from pyro_hmvcrl.queries.overlap import beside_fit
-        from pyro_hmvcrl.run.files import RunError, check_out
+        from pyro_hmvcrl.run.files import RunError, check_formulas, check_out, named_after
         from pyro_hmvcrl.run.load import load_run
 
         if out is None:
-            out = Path(_named_after(dataset, "-factors.parquet").name)
+            out = Path(named_after(dataset, "-factors.parquet").name)
             if out.exists():
                 raise RunError(f"{out}: exists already; remove it, or say with --out where to write")
         if out.suffix not in (".parquet", ".csv"):
@@ -248,7 +249,7 @@ def encode(
         fitted = load_run(run)
         logs = read_dataset(dataset, fitted.categories, fitted.periods)
         if out.suffix == ".csv":
-            _check_formulas(dataset, logs.users["user_id"].astype("str"))
+            check_formulas(dataset, logs.users["user_id"].astype("str"))
         factors = fitted.encode(logs)
         beside = beside_fit(run, logs.users)
         factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *_doubts(run)]
@@ -385,6 +386,7 @@ def kuaisar(
         from pyro_hmvcrl.data.files import read_json
         from pyro_hmvcrl.kuaisar.published import study
         from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.run.files import named_after
 
         settings = Settings(
             platform_factors=platform_factors,
@@ -395,7 +397,7 @@ def kuaisar(
             device=device,
             seed=seed,
         )
-        out = out or Path(f"{_named_after(source, '').name.removesuffix('.zip')}-study")
+        out = out or Path(f"{named_after(source, '').name.removesuffix('.zip')}-study")
         found = study(source, out, settings, level, shift, progress=True, covariates_share=covariates_share)
         page = write_report(out / "run")
         _print_covariates(read_json(out / "earlier" / "import.json"))
@@ -449,27 +451,9 @@ def _plain_errors() -> Iterator[None]:
         sys.exit(130)
 
 
-def _named_after(path: Path, ending: str) -> Path:
-    """A path beside another, of its name and an ending."""
-    named = path if path.name not in ("", "..") else path.resolve()
-    return named.with_name(f"{named.name}{ending}")
-
-
 def _without_report(run: Path) -> bool:
     """Whether a run is there that was stopped while its report was drawn."""
     return (run / "config.json").exists() and not (run / "report.html").exists()
-
-
-def _check_formulas(dataset: Path, users: pd.Series) -> None:
-    """Refuse to write a table of text that a spreadsheet would run."""
-    from pyro_hmvcrl.run.files import RunError
-
-    runs = users.str.match(r"[=+\-@\t\r\n＝＋－＠]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
-    if runs.any():
-        raise RunError(
-            f"{dataset}: a spreadsheet would take user_id {users[runs].iloc[0]!r} for a formula; "
-            "write a .parquet file instead"
-        )
 
 
 def _say(text: str, err: bool = False) -> None:
@@ -588,7 +572,9 @@ def _print_effects(answer: dict[str, Any]) -> None:
     from pyro_hmvcrl.report.style import ESTIMANDS
     from pyro_hmvcrl.report.verdicts import regression_sentences
 
-    _say(f"\nEffects of {', '.join(answer['shift'])} ({answer['kind']}; {answer['level']:.0%} intervals)")
+    _say(
+        f"\nEffects of {', '.join(answer['shift'])} ({answer['kind']}; {100 * answer['level']:.4g}% intervals)"
+    )
     rows = {
         f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in ("mean", "lower", "upper")]
         for outcome, of in answer["outcomes"].items()

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyro_hmvcrl.data.columns import as_numbers
-from pyro_hmvcrl.data.names import percent
+from pyro_hmvcrl.data.names import percent, short
 from pyro_hmvcrl.data.remarks import leverage
 from pyro_hmvcrl.queries.checks import Array
 from pyro_hmvcrl.queries.rules import breaks_a_rule
@@ -25,6 +25,7 @@ FLAT = 1e-6  #: variance of standardised columns along an axis that is said not 
 UNSUPPORTED = 0.5  #: ... and from which there is none
 ROUNDING = 1e-12  #: relative to the largest value of a column
 LEAST = 1e-9  #: standard deviations, below which nothing varies
+NARROW, ENOUGH = 0.01, 20  #: standard deviations that so many new users have at least
 NEARLY_ONE = 0.99  #: a correlation of columns that all but copy one another
 
 
@@ -212,22 +213,32 @@ class NewUsers:
         Who is where no fitted user was, ``(N,)``.
     columns
         Number of users who are beyond the fitted range of each column, where there are any.
+    narrow
+        Columns of many values that all but one value is left of, and the spread as a share of the fit's: as of another
+        unit.
     """
 
     outside: NDArray[np.bool_]
     columns: dict[str, int]
+    narrow: dict[str, float] = field(default_factory=dict)
 
     @property
     def sentences(self) -> list[str]:
-        """In words; none where nobody is outside."""
+        """In words; none where nobody is outside, and they differ as the fit's do."""
+        said = [
+            f"column {short(name)} varies {share:.1g} times as much as among the users of the fit; is it in the "
+            "same unit"
+            for name, share in self.narrow.items()
+        ]
         number, of = int(self.outside.sum()), len(self.outside)
         if not number:
-            return []
+            return said
         beyond = ", ".join(f"{name}: {n:,}" for name, n in self.columns.items())
         why = f"beyond the range of {beyond}" if beyond else "in the combination of their covariates"
         return [
+            *said,
             f"{number:,} of {of:,} users ({percent(number / of)}) are unlike all whom the run was fitted on ({why}): "
-            "their factors are extrapolated"
+            "their factors are extrapolated",
         ]
 
 
@@ -260,7 +271,10 @@ def new_users(fitted: pd.DataFrame, new: pd.DataFrame) -> NewUsers:
     far = distances[1] > distances[0].max() * (1 + FLAT)
     columns = {name: int(n) for name, n in zip(fitted.columns, beyond.sum(0), strict=True) if n}
     broken, _ = breaks_a_rule(fitted, new[fitted.columns])
-    return NewUsers(beyond.any(1) | off | far | broken, columns)
+    many = fitted.nunique().to_numpy() > LEVELS
+    share = then.std(0) if len(then) >= ENOUGH else np.ones(len(many))  # in the fit's standard deviations
+    narrow = {n: float(s) for n, s, of in zip(fitted.columns, share, many, strict=True) if of and s < NARROW}
+    return NewUsers(beyond.any(1) | off | far | broken, columns, narrow)
 
 
 def beside_fit(folder: Path, users: pd.DataFrame) -> NewUsers:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from pyro_hmvcrl.data.files import one_line
@@ -105,6 +106,28 @@ def check_new_folder(out: Path) -> None:
         raise RunError(
             f"{out}: no folder can be made there ({reason}); give another, with a shorter name if it is that"
         ) from error
+
+
+def named_after(path: Path, ending: str) -> Path:
+    """A path beside another, of its name and an ending."""
+    named = path if path.name not in ("", "..") else path.resolve()
+    return named.with_name(f"{named.name}{ending}")
+
+
+def check_formulas(dataset: Path, users: pd.Series) -> None:
+    """Refuse to write a table of text that a spreadsheet would run.
+
+    Raises
+    ------
+    RunError
+        For the first such user.
+    """
+    runs = users.str.match(r"[=+\-@\t\r\n＝＋－＠]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
+    if runs.any():
+        raise RunError(
+            f"{dataset}: a spreadsheet would take user_id {users[runs].iloc[0]!r} for a formula; "
+            "write a .parquet file instead"
+        )
 
 
 def _kind_of(folder: Path) -> str | None:

@@ -58,6 +58,14 @@ def test_there_is_no_rule_where_there_is_none(columns):
     assert tied == ()
 
 
+def test_new_users_in_another_unit_are_asked_about():
+    observed = pd.DataFrame({"x": X, "coin": COIN})
+    said = new_users(observed, observed * [1e-4, 0.0]).sentences
+    assert len(said) == 1
+    assert said[0].startswith("column 'x' varies 0.0001 times as much as among the users of the fit")
+    assert new_users(observed, observed.head(5) * [1e-4, 1.0]).sentences == []
+
+
 def test_what_all_but_copies_another_is_named_where_a_shift_is_refused():
     observed = pd.DataFrame({"x": X, "y": X + 1e-3 * Y, "z": Y})
     found = overlap(observed, observed[["x"]] + 0.5)
