@@ -142,6 +142,13 @@ def test_no_checkpoint_is_written_or_removed_where_a_link_leads(base, tmp_path):
     assert {k: v for k, v in content(tmp_path).items() if not k.startswith(".")} == before
 
 
+def test_a_mark_that_is_no_text_is_of_another_fit(base, tmp_path):
+    (tmp_path / ".run.unfinished").mkdir()
+    (tmp_path / ".run.unfinished" / "fit.json").write_bytes(b"\xff\xfe\x00")
+    said = run("fit", base / "data", "--out", tmp_path / "run", *FIT).stderr
+    assert ".run.unfinished: an unfinished fit of another dataset, version or settings; remove it" in said
+
+
 @pytest.mark.usefixtures("no_work")
 def test_an_unknown_format_is_refused_before_the_work(tmp_path):
     assert (

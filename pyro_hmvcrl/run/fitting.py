@@ -189,7 +189,7 @@ def _claim(checkpoints: Path, mark: dict[str, Any]) -> None:
     if not marker.exists():
         for left in checkpoints.glob("*.safetensors"):
             left.unlink()
-    elif marker.read_text() != text:
+    elif marker.read_bytes() != text.encode():
         raise RunError(
             f"{checkpoints}: an unfinished fit of another dataset, version or settings; remove it to start anew"
         )
