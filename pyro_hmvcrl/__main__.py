@@ -12,8 +12,10 @@ def main() -> None:
     """Run a command; whatever is printed is printed on any terminal, and an interrupt at any time is one line."""
     try:
         signal.signal(signal.SIGINT, _stop)
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # it was closed: what is said is lost, and the work is done
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            getattr(sys, name).reconfigure(errors="backslashreplace")
         from pyro_hmvcrl.cli import app
 
         app(prog_name="pyro-hmvcrl")

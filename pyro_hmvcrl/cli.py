@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,7 +129,8 @@ def simulate_command(
             write_kuaisar_copy(out, users, seed, events=events, progress=True)
             _say(f"{out}: a generated copy of KuaiSAR with {users:,} users")
             return
-        design = Design.with_knobs(**({"users": users} | dict(map(_parse_knob, knob or []))))
+        knobs = _once([text.partition("=") for text in knob or []], "--knob")
+        design = Design.with_knobs(**({"users": users} | {name: _as_json(value) for name, _, value in knobs}))
         world = simulate(design, seed)
         write_simulation(world, out, seed, format=format, progress=True)
         searched, shown = int(world.search.sum()), int(world.exposure.sum())
@@ -166,7 +168,7 @@ def import_command(
         from pyro_hmvcrl.run.files import check_new_folder
 
         check_new_folder(out)
-        pairs = [text.partition("=") for text in map or []]
+        pairs = _once([text.partition("=") for text in map or []], "--map")
         if unclear := ["".join(pair) for pair in pairs if not (pair[0] and pair[2])]:
             raise DatasetError(f"--map {unclear[0]}: write OWN=NAME, e.g. genre=category")
         account = import_files(
@@ -188,9 +190,11 @@ def import_command(
 @app.command()
 def fit(
     dataset: DatasetFolder,
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
     platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")],
     preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to write; by default DATASET-run, beside the dataset.")
+    ] = None,
     restarts: Restarts = DEFAULTS.restarts,
     steps: Steps = DEFAULTS.steps,
     batch_size: Annotated[int, typer.Option(help="Users a step of a restart.")] = DEFAULTS.batch_size,
@@ -207,6 +211,7 @@ def fit(
         from pyro_hmvcrl.inference.processes import first, together
         from pyro_hmvcrl.report.page import write_report
         from pyro_hmvcrl.report.terminal import notes_of, summary_text
+        from pyro_hmvcrl.run.files import named_after
         from pyro_hmvcrl.run.fitting import checkpoints_of, fit_folder, is_run_of
 
         settings = Settings(
@@ -220,6 +225,7 @@ def fit(
             device=device,
             seed=seed,
         )
+        out = out or named_after(dataset, "-run")
         with together(device):
             if not _without_report(out) or not is_run_of(out, dataset, settings):
                 fit_folder(dataset, out, settings, progress=True)
@@ -236,16 +242,26 @@ def fit(
 def encode(
     run: RunFolder,
     dataset: DatasetFolder,
-    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, .parquet or .csv; by default DATASET-factors.parquet, in the current folder."
+        ),
+    ] = None,
 ) -> None:
     """Write the factors of new logs under a fitted run."""
     with _plain_errors():
         from pyro_hmvcrl.data.folder import read_dataset
         from pyro_hmvcrl.queries.overlap import beside_fit
         from pyro_hmvcrl.report.terminal import notes_of
+        from pyro_hmvcrl.run.files import RunError, named_after
         from pyro_hmvcrl.run.load import load_run
         from pyro_hmvcrl.run.tables import check_formulas, check_table, write_table
 
+        if out is None:
+            out = Path(named_after(dataset, "-factors.parquet").name)
+            if out.exists():
+                raise RunError(f"{out}: exists already; remove it, or say with --out where to write")
         check_table(out)
         fitted = load_run(run)
         logs = read_dataset(dataset, fitted.categories, fitted.periods)
@@ -426,7 +442,12 @@ def import_kuaisar(
 @app.command()
 def kuaisar(
     source: KuaisarSource,
-    out: Annotated[Path, typer.Option(help="Folder for the datasets, the fits and the report.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the datasets, the fits and the report; by default SOURCE-study, in the current folder."
+        ),
+    ] = None,
     level: CategoryLevel = "first",
     platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")] = 2,
     preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")] = 3,
@@ -444,6 +465,7 @@ def kuaisar(
         from pyro_hmvcrl.kuaisar.published import study
         from pyro_hmvcrl.report.page import write_report
         from pyro_hmvcrl.report.terminal import published_text
+        from pyro_hmvcrl.run.files import named_after
 
         settings = Settings(
             platform_factors=platform_factors,
@@ -454,6 +476,7 @@ def kuaisar(
             device=device,
             seed=seed,
         )
+        out = out or Path(f"{named_after(source, '').name.removesuffix('.zip')}-study")
         found = study(source, out, settings, level, shift, progress=True, covariates_share=covariates_share)
         page = write_report(out / "run")
         _print_covariates(read_json(out / "earlier" / "import.json"))
@@ -481,7 +504,8 @@ def rename(
         from pyro_hmvcrl.report.page import write_report
         from pyro_hmvcrl.run.labels import rename_factors
 
-        rename_factors(run, {factor: name for factor, _, name in (text.partition("=") for text in names)})
+        pairs = _once([text.partition("=") for text in names], "rename")
+        rename_factors(run, {factor: name for factor, _, name in pairs})
         page = write_report(run)
         _say(f"Report: {page}")
 
@@ -493,6 +517,9 @@ def _plain_errors() -> Iterator[None]:
     logging.getLogger("pyro_hmvcrl").addHandler(said)
     try:
         yield
+    except BrokenPipeError:  # who reads has seen enough
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(1)
     except (ValueError, FloatingPointError, OverflowError, MemoryError, OSError) as error:
         for problem in getattr(error, "problems", [error]):  # of one's own logs, all at once
             _say(f"error: {one_line(problem)}", err=True)
@@ -529,12 +556,20 @@ def _parted(texts: list[str]) -> list[str]:
     return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
-def _parse_knob(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
+def _once(pairs: list[tuple[str, str, str]], option: str) -> list[tuple[str, str, str]]:
+    """Names with values, none of which may be given twice: it would not be known which is meant."""
+    names = [name for name, _, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{option} {twice}: given {names.count(twice)} times; give it once")
+    return pairs
+
+
+def _as_json(value: str) -> Any:
+    """A value as JSON has it, or else as text."""
     try:
-        return name, json.loads(value)
+        return json.loads(value)
     except (ValueError, RecursionError):
-        return name, value
+        return value
 
 
 def _print_notes(notes: list[str]) -> None:
@@ -558,3 +593,47 @@ def _print_covariates(account: dict[str, Any]) -> None:
             _say(f"covariate {covariate['name']}: {filled:,} users have none, and are given the median")
     for covariate in account.get("covariates_left_out", []):
         _say(f"covariate {covariate['name']} is left out: {covariate['reason']}")
+
+
+def _print_published(found: dict[str, Any]) -> None:
+    """Published against obtained figures, for the terminal."""
+    import pandas as pd
+
+    rows = {}
+    for row in found["agreement"] + found["figures"]:
+        ends = [row["obtained"].get(end) for end in ("lower", "upper")]
+        rows[row["figure"]] = {
+            "published": row["published"],
+            "obtained": row["obtained"]["mean"],
+            "90% interval": "" if None in ends else "{:.3f} to {:.3f}".format(*ends),
+            "rotated": row.get("rotation_null"),
+            "covariates alone": row.get("covariates_alone"),
+            "weak MCC": row.get("weak_mcc"),
+        }
+    _say(f"\nPublished against obtained; policy: {found['shift']}")
+    _say(pd.DataFrame.from_dict(rows, "index").round(3).to_string(na_rep=""))
+
+
+def _print_effects(answer: dict[str, Any]) -> None:
+    """Effects, flags and overlap of an answer, for the terminal."""
+    import pandas as pd
+
+    from pyro_hmvcrl.report.style import ESTIMANDS
+    from pyro_hmvcrl.report.verdicts import regression_sentences
+
+    _say(
+        f"\nEffects of {', '.join(answer['shift'])} ({answer['kind']}; {100 * answer['level']:.4g}% intervals)"
+    )
+    rows = {
+        f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in ("mean", "lower", "upper")]
+        for outcome, of in answer["outcomes"].items()
+        for name in ESTIMANDS
+        if name != "NIE_loop" or len(answer["course"]["period"]) > 1
+    }
+    _say(pd.DataFrame.from_dict(rows, "index", columns=["mean", "lower", "upper"]).to_string())
+    for sentence in [
+        *regression_sentences(answer),
+        *answer["sentences"],
+        f"Overlap: {answer['overlap']['verdict']}.",
+    ]:
+        _say(f"- {sentence}")

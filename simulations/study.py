@@ -28,9 +28,9 @@ from tqdm.auto import tqdm
 
 import pyro_hmvcrl
 from pyro_hmvcrl.data.dataset import Dataset
-from pyro_hmvcrl.data.files import whole_file
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.recording import Recording
+from pyro_hmvcrl.inference.writing import whole_file
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import Simulation
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +95,27 @@ def test_the_caller_s_state_changes_nothing_and_stays(base, tmp_path):
     assert torch.equal(torch.get_rng_state(), random)
 
 
+def test_no_state_of_torch_changes_what_is_encoded(base):
+    """Of states that a training loop of one's own may be in."""
+    run = load_run(base / "run")
+    data = read_dataset(base / "data", run.categories, run.periods)
+    plain, noise = run.encode(data), run.noise(run.logs(data))
+    states = {
+        "autocast": torch.autocast("cpu", dtype=torch.bfloat16),
+        "precision": torch_set(torch.set_float32_matmul_precision, "medium", "highest"),
+        "deterministic": torch_set(torch.use_deterministic_algorithms, True, False),
+        "anomaly": torch.autograd.set_detect_anomaly(True),
+        "device": torch.device("meta"),
+        "warnings": warnings.catch_warnings(action="error"),
+    }
+    for name, state in states.items():
+        with state:
+            found = load_run(base / "run")
+            assert found.encode(data).equals(plain), name
+            assert torch.equal(found.noise(found.logs(data)), noise), name
+            assert torch.get_float32_matmul_precision() == ("medium" if name == "precision" else "highest")
+
+
 def test_folders_may_be_text(base, tmp_path, monkeypatch):
     monkeypatch.chdir(base)
     fit_folder("data", str(tmp_path / "run"), SETTINGS)
@@ -165,6 +187,26 @@ def test_any_name_is_printed_on_any_terminal(base, tmp_path, encoding):
         ).returncode
         == 2
     )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "| true"])
+def test_the_work_is_done_where_nobody_listens(base, tmp_path, closed):
+    words = [
+        sys.executable,
+        "-m",
+        "pyro_hmvcrl",
+        "encode",
+        base / "run",
+        base / "data",
+        "--out",
+        tmp_path / "x.csv",
+    ]
+    line = " ".join(f"'{word}'" for word in words)
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line} {closed}"], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "Errno" not in done.stderr
+    assert done.returncode == 0 or closed == "| true"
+    assert (tmp_path / "x.csv").exists()
 
 
 @pytest.mark.parametrize("after", [0.1, 0.3, 0.8, 1.5, 2.5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -68,6 +69,7 @@ ENCODED = [
     "data/new.csv",
 ]
 ENCODED += ["run/factors.parquet", "run/covariates.parquet", "run/graph.csv", "run/training.csv", "run/x.csv"]
+ENCODED += ["run/figures/overview.csv"]
 ANSWERS = [
     "data/dataset.json",
     "data/truth.json",
@@ -75,15 +77,15 @@ ANSWERS = [
     "run/config.json",
     "run/report.html",
 ]
-ANSWERS += ["other/effects.json", "link.json"]
+ANSWERS += ["other/effects.json", "link.json", "run/figures/overview.svg"]
 
 
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("out", ENCODED + ANSWERS)
 def test_no_output_takes_the_place_of_an_input(base, tmp_path, out):
     for name in ("data", "run"):
-        (tmp_path / name).mkdir()
-        for file in (base / name).iterdir():
+        (tmp_path / name / "figures").mkdir(parents=True)
+        for file in filter(Path.is_file, (base / name).iterdir()):
             (tmp_path / name / file.name).write_bytes(file.read_bytes())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").touch()
@@ -132,6 +134,21 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(base, tmp_path,
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_no_checkpoint_is_written_or_removed_where_a_link_leads(base, tmp_path):
+    shutil.copytree(base / "run", tmp_path / "other")
+    before = content(tmp_path)
+    (tmp_path / ".run.unfinished").symlink_to(tmp_path / "other")
+    assert ".run.unfinished: a link" in run("fit", base / "data", "--out", tmp_path / "run", *FIT).stderr
+    assert {k: v for k, v in content(tmp_path).items() if not k.startswith(".")} == before
+
+
+def test_a_mark_that_is_no_text_is_of_another_fit(base, tmp_path):
+    (tmp_path / ".run.unfinished").mkdir()
+    (tmp_path / ".run.unfinished" / "fit.json").write_bytes(b"\xff\xfe\x00")
+    said = run("fit", base / "data", "--out", tmp_path / "run", *FIT).stderr
+    assert ".run.unfinished: an unfinished fit of another dataset, version or settings; remove it" in said
+
+
 @pytest.mark.usefixtures("no_work")
 def test_an_unknown_format_is_refused_before_the_work(tmp_path):
     assert (
@@ -140,7 +157,9 @@ def test_an_unknown_format_is_refused_before_the_work(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("user", "runs"), [("=1+1", True), ("@SUM(1)", True), ("-x", True), ("-5", False)])
+@pytest.mark.parametrize(
+    ("user", "runs"), [("=1+1", True), ("@SUM(1)", True), ("-x", True), ("-5", False), ("\uff1d1+1", True)]
+)
 def test_a_table_of_text_holds_nothing_that_a_spreadsheet_would_run(base, tmp_path, user, runs):
     (tmp_path / "data").mkdir()
     for file in (base / "data").iterdir():
@@ -154,6 +173,50 @@ def test_a_table_of_text_holds_nothing_that_a_spreadsheet_would_run(base, tmp_pa
     if runs:
         assert "for a formula; write a .parquet file instead" in said.stderr
     assert run("encode", base / "run", tmp_path / "data", "--out", tmp_path / "x.parquet").exit_code == 0
+
+
+def test_what_is_written_has_a_name_by_itself_and_takes_no_other_s_place(base, tmp_path, monkeypatch):
+    """Of a dataset that is named by its path, or by points."""
+    shutil.copytree(base / "data", tmp_path / "logs")
+    fitted: list[Path] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "fit_folder", lambda data, out, *_, **__: fitted.append(out))
+        for place, name in ((tmp_path, "logs"), (tmp_path / "logs", ".")):
+            patch.chdir(place)
+            run("fit", name, *FIT)
+    assert fitted == [Path("logs-run"), tmp_path / "logs-run"]
+    shutil.copytree(base / "run", tmp_path / "logs-run")
+    (tmp_path / "logs-run" / "report.html").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = content(tmp_path)
+    assert "logs-run: exists already" in run("fit", "../logs", *FIT).stderr
+    encode = ["encode", "../logs-run", "../logs/"]
+    assert run(*encode).exit_code == 0
+    assert "logs-factors.parquet: exists already; remove it" in run(*encode).stderr
+    monkeypatch.chdir(tmp_path / "logs")
+    assert "where only its own files stand" in run("encode", "../logs-run", ".").stderr
+    assert {*content(tmp_path)} - {*before} == {"here/logs-factors.parquet"}
+
+
+def test_nothing_is_named_twice(base, tmp_path):
+    """Of two values of one name the last would be taken, and the other go without a word."""
+    knobs = ["--knob", "scale=0", "--knob", "scale=1"]
+    assert "--knob scale: given 2 times" in run("simulate", tmp_path / "x", *knobs).stderr
+    tables = [
+        base / "data" / f"{stem}.parquet" for stem in ("users", "search_events", "recommendation_events")
+    ]
+    blocks = ["--exposure", "exposure_1", "--preference", "taste_1"]
+    maps = ["--map", "a=category", "--map", "a=user_id"]
+    assert "--map a: given 2 times" in run("import", *tables, tmp_path / "x", *blocks, *maps).stderr
+    assert (
+        "rename platform_1: given 2 times"
+        in run("rename", base / "run", "platform_1=a", "platform_1=b").stderr
+    )
+    before = content(base)
+    for names in (["platform_1=a", "platform_2=a"], ["platform_1=platform_2"]):
+        assert "; give another" in run("rename", base / "run", *names).stderr
+    assert content(base) == before
 
 
 def test_an_answer_needs_no_file_of_its_own(base):

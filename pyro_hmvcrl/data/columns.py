@@ -18,15 +18,16 @@ WORDS = {
     "true": 1.0,
     "false": 0.0,
 }  #: numbers in words, where a gap or text keeps a column from being one of booleans
+SAME = 1e-12  #: relative difference of numbers that are the same but for rounding
 #: How a float past 2^53 is written, after which the integers next to it are the same number.
-ROUNDED = r"-?[0-9](?:\.[0-9]+)?e\+[0-9]{2,}|-?(?:9[0-9]{15}|[0-9]{17,})\.0"
+ROUNDED = r"(?i)-?[0-9](?:\.[0-9]+)?e\+[0-9]{2,}|-?(?:9[0-9]{15}|[0-9]{17,})\.0"
 
 
 def as_numbers(values: pd.Series) -> NDArray[np.float64]:
     """A column as numbers, NaN where it holds none; true is 1 and false 0."""
     if not pd.api.types.is_numeric_dtype(values):
         text = values.astype("str")
-        words = text.str.lower().map(WORDS).astype("float64")
+        words = text.str.strip().str.lower().map(WORDS).astype("float64")
         values = pd.to_numeric(text, errors="coerce").astype("float64").fillna(words)
     return values.to_numpy(np.float64, na_value=np.nan)
 
@@ -78,10 +79,19 @@ def _exact(values: pd.Series) -> NDArray[np.bool_]:
     codes, distinct = pd.factorize(values)
     distinct = pd.Index(distinct)
     if pd.api.types.is_float_dtype(distinct.dtype):
-        good = np.abs(distinct.to_numpy(np.float64)) < _most(distinct)
+        narrow = (
+            values if pd.api.types.is_float_dtype(values.dtype) else distinct
+        )  # an index knows no half precision
+        good = np.abs(distinct.to_numpy(np.float64)) < _most(narrow)
     else:
         good = ~np.asarray(distinct.astype("str").str.fullmatch(ROUNDED), bool)
     return np.append(good, True)[codes]  # one that is missing is another check's
+
+
+def first_rounded(keys: pd.Series) -> int | None:
+    """Position of the first key that is a float past what its kind tells apart, if there is one."""
+    bad = ~_exact(keys)
+    return int(bad.argmax()) if bad.any() else None
 
 
 def _whole(values: pd.Series) -> NDArray[np.bool_]:
@@ -94,14 +104,22 @@ def _told_apart(values: pd.Series) -> NDArray[np.bool_]:
     return ~(np.abs(numbers) >= _most(values))
 
 
+def varies(numbers: NDArray[np.float64]) -> bool:
+    """Whether numbers differ by more than what is left of adding them up in another order; NaN differs from all."""
+    low, high = numbers.min(), numbers.max()
+    return bool(not high - low <= SAME * max(abs(low), abs(high)))
+
+
 def _varies(values: pd.Series) -> bool:
     numbers = as_numbers(values)
     with np.errstate(all="ignore"):  # the finite check speaks of NaN and infinity
-        return bool(numbers.min() != numbers.max()) and numbers.std() not in (0, np.inf)
+        return varies(numbers) and numbers.std() not in (0, np.inf)
 
 
-_EXACT = "a float that may stand for several integers; write this column as integers or text, from its source"
-USER = [_check(_present, "missing; fill it in or drop the row"), _check(_exact, _EXACT)]
+ROUNDED_KEY = (
+    "a float that may stand for several integers; write this column as integers or text, from its source"
+)
+USER = [_check(_present, "missing; fill it in or drop the row"), _check(_exact, ROUNDED_KEY)]
 ONCE = _check(lambda v: ~pd.Index(as_codes(v)[0]).duplicated(), "this user has a row already; drop one")
 FINITE = _check(lambda v: np.isfinite(as_numbers(v)), "not a finite number; fill it in or drop the user")
 VARIES = pa.Check(
@@ -109,9 +127,9 @@ VARIES = pa.Check(
 )
 _TIME = [
     _check(_whole, "not an integer, milliseconds since the epoch; convert it"),
-    _check(_told_apart, _EXACT),
+    _check(_told_apart, ROUNDED_KEY),
 ]
-_CATEGORY = [_check(_present, "missing; fill it in or drop the event"), _check(_exact, _EXACT)]
+_CATEGORY = [_check(_present, "missing; fill it in or drop the event"), _check(_exact, ROUNDED_KEY)]
 _MARK = _check(lambda v: np.isin(as_numbers(v), (0, 1)), "neither 0 nor 1; recode it or drop the event")
 Checks = dict[str, list[pa.Check]]  #: by column
 CHECKS: dict[str, Checks] = {"search_events": {"user_id": USER, "timestamp": _TIME, "category": _CATEGORY}}

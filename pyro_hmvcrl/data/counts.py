@@ -15,7 +15,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 
 from pyro_hmvcrl.data.columns import CHECKS, OPTIONAL, Checks, as_codes, as_integers
 from pyro_hmvcrl.data.names import WHOLE, like, short
-from pyro_hmvcrl.data.periods import EARLIEST, Periods, latest
+from pyro_hmvcrl.data.periods import COARSE, EARLIEST, Periods, latest
 from pyro_hmvcrl.data.tables import DatasetError, Table, validate
 
 HELD = 1 << 26  #: bytes of counts that are held in memory; more are kept in a file
@@ -43,7 +43,8 @@ class Survey:
     last: int
     strange: int  #: events at times that no logs of today have
     strange_time: int | None  #: the first of these
-    varied: bool  #: whether some events are engaged with, and some are not
+    engaged: int  #: events that are engaged with
+    coarse: bool  #: whether all times are multiples of what no clock counts in
     before: int  #: events that are left out, as they are before the first moment that is used
 
     @property
@@ -53,7 +54,7 @@ class Survey:
 
 def survey(table: Table, checks: Checks, since: int | None = None) -> Survey:
     """Check every row of an event table: which categories it has, and when, from a moment on."""
-    labels, strange, marks, before = pd.Series(dtype="int64"), [], set[int](), 0
+    labels, strange, engaged, before, coarse = pd.Series(dtype="int64"), [], 0, 0, True
     first_time, last_time = np.iinfo(np.int64).max, np.iinfo(np.int64).min
     for first, rows in table.parts(checks):
         validate(table, rows, checks, first)
@@ -64,9 +65,10 @@ def survey(table: Table, checks: Checks, since: int | None = None) -> Survey:
         times = as_integers(rows["timestamp"])
         first_time = min(first_time, int(times.min(initial=first_time)))
         last_time = max(last_time, int(times.max(initial=last_time)))
+        coarse = coarse and not (times % COARSE).any()
         strange.append(times[(times < EARLIEST) | (times >= latest())])
         if "engaged" in checks:
-            marks.update(np.unique(as_integers(rows["engaged"])).tolist())
+            engaged += int(as_integers(rows["engaged"]).sum())
     odd = np.concatenate(strange)
     return Survey(
         labels.astype("int64"),
@@ -74,7 +76,8 @@ def survey(table: Table, checks: Checks, since: int | None = None) -> Survey:
         last_time,
         len(odd),
         int(odd[0]) if len(odd) else None,
-        len(marks) > 1,
+        engaged,
+        coarse and first_time < last_time,
         before,
     )
 

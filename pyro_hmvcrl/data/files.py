@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and text and JSON that can be trusted to be written again."""
+"""Folders that appear whole or not at all, and text and JSON that can be trusted to be written again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,23 @@ def read_json(path: Path) -> Any:
     OSError
         If the file cannot be read.
     ValueError
-        If it is not JSON, nests too deep, or is not text that can be written again.
+        If it is not JSON, says a thing twice, nests too deep, or is not text that can be written again.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it nests too deep") from None
     check_text(content)
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which a key that stands there twice has no meaning."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{twice[:60]!r} stands there twice")
     return content
 
 
@@ -48,19 +58,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which becomes `path` if all goes well, and nothing otherwise."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def clear_away(left: Path) -> None:
-    """Remove a folder that a killed process left, unless another is at work there, which holds its lock."""
+    """Remove a folder that a killed process left, unless another is at work there, which holds its lock.
+
+    A link is of somebody else, and left alone with what it leads to.
+    """
+    if left.is_symlink():
+        return
     with suppress(Timeout, OSError), FileLock(left / LOCK, timeout=0):
         shutil.rmtree(left)
 

@@ -39,7 +39,7 @@ from pyro_hmvcrl.data.columns import (
 from pyro_hmvcrl.data.counts import Keys, Survey, checks_of, from_on, survey
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.files import check_text, read_json, whole_folder
-from pyro_hmvcrl.data.names import RESERVED, listed, look_alikes, plain, short
+from pyro_hmvcrl.data.names import like, listed, look_alikes, plain, reserved_among, short
 from pyro_hmvcrl.data.periods import DAY, Periods, moment_of
 from pyro_hmvcrl.data.tables import TABLES, DatasetError, Table, read_table, validate
 
@@ -87,8 +87,8 @@ def write_dataset(
     extra_files: Mapping[str, bytes] | None = None,
     categories: Sequence[str] | None = None,
     covariates_until: int | None = None,
-) -> None:
-    """Check a dataset and write its folder, whole or not at all.
+) -> tuple[str, ...]:
+    """Check a dataset and write its folder, whole or not at all; what checking found worth saying.
 
     Parameters
     ----------
@@ -140,6 +140,7 @@ def write_dataset(
                 frame.to_csv(path, index=False)
             else:
                 frame.to_parquet(path, index=False)
+    return checked.remarks
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -178,12 +179,11 @@ def check_description(path: Path | str, description: Any) -> None:
     covariates = [*lists["exposure_covariates"], *lists["preference_covariates"]]
     if "user_id" in covariates:
         raise DatasetError(f"{path}: user_id names the users and cannot be a covariate; take it out")
-    for name in covariates:
-        if RESERVED.fullmatch(name):
-            raise DatasetError(
-                f"{path}: covariate {short(name)} has the name of a channel, factor or site of the model, and a shift "
-                "of it would be taken for one of that; rename it here and in the users' table"
-            )
+    if name := reserved_among(covariates):
+        raise DatasetError(
+            f"{path}: covariate {short(name)} has the name of a channel, factor or site of the model, and a shift "
+            "of it would be taken for one of that; rename it here and in the users' table"
+        )
     for noun, values in (("covariate", covariates), ("category", lists["categories"])):
         for value, times in Counter(map(str, values)).items():
             if times > 1:
@@ -209,6 +209,7 @@ def assemble(
     held, said = _with_extras(users, people)
     native = _native(ids, people["user_id"], users.csv_file is not None)
     held = held.assign(user_id=native, **{name: as_numbers(people[name]) for name in covariates})
+    said += remarks.of_keys(description)
     said += remarks.of_names(users.label, "user_id", ids) if ids.dtype != "int64" else []
     said += remarks.of_covariates(users.label, held, covariates)
 
@@ -242,10 +243,12 @@ def assemble(
     if not fitted:
         _check_counts(users, events, counts)
     elif not any(of.nnz for of in counts.values()):
-        there = listed(found["recommendation_events"].labels.index.union(found["search_events"].labels.index))
+        there = found["recommendation_events"].labels.index.union(found["search_events"].labels.index)
+        other = like(str(there[0]), known)
+        hint = f" ({short(other)} there and {short(there[0])} here look alike)" if other else ""
         raise events["recommendation_events"].error(
             "category",
-            f"none of the events is of a category that the run knows ({listed(known)}); here are {there}",
+            f"none of the events is of a category that the run knows ({listed(known)}); here are {listed(there)}{hint}",
         )
     said += remarks.of_counts(counts, cut.number)
 
@@ -308,7 +311,7 @@ def _with_extras(users: Table, people: pd.DataFrame) -> tuple[pd.DataFrame, list
 def _check_surfaces(events: Mapping[str, Table], found: Mapping[str, Survey]) -> None:
     """Raise if the surfaces have no category in common, or nothing varies."""
     shown = events["recommendation_events"]
-    if not found["recommendation_events"].varied:
+    if not 0 < found["recommendation_events"].engaged < found["recommendation_events"].events:
         raise shown.error("engaged", "the same in all rows; the model needs events of both kinds, 0 and 1")
     searched, fed = (of.labels.index for of in found.values())
     if len({*searched, *fed}) == 1:

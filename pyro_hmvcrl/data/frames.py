@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyro_hmvcrl.data.columns import as_codes
+from pyro_hmvcrl.data.columns import ROUNDED_KEY, as_codes, first_rounded
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.folder import assemble, check_description
-from pyro_hmvcrl.data.names import listed, plain, short
+from pyro_hmvcrl.data.names import WHOLE, like, listed, percent, plain, short
 from pyro_hmvcrl.data.periods import EARLIEST
 from pyro_hmvcrl.data.tables import DatasetError, Table
 from pyro_hmvcrl.data.values import REST, UnclearError, as_text, covariate, marks, moments, one_spelling
@@ -197,6 +197,7 @@ def prepare(
     for label in LABELS[1:]:
         frames[label] = _of_surface(tables[label], frames[label], label, account)
     whole = [label for label in LABELS if _has_all(tables[label], frames[label], label, account)]
+    whole = [label for label in whole if _keys_are_exact(tables[label], frames[label], account)]
     timed = all("timestamp" in frames[label] for label in LABELS[1:])
     if not timed:
         account.said.append("there are no timestamps on both surfaces: there is one period")
@@ -296,6 +297,16 @@ def _of_surface(table: Table, frame: pd.DataFrame, label: str, account: Account)
     return frame[own].drop(columns="surface")
 
 
+def _keys_are_exact(table: Table, frame: pd.DataFrame, account: Account) -> bool:
+    """Whether no key is a float which may stand for several integers, before keys are made text; else noted."""
+    before = len(account.problems)
+    for column in frame.columns.intersection(["user_id", "category"]):
+        if (row := first_rounded(frame[column])) is not None:
+            found = short(frame[column].iloc[[row]].tolist()[0])
+            account.problem(table, column, f"{ROUNDED_KEY} (found {found})", int(frame.index[row]))
+    return len(account.problems) == before
+
+
 def _keys(values: pd.Series) -> pd.Series:
     """Keys as text, whole numbers without a point, by which tables are held against each other."""
     codes, labels = as_codes(values)
@@ -376,12 +387,19 @@ def _events(
     frame = account.only(label, frame, users.notna(), "no user_id")
     if known is not None:
         there = users[frame.index].isin(known)
-        if len(frame) and not there.any():
+        if not there.all():  # integers that were saved as floats
+            users = users.where(users.isin(known), users.str.replace(rf"^{WHOLE}$", r"\1", regex=True))
+            frame = frame.assign(user_id=users[frame.index])
+            there = frame["user_id"].isin(known)
+        if len(frame) and len(known) and not there.any():
             here = short(users[frame.index[0]])
             problem = f"no user is one of the users' table ({here} here, {short(known.iloc[0])} there); name them alike"
             account.problem(table, "user_id", problem)
             return frame
-        frame = account.only(label, frame, there, "the user is not in the users' table")
+        lost = users[frame.index][~there]
+        other = None if lost.empty else like(str(lost.iloc[0]), known)
+        alike = f" ({short(lost.iloc[0])} here, {short(other)} there)" if other else ""
+        frame = account.only(label, frame, there, f"the user is not in the users' table{alike}")
     for column in ("category", "timestamp", "engaged", "suggested"):
         if column in frame:
             frame = account.only(label, frame, frame[column].notna(), f"no {column}")
@@ -406,8 +424,8 @@ def _merged(events: list[pd.DataFrame], top: int | None, account: Account) -> li
         rare = both.isin(counts.index[top:])
         both = both.mask(rare, REST)
         account.said.append(
-            f"category: the {len(counts) - top:,} rarest of {len(counts):,}, with {rare.mean():.1%} of the events, "
-            f"are one, {REST!r}"
+            f"category: the {len(counts) - top:,} rarest of {len(counts):,}, with {percent(float(rare.mean()))} of the "
+            f"events, are one, {REST!r}"
         )
     elif len(counts) > MANY_CATEGORIES:
         account.said.append(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
-from collections.abc import Mapping, Sequence
+import lzma
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
-from pyro_hmvcrl.data.files import one_line
 from pyro_hmvcrl.data.folder import write_dataset
 from pyro_hmvcrl.data.frames import LABELS, Account, prepare
-from pyro_hmvcrl.data.tables import SEPARATORS, DatasetError, Table
+from pyro_hmvcrl.data.tables import SEPARATORS, DatasetError, Table, check_header, other_form, readable
+
+UNPACK: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+LARGE, MOST_UNFOLDED = 1 << 28, 100  #: bytes, and times as many as packed, that a file may have
 
 
 def import_files(
@@ -55,7 +63,9 @@ def import_files(
     account = json.dumps(made.account.to_dict(), indent=2).encode()
     parts = made.users, made.search_events, made.recommendation_events
     description = dict(made.description)
-    write_dataset(out, description.pop("name"), *parts, **description, extra_files={"import.json": account})
+    files = {"import.json": account}
+    remarks = write_dataset(out, description.pop("name"), *parts, **description, extra_files=files)
+    made.account.said += remarks
     return made.account
 
 
@@ -68,14 +78,34 @@ def read_own(path: Path) -> Table:
         If the file cannot be read.
     """
     if not path.is_file():
-        raise DatasetError(f"{path}: no such file")
-    try:
+        raise DatasetError(f"{path}: {'a folder, and no file' if path.is_dir() else 'no such file'}")
+    packed = path.suffix.lower() in (*UNPACK, ".zip", ".zst")
+    with readable(path):
         if path.suffix.lower() == ".parquet":
-            return Table(str(path), pd.read_parquet(path).reset_index(drop=True))
+            return Table(str(path), pq.read_table(path).to_pandas(ignore_metadata=True))
+        if not packed and (what := other_form(path)):
+            raise ValueError(f"it holds {what}")
+        _check_unfolding(path)
         text = {"dtype": "str", "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
         headers = {by: len(pd.read_csv(path, sep=by, nrows=0, **text).columns) for by in (",", *SEPARATORS)}
-        frame = pd.read_csv(path, sep=max(headers, key=lambda by: headers[by]), index_col=False, **text)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: could not be read: {one_line(error)[:300]}; write it again") from error
+        separator = max(headers, key=lambda by: headers[by])
+        first = pd.read_csv(path, sep=separator, header=None, nrows=1, **text)
+        check_header(path, first.iloc[0].dropna())  # pandas renames what is there twice
+        frame = pd.read_csv(path, sep=separator, index_col=False, **text)
     plain_text = path.suffix.lower() in (".csv", ".tsv", ".txt")
     return Table(str(path), frame, path if plain_text else None)
+
+
+def _check_unfolding(path: Path) -> None:
+    """Raise if a packed file is one that no logs are: it would fill the memory."""
+    unpack, size = UNPACK.get(path.suffix.lower()), 0
+    most = max(LARGE, MOST_UNFOLDED * path.stat().st_size)
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    elif unpack:
+        with unpack(path) as file:
+            while size <= most and (block := file.read(1 << 20)):
+                size += len(block)
+    if size > most:
+        raise ValueError(f"its {path.stat().st_size:,} bytes unfold to more than {most:,}, as no logs do")

@@ -12,21 +12,49 @@ MOST_SAID = 60  #: characters of a value in a message
 MOST_NAMED = 12  #: names in a message
 #: Channels, factors (and their columns in a run folder) and sites of the model, to which an intervention may be put.
 RESERVED = re.compile(
-    r"user_id|(platform|preference)(_\d+(_sd|_true)?)?|held_out|outside|noise|readiness|history|search|exposure|engagement"
-    r"|suggested|(exposure|preference)_covariates"
+    r"user_id|(?:platform|preference)(?:_\d+(?:_sd|_true)?)?|held_out|outside|noise|readiness|history|search|exposure|engagement"
+    r"|suggested|(?:exposure|preference)_covariates|(?:history|search|suggested|engagement)_\d+"
 )
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 INTEGER, WHOLE = (
     r"-?(?:0|[1-9][0-9]*)",
     r"(-?[0-9]+)\.0",
 )  #: the latter: of a column that was once one of floats
+DASHES = "[\u2010-\u2015\u2212]"
+THOUSANDS = r"[+-]?\d{1,3}([,'’]\d{3})+(\.\d+)?"
 UNSEEN = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]+"  #: spaces, and characters without width
+
+
+def reserved_among(names: Iterable[str]) -> str | None:
+    """The first of covariates' names that means something else here, or looks as if it did.
+
+    Examples
+    --------
+    >>> reserved_among(["platform_share", "Platform", "platform_1"]), reserved_among(["exposure_1"])
+    ('Platform', None)
+    """
+    given = pd.Series([*names], dtype="str")
+    taken = _forms(given).str.fullmatch(RESERVED.pattern)
+    return None if not taken.any() else str(given[taken].iloc[0])
 
 
 def short(value: object, most: int = MOST_SAID) -> str:
     """What a message says of a value, however long it is."""
     said = repr(value) if not isinstance(value, str) or len(value) <= most else repr(value[:most]) + "..."
     return said if len(said) <= 2 * most else said[: 2 * most] + "..."
+
+
+def percent(share: float) -> str:
+    """A share with one decimal; one that is not none is never said to be none, nor one that is not all to be all.
+
+    Examples
+    --------
+    >>> percent(0.0), percent(0.0003), percent(0.0571), percent(0.9998), percent(1.0)
+    ('0%', 'under 0.1%', '5.7%', 'over 99.9%', '100%')
+    """
+    if share in (0, 1):
+        return f"{share:.0%}"
+    return "under 0.1%" if share < 0.001 else "over 99.9%" if share > 0.999 else f"{share:.1%}"
 
 
 def listed(names: Iterable[object]) -> str:
@@ -79,7 +107,9 @@ def like(label: str, known: Iterable[str]) -> str | None:
 def _forms(labels: pd.Series) -> pd.Series:
     """What is left of labels without the differences that the eye passes over."""
     forms = labels.str.normalize("NFKC").str.casefold().str.normalize("NFKC")
-    forms = forms.str.replace(UNSEEN, "", regex=True)
+    forms = forms.str.replace(UNSEEN, "", regex=True).str.replace(DASHES, "-", regex=True)
+    grouped = forms.str.fullmatch(THOUSANDS).to_numpy(bool)
+    forms = forms.mask(grouped, forms.str.replace(r"[,'’]", "", regex=True))
     numbers = forms.str.fullmatch(NUMBER.pattern).to_numpy(bool)
     return forms.mask(numbers, forms[numbers].map(_number))
 

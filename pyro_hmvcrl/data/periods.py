@@ -17,6 +17,7 @@ DAY = 86_400_000  #: ms
 FEWEST_DAYS, MOST_DAYS = 4, 14
 MOST_PERIODS = 1_000
 EARLIEST = 1_262_304_000_000  #: ms since epoch: 2010, before which hardly any logs are
+COARSE = 1_000_000  #: ms; times that are all multiples of it have been rounded
 UNITS = {
     "seconds": (1_000, 1),
     "microseconds": (1, 1_000),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, identity, kron
 
 from pyro_hmvcrl.data.counts import Counted, Survey
-from pyro_hmvcrl.data.names import listed, look_alikes, short
-from pyro_hmvcrl.data.periods import DAY, EARLIEST, Periods, date_of, latest, likely_unit, moment_of
+from pyro_hmvcrl.data.names import listed, look_alikes, percent, short
+from pyro_hmvcrl.data.periods import COARSE, DAY, EARLIEST, Periods, date_of, latest, likely_unit, moment_of
 
 SHARED = 0.995  #: share of events in categories of both surfaces, below which it is said
 LITTLE = 0.5  #: ... and below which names should be looked at
@@ -25,6 +26,16 @@ NEGLIGIBLE = 0.01  #: share of one of these
 FEWEST = 20  #: users, among whom one is not to rule a column
 FAR = 100  #: quartile ranges from the median
 MOST_PAIRS = 3
+RULES_EVENTS = (
+    0.1  #: share of a surface's events that are one user's, among `FEWEST` or more, from which it is said
+)
+KEYS_OF_DESCRIPTION = [
+    "name",
+    "exposure_covariates",
+    "preference_covariates",
+    "categories",
+    "covariates_until",
+]
 
 
 def of_names(label: str, column: str, names: Sequence[str]) -> list[str]:
@@ -37,6 +48,16 @@ def of_names(label: str, column: str, names: Sequence[str]) -> list[str]:
     return [
         f"{label}, column {column!r}: names that look alike count as different ones: {said}{more}. If they mean the "
         "same, write them in one way"
+    ]
+
+
+def of_keys(keys: Iterable[str]) -> list[str]:
+    """Keys of dataset.json that are nearly those that mean something."""
+    near = {key: get_close_matches(key.casefold(), KEYS_OF_DESCRIPTION, 1, 0.8) for key in keys}
+    return [
+        f"dataset.json: {short(key)} means nothing here; was {short(known[0])} meant?"
+        for key, known in near.items()
+        if known and key not in KEYS_OF_DESCRIPTION
     ]
 
 
@@ -69,6 +90,13 @@ def of_surfaces(surveys: Mapping[str, Survey]) -> list[str]:
     one, other = surveys.values()
     if one.last < other.first or other.last < one.first:
         said.append("search_events and recommendation_events have no time in common")
+    shown = surveys["recommendation_events"]
+    rare = min(shown.engaged, shown.events - shown.engaged)
+    if rare < ENOUGH and shown.events >= ENOUGH**2:
+        kind = "engaged with" if rare == shown.engaged else "not engaged with"
+        said.append(
+            f"only {rare} of {shown.events:,} recommendation events are {kind}, which tells next to nothing"
+        )
     for stem, of in surveys.items():
         if len(of.labels) == 1:
             said.append(f"all of {stem} are in one category, which tells nothing of users")
@@ -78,7 +106,10 @@ def of_surfaces(surveys: Mapping[str, Survey]) -> list[str]:
 def of_times(label: str, found: Survey) -> list[str]:
     """Times that logs of today do not have, and the unit that they may be in."""
     if found.strange_time is None:
-        return []
+        rounded = (
+            f"{label}, column 'timestamp': all times are whole multiples of {COARSE:,} ms; were they rounded?"
+        )
+        return [rounded] if found.coarse else []
     time = found.strange_time
     said = (
         f"{label}, column 'timestamp': {found.strange:,} of {found.events:,} events are before "
@@ -122,6 +153,11 @@ def of_counts(counts: Mapping[str, csr_matrix], periods: int) -> list[str]:
     for name, number in events.items():
         if (lacking := float((number.sum(1) == 0).mean())) >= LACKING:
             said.append(f"{lacking:.0%} of the users have no {name}")
+        by_user = number.sum(1)
+        if len(by_user) >= FEWEST and (most := float(by_user.max() / max(by_user.sum(), 1))) >= RULES_EVENTS:
+            said.append(
+                f"one user has {most:.0%} of all {name}: what is said of the platform and of others hangs on this one"
+            )
     if periods == 1:
         return said
     for name, number in events.items():
@@ -197,7 +233,7 @@ def of_covariates(label: str, users: pd.DataFrame, names: Sequence[str]) -> list
         one = f"user {user} has {values[who[0]]:.6g}, the median is {np.median(values):.6g}"
         count = "one user makes" if len(who) == 1 else f"{len(who):,} users make"
         said.append(
-            f"{label}, column {short(name)}: {count} {share:.1%} of its variance ({one}). What is said of it hangs on "
-            "them: mend these values, or take the column's logarithm or rank"
+            f"{label}, column {short(name)}: {count} {percent(share)} of its variance ({one}). What is said of it "
+            "hangs on them: mend these values, or take the column's logarithm or rank"
         )
     return said

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import warnings
+import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from lzma import LZMAError
 from pathlib import Path
+from zipfile import BadZipFile
 
 import pandas as pd
 import pandera.pandas as pa
@@ -17,10 +21,21 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from pyro_hmvcrl.data.columns import CHECKS, KEYS, MISSING, Checks
-from pyro_hmvcrl.data.names import listed, short
+from pyro_hmvcrl.data.names import like, listed, short
 
 TABLES = ("users", "search_events", "recommendation_events")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+#: How files begin that are something else than their names say.
+FORMS = {
+    b"\x1f\x8b": "compressed data (gzip), which is to be unpacked",
+    b"PK\x03\x04": "a zip or a spreadsheet",
+    b"PAR1": "a Parquet file, whose name must end in .parquet",
+    b"\xff\xfe": "text in UTF-16, not UTF-8",
+    b"\xfe\xff": "text in UTF-16, not UTF-8",
+    b"<": "a page of the web",
+    b"sep=": "a first line on separators (sep=), which is to be removed",
+    b"version https://git-lfs": "a pointer of Git LFS, in place of the file",
+}
 MOST_OF_ERROR = 300  #: characters of what a library says
 PART = 1 << 20  #: rows of a Parquet file at a time, which bounds the memory
 
@@ -49,12 +64,12 @@ class Table:
         if self.held is not None:
             return self.held
         names = None if columns is None else [name for name in columns if name in self.columns]
-        with _readable(self.parquet):
+        with readable(self.parquet):
             # Without pandas' metadata an index comes as a column, and row numbers are the file's.
             return pq.ParquetFile(self.parquet).read(columns=names).to_pandas(ignore_metadata=True)
 
     def __len__(self) -> int:
-        with _readable(self.parquet):
+        with readable(self.parquet):
             return len(self.held) if self.held is not None else pq.read_metadata(self.parquet).num_rows
 
     @property
@@ -64,7 +79,7 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Names of its columns."""
-        with _readable(self.parquet):
+        with readable(self.parquet):
             return list(self.held.columns if self.held is not None else pq.read_schema(self.parquet).names)
 
     def parts(self, columns: Iterable[str]) -> Iterator[tuple[int, pd.DataFrame]]:
@@ -73,7 +88,7 @@ class Table:
             yield 0, self.only(columns)
             return
         first = 0
-        with _readable(self.parquet), pq.ParquetFile(self.parquet) as file:
+        with readable(self.parquet), pq.ParquetFile(self.parquet) as file:
             for part in file.iter_batches(PART, columns=list(columns)):
                 yield first, part.to_pandas(ignore_metadata=True)
                 first += part.num_rows
@@ -102,11 +117,11 @@ def _line(path: Path, row: int) -> int:
 def read_table(folder: Path, stem: str) -> Table:
     """The table of this stem in a dataset folder: the one of its two kinds of file that is there."""
     path = _find(folder, stem)
-    with _readable(path):
+    with readable(path):
         if path.suffix.lower() == ".csv":
             return Table(str(path), _read_csv(path), path)
         names = pq.read_schema(path).names
-        _check_header(path, names)
+        check_header(path, names)
         in_parts = stem in CHECKS and _comes_in_parts(pq.read_schema(path), CHECKS[stem])
         return Table(str(path), parquet=path, as_a_whole=not in_parts)
 
@@ -121,7 +136,11 @@ def _find(folder: Path, stem: str) -> Path:
     if len(found) > 1:
         raise DatasetError(f"{folder}: has both {found[0].name} and {found[1].name}; remove one of them")
     if not found:
-        instead = f", but {there[0].name}; write it as one of them" if there else "; add one of them"
+        instead = (
+            f", but {there[0].name}; write it as one of them"
+            if there
+            else f"; add one of them (there are {listed(sorted(p.name for p in folder.iterdir()))})"
+        )
         raise DatasetError(f"{folder}: has neither {names[0]} nor {names[1]}{instead}")
     if not found[0].is_file():
         raise DatasetError(
@@ -130,7 +149,7 @@ def _find(folder: Path, stem: str) -> Path:
     return found[0]
 
 
-def _check_header(path: Path, names: Sequence[str]) -> None:
+def check_header(path: Path, names: Sequence[str]) -> None:
     """Raise if a name is there twice: it is not known which column is meant."""
     for name, times in Counter(names).items():
         if times > 1:
@@ -155,14 +174,48 @@ def _comes_in_parts(schema: pyarrow.Schema, columns: Iterable[str]) -> bool:
 
 
 @contextmanager
-def _readable(path: Path | None) -> Iterator[None]:
+def readable(path: Path | None) -> Iterator[None]:
     """Errors of reading a file, as one of the dataset."""
     try:
         yield
     except DatasetError:
         raise
-    except (OSError, ValueError, ArrowException, MemoryError, pd.errors.ParserWarning) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        ArrowException,
+        MemoryError,
+        BadZipFile,
+        LZMAError,
+        zlib.error,
+        pd.errors.ParserWarning,
+    ) as error:
+        what = other_form(path) or (
+            "text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else None
+        )
+        if what:
+            raise DatasetError(
+                f"{path}: could not be read: it holds {what}; write what its name says"
+            ) from error
         raise DatasetError(f"{path}: could not be read: {_first_line(error)}; write it again") from error
+
+
+def other_form(path: Path | None) -> str | None:
+    """What a file begins like, if it is not what its name says."""
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        start = file.read(64)
+    own = {".parquet": b"PAR1", ".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b"}.get(path.suffix.lower())
+    return next(
+        (
+            what
+            for sign, what in FORMS.items()
+            if sign != own and start.removeprefix(BOM_UTF8).lstrip().startswith(sign)
+        ),
+        None,
+    )
 
 
 def _first_line(said: object) -> str:
@@ -185,10 +238,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _csv_header(path: Path) -> pd.Index:
     """Names of the columns, if commas separate them and each is there once."""
-    columns = pd.read_csv(path, nrows=0).columns
     csv.field_size_limit(2**31 - 1)
     with path.open(newline="", encoding="utf-8-sig") as handle:  # pandas renames what is there twice
-        _check_header(path, next((row for row in csv.reader(handle) if "".join(row).strip(" \t")), []))
+        check_header(path, next((row for row in csv.reader(handle) if "".join(row).strip(" \t")), []))
+    columns = pd.read_csv(path, nrows=0).columns
     for separator, name in SEPARATORS.items():
         if "user_id" not in columns and "user_id" in [c.strip('" ') for c in columns[0].split(separator)]:
             raise DatasetError(f"{path}: its columns are separated by {name}; write it with commas")
@@ -197,15 +250,15 @@ def _csv_header(path: Path) -> pd.Index:
 
 def validate(table: Table, rows: pd.DataFrame, checks: Checks, first_row: int = 0) -> None:
     """Raise the first failure of a table's rows: a missing column, else a bad row, else a whole column."""
+    if missing := next((name for name in checks if name not in rows), None):
+        other = like(missing, table.columns)
+        hint = f"rename {short(other)}" if other else "add it"
+        raise table.error(missing, f"missing; {hint} (there are {listed(table.columns)})")
     columns = {name: pa.Column(checks=column, nullable=True) for name, column in checks.items()}
     try:
         pa.DataFrameSchema(columns).validate(rows, lazy=True)
     except pa.errors.SchemaErrors as errors:
         failures = errors.failure_cases
-        missing = failures[failures["check"] == "column_in_dataframe"]
-        if len(missing):
-            has = listed(table.columns)
-            raise table.error(missing["failure_case"].iloc[0], f"missing; add it (there are {has})") from None
         first = failures.sort_values("index", kind="stable").iloc[0]
         row = None if pd.isna(first["index"]) else int(first["index"])
         if row is None and isinstance(first["failure_case"], str):  # the check itself could not be made

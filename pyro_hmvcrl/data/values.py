@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pyro_hmvcrl.data.columns import MISSING, as_numbers
+from pyro_hmvcrl.data.columns import MISSING, as_numbers, varies
 from pyro_hmvcrl.data.names import listed, short
 from pyro_hmvcrl.data.periods import DAY, EARLIEST, UNITS, latest, likely_unit
 
@@ -25,7 +25,8 @@ RARE_LEVEL = (
 )
 REST, GAP = "other", "missing"  #: levels of what is rare, and of what is not there
 NUMBER_LIKE = r"^[^\w]{0,2}\d[\d.,' ]*[^\w]{0,2}$"
-DAY_OR_MONTH = r"^(\d{1,2})[/.-](\d{1,2})[/.-]\d{4}"
+DAY_OR_MONTH = r"^(\d{1,2})[/. -](\d{1,2})[/. -](?:\d{4}|\d{2})(?!\d)"
+DATED = r"\d{4}|^\d{1,2}[/. -]\d{1,2}[/. -]\d{2}"  #: what has a year: "now" and "10:30" are of whenever they are read
 
 
 class UnclearError(ValueError):
@@ -98,17 +99,22 @@ def moments(values: pd.Series) -> tuple[Array, str]:
     """
     found = numbers(values)
     if found is not None:
+        if values.dtype in ("float32", "float16") and (np.abs(found) >= 2**24).any():
+            raise UnclearError(
+                f"{values.dtype} holds no moment to the second; write integers, from the source"
+            )
         return _of_numbers(found)
     if pd.api.types.is_datetime64_any_dtype(values):
         return _milliseconds(pd.to_datetime(values, utc=True)), "dates (UTC where no zone is given)"
     text = as_text(values)
-    when = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
+    dated = text.where(text.str.contains(DATED, na=False))
+    when = pd.to_datetime(dated, format="ISO8601", utc=True, errors="coerce")
     if not (when.isna() & text.notna()).any():
         return _milliseconds(when), "ISO dates (UTC where no zone is given)"
     day_first = _day_first(text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # on guesses, which are checked here
-        when = pd.to_datetime(text, format="mixed", dayfirst=day_first, utc=True, errors="coerce")
+        when = pd.to_datetime(dated, format="mixed", dayfirst=day_first, utc=True, errors="coerce")
     if (bad := when.isna() & text.notna()).any():
         row = int(bad.to_numpy().argmax())
         raise UnclearError(f"no moment (found {short(str(values.iloc[row]))}); write ISO dates", row)
@@ -122,14 +128,16 @@ def _milliseconds(when: pd.Series) -> Array:
 
 def _of_numbers(found: Array) -> tuple[Array, str]:
     known = found[~np.isnan(found)]
-    middle = int(np.median(known)) if len(known) else 0
+    if not len(known):
+        return found, ""
+    middle = int(np.median(known))
     if EARLIEST <= middle < latest():
         return np.round(found), "milliseconds since 1970"
     if unit := likely_unit(middle):
         times, by = UNITS[unit[0]]
         return np.round(found * times / by), f"{unit[0]} since 1970"
     when = pd.to_datetime(pd.Series(found).astype("Int64").astype("str"), format="%Y%m%d", errors="coerce")
-    if len(known) and when.notna().sum() == len(known):
+    if when.notna().sum() == len(known):
         return _milliseconds(when), "days written as YYYYMMDD (UTC)"
     raise UnclearError(
         f"neither dates nor seconds, milli-, micro- or nanoseconds since 1970 (the middle one is {middle}); convert it"
@@ -167,7 +175,7 @@ def covariate(name: str, values: pd.Series) -> tuple[dict[str, Array], list[str]
     if found is None:
         return _indicators(name, as_text(values))
     gaps = np.isnan(found)
-    if gaps.all() or np.nanmin(found) == np.nanmax(found):
+    if gaps.all() or not varies(found[~gaps]):
         return {}, [f"covariate {short(name)} is left out: it does not vary over users"]
     if gaps.any():
         middle = float(np.nanmedian(found))

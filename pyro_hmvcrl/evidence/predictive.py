@@ -394,8 +394,9 @@ def compare(statistic: Statistic, observed: Any, replicated: Array) -> dict[str,
     -------
     dict
         ``observed``, and the replications' ``mean``, ``lower`` and ``upper``; ``distance``, in standard deviations of
-        the replications; ``difference``, relative to their mean; ``p``, the posterior predictive p-value (two-sided
-        but for distances and an `excess`); and the ``level``: good, care (far, but by little) or no.
+        the replications; ``difference``, relative to their mean; ``one_sided``, as distances and an `excess` are: only
+        more than the model makes speaks against it; ``p``, the posterior predictive p-value, of one side or two; and
+        the ``level``: good, care (far, but by little) or no.
     """
     lower, upper = np.quantile(replicated, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     mean = replicated.mean(0)
@@ -408,14 +409,21 @@ def compare(statistic: Statistic, observed: Any, replicated: Array) -> dict[str,
     distance = float((one - expected) / max(all_.std(), 1e-9 * size))
     difference = float((one - expected) / size)
     above, below = ((1 + np.sum(sign * all_ >= sign * one)) / (1 + len(all_)) for sign in (1, -1))
-    excess = statistic.excess or len(statistic.labels) > 0
-    p = above if excess else min(1.0, 2 * min(above, below))
-    far = (distance if excess else abs(distance)) > FAR
+    one_sided = statistic.excess or len(statistic.labels) > 0
+    p = above if one_sided else min(1.0, 2 * min(above, below))
     found = {"title": statistic.title, "distance": distance, "difference": difference, "p": float(p)}
+    found["one_sided"] = one_sided
+    low, high = passes(found)
+    far = not low <= distance <= high
     found |= {"labels": list(statistic.labels)} if statistic.labels else {}
     found |= {"level": "good" if not far else "care" if abs(difference) < MATTERS else "no"}
     parts = {"observed": observed, "mean": mean, "lower": lower, "upper": upper}
     return found | {name: np.asarray(part).tolist() for name, part in parts.items()}
+
+
+def passes(check: Mapping[str, Any]) -> tuple[float, float]:
+    """From where to where a check's distance lies when it passes, in standard deviations."""
+    return -np.inf if check.get("one_sided") else -FAR, FAR
 
 
 def histograms(title: str, observed: Array, replicated: Sequence[Array]) -> dict[str, Any]:

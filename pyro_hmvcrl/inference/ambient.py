@@ -13,23 +13,28 @@ MUCH = 1 << 22  #: numbers at a time, from which on threads are worth their wait
 
 @contextmanager
 def own_state() -> Iterator[None]:
-    """Inside, torch and NumPy are as they start: single precision, on the CPU, with gradients; random state is forked.
+    """Inside, torch and NumPy are as they start: single precision, on the CPU, with gradients.  Random state is forked.
 
     As a decorator it guards what users call: ``@own_state()``.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    precision = torch.get_float32_matmul_precision()
     with (
         torch.random.fork_rng(),
         torch.inference_mode(False),
         torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
         np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"),
         nullcontext() if device.type == "cpu" else torch.device("cpu"),  # which slows every call down
     ):
         torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
+            torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager

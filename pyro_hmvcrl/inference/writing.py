@@ -31,8 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     start = f".{path.name[:80]}."
     for left in path.parent.glob(f"{glob.escape(start)}*.partial"):
-        if left.is_dir() and not left.is_symlink():
-            clear_away(left)
+        clear_away(left)
     try:
         with _own_folder(path.parent, start) as folder:
             file = folder / path.name

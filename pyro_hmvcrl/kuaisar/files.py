@@ -57,6 +57,7 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     },
     "social_network.csv": {"user_id": NUMBER, "user_follow_id": TEXT},
 }
+WORDS = ("search_source", "item_type")  #: columns of words that stand for something
 IDS = ("user_id", "item_id")
 PAST_FLOATS = "past 2^53, from where on integers are not told apart here"
 SEPARATOR = re.compile("[;\t|]")
@@ -210,7 +211,8 @@ class Files:
         frame = table.unify_dictionaries().to_pandas(strings_to_categorical=True, self_destruct=True)
         for column in frame.columns.intersection(IDS):
             self.check(name, frame, column, ~(frame[column].abs() >= 2**53).to_numpy(), PAST_FLOATS)
-        return frame.assign(**{c: _codes(frame[c]) for c in wanted if types[c] != wanted[c] and _is_code(c)})
+        codes = [c for c in wanted if types[c] != wanted[c] and _is_code(c)]
+        return frame.assign(**{c: _codes(frame[c], c) for c in codes})
 
     def check(self, name: str, rows: DataFrame, column: str, good: NDArray[np.bool_], problem: str) -> None:
         """Raise for the first row that is not good; the frame's index counts the rows of the file."""
@@ -269,15 +271,16 @@ def _name(path: str | Path) -> str:
 
 
 def _is_code(column: str) -> bool:
-    """Whether a column of text has codes, which may have been saved as floats."""
-    return column.endswith(("_id", "_type")) or column.startswith("onehot_")
+    """Whether a column of text has codes or words of a few kinds, which may have been saved in another form."""
+    return column.endswith(("_id", "_type", "_source")) or column.startswith("onehot_")
 
 
-def _codes(values: Series) -> Series:
-    """Codes without the ".0" of integers that were saved as floats."""
-    plain, distinct = factorize(
-        values.cat.categories.str.strip().str.replace(rf"^{WHOLE}$", r"\1", regex=True)
-    )
+def _codes(values: Series, column: str) -> Series:
+    """Codes without the ".0" of integers that were saved as floats, nor their zeros before; words in capitals."""
+    written = values.cat.categories.str.strip().str.replace(rf"^{WHOLE}$", r"\1", regex=True)
+    if column.endswith("_category_id"):
+        written = written.str.replace(r"^0+(?=[0-9]+$)", "", regex=True)
+    plain, distinct = factorize(written.str.upper() if column in WORDS else written)
     codes = np.append(plain, -1)[values.cat.codes]
     return Series(Categorical.from_codes(codes, categories=distinct), index=values.index)
 

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas import DataFrame
 
+from pyro_hmvcrl.data.columns import varies
 from pyro_hmvcrl.data.folder import write_dataset
 from pyro_hmvcrl.kuaisar.clock import beijing
 from pyro_hmvcrl.kuaisar.covariates import COVARIATES_SHARE, EXPOSURE, Covariate, preference_covariates
@@ -108,7 +109,7 @@ def _covariates(
                     f"{users['user_id'][far]}; mend or leave out that user's rows"
                 )
             said = {"name": c.name, "block": block, "definition": c.definition, "why": c.why}
-            if len(values) and values.min() < values.max():
+            if len(values) and varies(values):
                 users[c.name] = values
                 described.append(said | {"users_given_the_median": int(missing.sum())})
             else:

@@ -122,8 +122,8 @@ def _category_names(items: DataFrame, tree: list[str]) -> tuple[NDArray[np.intp]
     named = distinct.set_index(tree[0]).astype("object").reindex(ids.categories).fillna("")
     names: list[str] = []
     for key, row in zip(named.index, named.to_numpy(), strict=True):
-        words = [word for word in (*row[::-1], str(key)) if word not in PADDING]
-        name = words[0] if words and str(key) not in PADDING else ""
+        words = [word for word in (*row[::-1], str(key)) if not _is_padding(word)]
+        name = words[0] if words and not _is_padding(str(key)) else ""
         while name and name in names:
             name = f"{name} ({key})"
         names.append(name)
@@ -131,6 +131,10 @@ def _category_names(items: DataFrame, tree: list[str]) -> tuple[NDArray[np.intp]
     real = [i for i, name in enumerate(names) if name]
     code[real] = np.arange(len(real))
     return code[ids.codes], [names[i] for i in real]
+
+
+def _is_padding(word: str) -> bool:
+    return word.strip().casefold().removesuffix(".0") in PADDING
 
 
 def _read_deliveries(
@@ -156,7 +160,11 @@ def _read_deliveries(
     item, time = rows["item"].to_numpy(), rows["timestamp"].to_numpy().astype("int64")
     duration = rows["duration_ms"].to_numpy() / 1_000
     account.without(file, "duration_ms", {"is missing": np.isnan(duration), "is 0": duration == 0})
-    age = np.maximum((time + BEIJING) // DAY - items["upload_day"].to_numpy()[item], 0)
+    age = (time + BEIJING) // DAY - items["upload_day"].to_numpy()[item]
+    account.without(
+        file, "age", {"is negative: the item is uploaded later": age < -1}
+    )  # a day may be another zone's
+    age = np.where(age < -1, np.nan, np.maximum(age, 0))
     return DataFrame(
         {
             "user": rows["user"].to_numpy(),

@@ -12,8 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pyro_hmvcrl.data.columns import as_numbers
+from pyro_hmvcrl.data.names import percent, short
 from pyro_hmvcrl.data.remarks import leverage
 from pyro_hmvcrl.queries.checks import Array
+from pyro_hmvcrl.queries.rules import breaks_a_rule
 from pyro_hmvcrl.run.files import of_file
 
 LEVELS = 10  #: a covariate with no more values than this is taken for discrete
@@ -21,7 +23,10 @@ TAIL = 0.99  #: share of users that the support holds
 EXTRAPOLATES = 0.1  #: share of users outside the support from which an answer is said to extrapolate
 FLAT = 1e-6  #: variance of standardised columns along an axis that is said not to vary
 UNSUPPORTED = 0.5  #: ... and from which there is none
-ROUNDING = 1e-9  #: relative to the largest value of a column
+ROUNDING = 1e-12  #: relative to the largest value of a column
+LEAST = 1e-9  #: standard deviations, below which nothing varies
+NARROW, ENOUGH = 0.01, 20  #: standard deviations that so many new users have at least
+NEARLY_ONE = 0.99  #: a correlation of columns that all but copy one another
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,10 @@ class Overlap:
     beyond_range, no_level, unlike_others
         A shifted column is beyond its observed range; a discrete one has a value that nobody has, or two of two
         values each have a pair that nobody has; or the shifted columns are, given the user's other covariates,
-        further from expectation than those of 99% of the users, or leave a rule that all users keep.
+        further from expectation than those of 99% of the users, or break a
+        rule that all users keep (:mod:`~pyro_hmvcrl.queries.rules`).
     tied
-        Columns of such a rule, as of a copy, or of shares that add up to 1.
+        Columns of such a rule, as of a copy, or of shares that add up to 1; or of what is nearly one.
     leaving
         Of each column that some users leave the range of: their share, and the range.
     ruled
@@ -59,7 +65,8 @@ class Overlap:
             [
                 self._level,
                 *(
-                    f"{name}: {of['share']:.1%} of the users leave its observed range, {of['low']:g} to {of['high']:g}"
+                    f"{name}: {percent(of['share'])} of the users leave its observed range, {of['low']:g} to "
+                    f"{of['high']:g}"
                     for name, of in self.leaving.items()
                 ),
             ]
@@ -68,13 +75,14 @@ class Overlap:
     @property
     def _level(self) -> str:
         rule = f": {' and '.join(self.tied)} determine one another in the data" if self.tied else ""
-        ruled = ", ".join(f"{name} ({share:.1%})" for name, share in self.ruled.items())
+        ruled = ", ".join(f"{name} ({percent(share)})" for name, share in self.ruled.items())
         if self.supported and ruled:
             return (
                 f"in part: the answer hangs on the few users who make nearly all of the variance of {ruled}"
             )
         if self.outside <= EXTRAPOLATES:
-            return "supported: the shifted policy lies within what the data have seen"
+            of = f"for {percent(1 - self.outside)} of the users " if self.outside else ""
+            return f"supported: {of}the shifted policy lies within what the data have seen"
         if self.supported:
             return (
                 f"in part: for {self.outside:.0%} of the users the answer rests on the model's extrapolation"
@@ -84,7 +92,7 @@ class Overlap:
     @property
     def mend(self) -> str:
         """What to do about a change that is not supported."""
-        return f"Shift {' and '.join(self.tied)} together" if self.tied else "Make it smaller"
+        return f"Shift {' and '.join(self.tied)} as they go together" if self.tied else "Make it smaller"
 
     @property
     def supported(self) -> bool:
@@ -131,9 +139,19 @@ def overlap(observed: pd.DataFrame, shifted: pd.DataFrame) -> Overlap:
             no_level |= (np.abs(to[:, None] - levels) > rounding).all(1)
     no_level |= _no_pair(observed, shifted[moved])
     unlike, tied = _unlike_others(observed, shifted[moved])
+    broken, bound = breaks_a_rule(observed, observed.assign(**shifted[moved]))
+    unlike |= broken
     outside = beyond | no_level | unlike
+    tied = tied or bound or (_near_copies(observed, moved) if unlike.mean() > UNSUPPORTED else ())
     shares = [float(part.mean()) for part in (outside, beyond, no_level, unlike)]
     return Overlap(shares[0], shares[1], shares[2], shares[3], tied, leaving, ruled)
+
+
+def _near_copies(observed: pd.DataFrame, moved: list[str]) -> tuple[str, ...]:
+    """Columns that all but copy one another, of which some are moved and others are not."""
+    alike = observed.corr().abs() > NEARLY_ONE
+    left = [c for c in observed if c not in moved and alike.loc[c, moved].any()]
+    return (*(c for c in moved if alike.loc[c, left].any()), *left)
 
 
 def _no_pair(observed: pd.DataFrame, shifted: pd.DataFrame) -> NDArray[np.bool_]:
@@ -168,10 +186,10 @@ def _unlike_others(
         ((users - middle[users.columns]) / spread[users.columns]).to_numpy(float)
         for users in (others, observed[shifted.columns], shifted)
     )
-    slopes = np.linalg.lstsq(given, now, rcond=ROUNDING)[0]
+    slopes = np.linalg.lstsq(given, now, rcond=LEAST)[0]
     _, root, axes = np.linalg.svd(now - given @ slopes, full_matrices=False)
     before, after = ((x - given @ slopes) @ axes.T for x in (now, then))
-    rounding = ROUNDING * max(1.0, float((observed.abs().max() / spread).max()))
+    rounding = max(LEAST, ROUNDING * float((observed.abs().max() / spread).max()))
     free = root > rounding * len(observed) ** 0.5
     leaves = np.abs(after[:, ~free]) > 10 * rounding
 
@@ -195,22 +213,32 @@ class NewUsers:
         Who is where no fitted user was, ``(N,)``.
     columns
         Number of users who are beyond the fitted range of each column, where there are any.
+    narrow
+        Columns of many values that all but one value is left of, and the spread as a share of the fit's: as of another
+        unit.
     """
 
     outside: NDArray[np.bool_]
     columns: dict[str, int]
+    narrow: dict[str, float] = field(default_factory=dict)
 
     @property
     def sentences(self) -> list[str]:
-        """In words; none where nobody is outside."""
+        """In words; none where nobody is outside, and they differ as the fit's do."""
+        said = [
+            f"column {short(name)} varies {share:.1g} times as much as among the users of the fit; is it in the "
+            "same unit"
+            for name, share in self.narrow.items()
+        ]
         number, of = int(self.outside.sum()), len(self.outside)
         if not number:
-            return []
+            return said
         beyond = ", ".join(f"{name}: {n:,}" for name, n in self.columns.items())
         why = f"beyond the range of {beyond}" if beyond else "in the combination of their covariates"
         return [
-            f"{number:,} of {of:,} users ({number / of:.1%}) are unlike all whom the run was fitted on ({why}): their "
-            "factors are extrapolated"
+            *said,
+            f"{number:,} of {of:,} users ({percent(number / of)}) are unlike all whom the run was fitted on ({why}): "
+            "their factors are extrapolated",
         ]
 
 
@@ -242,7 +270,11 @@ def new_users(fitted: pd.DataFrame, new: pd.DataFrame) -> NewUsers:
     distances = [((of @ axes[:, ~flat]) ** 2 / spread[~flat]).sum(1) for of in (now, then)]
     far = distances[1] > distances[0].max() * (1 + FLAT)
     columns = {name: int(n) for name, n in zip(fitted.columns, beyond.sum(0), strict=True) if n}
-    return NewUsers(beyond.any(1) | off | far, columns)
+    broken, _ = breaks_a_rule(fitted, new[fitted.columns])
+    many = fitted.nunique().to_numpy() > LEVELS
+    share = then.std(0) if len(then) >= ENOUGH else np.ones(len(many))  # in the fit's standard deviations
+    narrow = {n: float(s) for n, s, of in zip(fitted.columns, share, many, strict=True) if of and s < NARROW}
+    return NewUsers(beyond.any(1) | off | far | broken, columns, narrow)
 
 
 def beside_fit(folder: Path, users: pd.DataFrame) -> NewUsers:

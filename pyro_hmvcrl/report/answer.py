@@ -65,7 +65,7 @@ class Answer:
     @property
     def _title(self) -> str:
         level = next(iter(self.answers.values()))["level"]
-        return f"Total effects with {level:.0%} intervals, {' and '.join(PROBABILITIES)} in percentage points"
+        return f"Total effects with {100 * level:.4g}% intervals, {' and '.join(PROBABILITIES)} in percentage points"
 
     def to_dict(self) -> dict[str, Any]:
         """What is written as JSON; of several policies by their names."""

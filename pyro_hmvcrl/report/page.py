@@ -13,8 +13,10 @@ from pathlib import Path
 import jinja2
 from matplotlib.figure import Figure
 
-from pyro_hmvcrl.evidence.predictive import FAR, MATTERS, verdict
+from pyro_hmvcrl.data.names import percent
+from pyro_hmvcrl.evidence.predictive import MATTERS, verdict
 from pyro_hmvcrl.inference.writing import alone_in, whole_file
+from pyro_hmvcrl.queries.checks import LEAK_R2, NOISE_CHECKS, RARE
 from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.report.answer_figures import SHOWN_PATHS
 from pyro_hmvcrl.report.pictures import MENDS, PICTURES, Picture
@@ -22,6 +24,7 @@ from pyro_hmvcrl.report.reading import of_run_file, read_run
 from pyro_hmvcrl.report.run_figures import overview
 from pyro_hmvcrl.report.style import ESTIMANDS, PROBABILITIES, SURFACES, VERDICTS, label, named, to_bytes
 from pyro_hmvcrl.report.verdicts import (
+    TOO_SURE,
     believe,
     effect_text,
     interval_text,
@@ -29,6 +32,7 @@ from pyro_hmvcrl.report.verdicts import (
     level_text,
     number_text,
     overall,
+    passing,
     regression_sentences,
     scored,
     trust,
@@ -103,12 +107,20 @@ def _template() -> jinja2.Template:
     environment.filters |= {"label": lambda name: label(name, width=60), "number": number_text}
     environment.filters |= {"effect": effect_text, "level": level_text, "interval": interval_text}
     environment.filters |= {"shares": lambda of: interval_text(of, 1, 100.0)}
+    environment.filters["share"] = percent
     environment.tests["probability"] = PROBABILITIES.__contains__
     return environment.get_template("report.html.jinja")
 
 
 WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
-WORDS |= {"predictive_verdict": verdict, "far": FAR, "matters": MATTERS}
+WORDS |= {"predictive_verdict": verdict, "matters": MATTERS}
 WORDS |= {"verdicts": VERDICTS, "scored": scored, "regression_sentences": regression_sentences}
 WORDS |= {"believe": believe, "surfaces": SURFACES, "named": named}
+WORDS |= {
+    "passing": passing,
+    "leak": LEAK_R2,
+    "rare": RARE,
+    "noise_checks": NOISE_CHECKS,
+    "too_sure": TOO_SURE,
+}
 WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": SHOWN_PATHS}

@@ -33,7 +33,7 @@ from pyro_hmvcrl.report.run_figures import (
     training,
 )
 from pyro_hmvcrl.report.style import ESTIMANDS, label, most_moved, named, plain, strongest
-from pyro_hmvcrl.report.verdicts import category_text, effect_text, interval_text, segment_text
+from pyro_hmvcrl.report.verdicts import category_text, effect_text, interval_text, passing, segment_text
 from pyro_hmvcrl.run.run import LIKELY
 
 
@@ -69,7 +69,9 @@ def _predictive(run: Run) -> Picture | None:
     checks = run["report"]["predictive"]["checks"]
     if not checks:
         return None
-    said = "; ".join(f"{check['title']} {check['distance']:.1f}" for check in checks.values())
+    said = "; ".join(
+        f"{check['title']} {check['distance']:.1f} (passes: {passing(check)})" for check in checks.values()
+    )
     alt = f"How far the logs are from the model's, in standard deviations: {said}."
     return Picture("predictive", predictive_checks(checks), alt)
 

@@ -16,7 +16,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import LogLocator
 from scipy.stats import gaussian_kde
 
-from pyro_hmvcrl.evidence.predictive import FAR
+from pyro_hmvcrl.evidence.predictive import FAR, passes
 from pyro_hmvcrl.report.style import (
     HUES,
     INK,
@@ -243,17 +243,21 @@ def categories(described: Mapping[str, Any]) -> Figure:
 
 @styled
 def predictive_checks(checks: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """How far the logs are from those that the model makes, a row a check, beside what passes (grey)."""
+    """How far the logs are from those that the model makes, a row a check, beside what passes (grey).
+
+    Of a check of one side all that is below passes.
+    """
     figure = Figure(figsize=(9, 0.9 + 0.24 * len(checks)), layout="constrained")
     ax = figure.subplots()
-    ax.axvspan(-FAR, FAR, color=RULE, alpha=0.5, lw=0, zorder=0)
-    ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+    reach = 1.15 * max(2 * FAR, *(abs(check["distance"]) for check in checks.values()))
+    ax.axvline(0, color=QUIET, lw=0.8, zorder=1)
     for y, check in enumerate(checks.values()):
         marker, fill = LEVELS[check["level"]]
+        low, high = np.clip(passes(check), -reach, reach)
+        ax.barh(y, high - low, 1, low, color=RULE, alpha=0.5, lw=0, zorder=0)
         ax.hlines(y, 0, check["distance"], color=INK, lw=0.8)
         ax.plot(check["distance"], y, marker, color=INK, mfc=fill, ms=6, zorder=4)
     ax.set_yticks(range(len(checks)), [check["title"] for check in checks.values()])
-    reach = 1.15 * max(2 * FAR, *(abs(check["distance"]) for check in checks.values()))
     ax.set_xscale("symlog", linthresh=FAR, linscale=2)
     ticks = [x for x in (FAR, 10.0, 30.0, 100.0, 300.0, 1_000.0) if x < reach]
     ax.set_xticks([-x for x in ticks] + [0.0, *ticks], minor=False)
@@ -264,7 +268,8 @@ def predictive_checks(checks: Mapping[str, Mapping[str, Any]]) -> Figure:
     ax.tick_params(axis="y", length=0)
     looks = [(VERDICTS[level], *look) for level, look in LEVELS.items()]
     handles = [Line2D([], [], color=INK, lw=0, marker=m, mfc=fill, ms=6, label=w) for w, m, fill in looks]
-    figure.legend(handles=handles, loc="outside upper right", ncols=3)
+    handles.append(Patch(color=RULE, alpha=0.5, lw=0, label="where a check passes"))
+    figure.legend(handles=handles, loc="outside upper right", ncols=4)
     return figure
 
 

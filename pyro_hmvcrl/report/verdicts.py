@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pyro_hmvcrl.evidence import predictive
 from pyro_hmvcrl.inference.laplace import FAR_FROM_MODE
 from pyro_hmvcrl.queries.checks import RARE
@@ -79,6 +81,16 @@ def judge(
     if "e_values" in effects:
         checks["e_values"] = _judge_e_values(effects)
     return checks
+
+
+def passing(check: dict[str, Any]) -> str:
+    """From where to where a predictive check passes, in words."""
+    low, high = predictive.passes(check)
+    return (
+        f"up to {number_text(high, 0)}"
+        if low == -np.inf
+        else f"{number_text(low, 0)} to {number_text(high, 0)}"
+    )
 
 
 def _alike(checks: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ def check_out(out: Path, own: Path | None = None) -> None:
         if out.is_symlink() and not out.exists():
             raise RunError(f"{out}: a link to nothing; remove it, or give another file")
         target = out.resolve()
-        kind = _kind_of(target.parent)
+        kind = _kind_of(target.parent) or (target.parent.name == "figures" and _kind_of(target.parent.parent))
         if kind and (own is None or target != own.resolve()):
             raise RunError(
                 f"{out}: {target.parent} is a {kind}, where only its own files stand; give a file elsewhere"
@@ -105,6 +105,12 @@ def check_new_folder(out: Path) -> None:
         raise RunError(
             f"{out}: no folder can be made there ({reason}); give another, with a shorter name if it is that"
         ) from error
+
+
+def named_after(path: Path, ending: str) -> Path:
+    """A path beside another, of its name and an ending."""
+    named = path if path.name not in ("", "..") else path.resolve()
+    return named.with_name(f"{named.name}{ending}")
 
 
 def _kind_of(folder: Path) -> str | None:

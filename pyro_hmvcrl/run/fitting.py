@@ -161,6 +161,10 @@ def _alone(checkpoints: Path, mark: dict[str, Any]) -> Iterator[None]:
 
     A fit that ends before its first checkpoint leaves no folder.
     """
+    if checkpoints.is_symlink():
+        raise RunError(
+            f"{checkpoints}: a link, and what a fit keeps would be written where it leads; remove it"
+        )
     checkpoints.mkdir(parents=True, exist_ok=True)
     lock = FileLock(checkpoints / LOCK)
     try:
@@ -186,7 +190,7 @@ def _claim(checkpoints: Path, mark: dict[str, Any]) -> None:
     if not marker.exists():
         for left in checkpoints.glob("*.safetensors"):
             left.unlink()
-    elif marker.read_text() != text:
+    elif marker.read_bytes() != text.encode():
         raise RunError(
             f"{checkpoints}: an unfinished fit of another dataset, version or settings; remove it to start anew"
         )

@@ -26,6 +26,7 @@ def label_of(change: Mapping[str, Mapping[str, float]]) -> str:
     >>> label_of({"news": perhaps, "cars": less})
     'less cars'
     """
+    change = {name[:MOST]: of for name, of in change.items()}
     raised = {name: of["mean"] for name, of in change.items() if of["lower"] > 0}
     lowered = {name: of["mean"] for name, of in change.items() if of["upper"] < 0}
     more, less = (
@@ -50,13 +51,21 @@ def labels_of(folder: str | Path) -> dict[str, str]:
         return {name: str(of.get("label", "")) for name, of in read_json(path)["factor_categories"].items()}
 
 
+def _check_apart(factor: str, labels: Mapping[str, str | None]) -> None:
+    """Raise if a factor's name is that of another one."""
+    name = labels[factor]
+    if other := next((of for of in labels if of != factor and name in (of, labels[of])), None):
+        raise RunError(f"{factor}: {name!r} is a name of {other}; give another")
+
+
 def rename_factors(folder: str | Path, names: Mapping[str, str]) -> None:
     """Give factors of a run folder names of one's own, which its report then has.
 
     Raises
     ------
     RunError
-        If it is no run folder, has no such factor, or a name is empty, too long or has signs that cannot be printed.
+        If it is no run folder, has no such factor, or a name is empty, too long, that of another factor, or has signs
+        that cannot be printed.
     """
     path = Path(folder) / "report.json"
     with alone_in(Path(folder)):
@@ -72,5 +81,7 @@ def rename_factors(folder: str | Path, names: Mapping[str, str]) -> None:
                     f"{factor}: a name must have 1 to {MOST} characters that can be printed; give another"
                 )
             described[factor]["label"] = name
+        for factor in names:
+            _check_apart(factor, {name: of.get("label") for name, of in described.items()})
         with whole_file(path) as file:
             file.write_text(json.dumps(report, indent=2, allow_nan=False))

@@ -11,7 +11,7 @@ import torch
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.dataset import Standardisation
 from pyro_hmvcrl.data.files import read_json
-from pyro_hmvcrl.data.names import RESERVED
+from pyro_hmvcrl.data.names import reserved_among
 from pyro_hmvcrl.data.periods import MOST_PERIODS, Periods
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.ambient import own_state
@@ -113,8 +113,8 @@ def check_config(config: Any) -> dict[str, Any]:
             raise ValueError(f"{key} must be a list of names")
         if len(set(names)) < len(names):
             raise ValueError(f"{key} has a name twice")
-        if key != "categories" and (taken := [name for name in names if RESERVED.fullmatch(name)]):
-            raise ValueError(f"{key} has {taken[0]!r}, which means something else here")
+        if key != "categories" and (taken := reserved_among(names)):
+            raise ValueError(f"{key} has {taken!r}, which means something else here")
     return config
 
 

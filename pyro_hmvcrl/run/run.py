@@ -85,6 +85,7 @@ class Run:
         periods = Periods(**self.config["periods"])
         return periods if periods.number > 1 else 1
 
+    @own_state()
     def logs(self, dataset: Dataset) -> Logs:
         """A dataset as this run's model reads it, with this run's standardisation: all users at once."""
         return tensors_of(dataset, self.standardisation, self.guide.model).all()

@@ -31,7 +31,7 @@ def check_formulas(folder: Path, users: pd.Series) -> None:
     RunError
         If a user's id, in this folder, is one.
     """
-    runs = users.str.match(r"[=+\-@\t\r]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
+    runs = users.str.match(r"[=+\-@\t\r\n＝＋－＠]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
     if runs.any():
         raise RunError(
             f"{folder}: a spreadsheet would take user_id {users[runs].iloc[0]!r} for a formula; "

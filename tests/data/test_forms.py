@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pyro_hmvcrl.data.tables import DatasetError
 
 RESERVED = ["platform", "preference", "platform_1", "preference_12", "platform_2_sd", "exposure", "search"]
 RESERVED += ["engagement", "suggested", "noise", "history", "exposure_covariates", "preference_covariates"]
+RESERVED += ["Platform", "PREFERENCE_1", "held_out ", "search_2", "platform_１"]
 
 
 @pytest.mark.parametrize("name", RESERVED)
@@ -46,7 +48,7 @@ def test_other_names_are(name: str, tmp_path: Path) -> None:
 # --- Marks ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [("True", "False"), ("true", "false"), ("TRUE", "FALSE")])
+@pytest.mark.parametrize("words", [("True", "False"), ("true", "false"), ("TRUE", " FALSE ")])
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_marks_in_words_are_read_and_a_gap_is_found_where_it_is(
     words: tuple[str, str], suffix: str, tmp_path: Path
@@ -126,6 +128,49 @@ def test_another_separator_is_said(separator: str, name: str, tmp_path: Path) ->
         read_dataset(folder)
 
 
+@pytest.mark.parametrize(
+    ("what", "start"),
+    [
+        ("compressed data", b"\x1f\x8b\x08\x00"),
+        ("a zip or a spreadsheet", b"PK\x03\x04\xff"),
+        ("a Parquet file", b"PAR1\x15\xff"),
+        ("text in UTF-16", "user_id,age\n".encode("utf-16")),
+        ("text that is not UTF-8", "user_id,größe\n".encode("latin-1")),
+    ],
+)
+def test_what_is_not_what_its_name_says_is_said(what: str, start: bytes, tmp_path: Path) -> None:
+    folder = put(tmp_path / "set", content(), "csv")
+    (folder / "users.csv").write_bytes(start)
+    with pytest.raises(DatasetError, match=rf"users\.csv: could not be read: it holds {what}.*; write "):
+        read_dataset(folder)
+
+
+def test_a_column_of_nearly_the_name_is_pointed_at(tmp_path: Path) -> None:
+    folder = put(tmp_path / "set", content(), "csv")
+    header, rest = (folder / "users.csv").read_text().split("\n", 1)
+    (folder / "users.csv").write_text(f"{header.replace(',age', ', Age')}\n{rest}")
+    with pytest.raises(DatasetError, match="column 'age': missing; rename ' Age'"):
+        read_dataset(folder)
+
+
+def test_files_of_other_names_are_listed(tmp_path: Path) -> None:
+    folder = put(tmp_path / "set", content(), "csv")
+    (folder / "users.csv").rename(folder / "users_2023.csv")
+    with pytest.raises(DatasetError, match=r"add one of them \(there are .*users_2023\.csv\)"):
+        read_dataset(folder)
+
+
+def test_a_description_says_nothing_twice_and_may_come_from_windows(tmp_path: Path) -> None:
+    folder = put(tmp_path / "set", described(content(), covariate_until=5, source="us"))
+    text = (folder / "dataset.json").read_text()
+    (folder / "dataset.json").write_text(text, encoding="utf-8-sig")
+    said = [s for s in read_dataset(folder).remarks if "dataset.json" in s]
+    assert said == ["dataset.json: 'covariate_until' means nothing here; was 'covariates_until' meant?"]
+    (folder / "dataset.json").write_text(f'{text[:-1]}, "exposure_covariates": ["age"]}}')
+    with pytest.raises(DatasetError, match="'exposure_covariates' stands there twice; mend it"):
+        read_dataset(folder)
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("column", ["user_id", "country", "feed"])
 def test_a_column_that_is_there_twice_is_refused(column: str, suffix: str, tmp_path: Path) -> None:
@@ -162,6 +207,20 @@ def test_messages_stay_short_whatever_a_file_holds(suffix: str, tmp_path: Path) 
         with pytest.raises(DatasetError) as caught:
             read_dataset(put(tmp_path / name, case, suffix))
         assert len(str(caught.value)) < 2_000, name
+
+
+@pytest.mark.parametrize("many", ["columns of one name", "covariates that are not there"])
+def test_many_names_are_refused_at_once(many: str, tmp_path: Path) -> None:
+    of_folder = content()
+    if many != "columns of one name":
+        of_folder = described(of_folder, exposure_covariates=[f"x{n}" for n in range(30_000)])
+    folder = put(tmp_path / "set", of_folder, "csv")
+    if many == "columns of one name":
+        (folder / "users.csv").write_text("user_id" + ",x" * 30_000 + "\n")
+    start = time.process_time()
+    with pytest.raises(DatasetError, match=r"there 30000 times|'x0': missing"):
+        read_dataset(folder)
+    assert time.process_time() - start < 3
 
 
 def recoded_all(parts: dict, category: str) -> dict:

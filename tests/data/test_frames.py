@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from company import company
 from folders import content
 
-from pyro_hmvcrl.data import DatasetError, from_frames, import_files, read_dataset
+from pyro_hmvcrl.data import DatasetError, from_frames, import_files, importing, read_dataset
 from pyro_hmvcrl.data.frames import ProblemsError
 from pyro_hmvcrl.data.values import UnclearError, covariate, marks, moments
 
@@ -91,6 +92,23 @@ def test_moments_that_may_mean_several_things_are_refused(column, problem, row):
         moments(pd.Series(column))
     assert problem in str(refused.value)
     assert refused.value.row == row
+
+
+@pytest.mark.parametrize("word", ["now", "today", "10:30", "12:30:15", "Monday", "May 5"])
+def test_moments_of_no_year_are_refused(word):
+    with pytest.raises(UnclearError, match="no moment"):
+        moments(pd.Series(["2023-05-22T10:00:00Z", word]))
+
+
+def test_dates_of_two_digits_a_year_are_read_as_others_are():
+    assert moments(pd.Series(["05/06/23", "28/06/23"]))[1].startswith("dates, day first")
+    with pytest.raises(UnclearError, match="whether the day or the month is first"):
+        moments(pd.Series(["05/06/23", "07/06/23"]))
+
+
+def test_moments_in_single_precision_are_refused():
+    with pytest.raises(UnclearError, match="float32 holds no moment"):
+        moments(pd.Series([1.6852416e12, 1.6852417e12], dtype="float32"))
 
 
 def test_marks():
@@ -185,6 +203,57 @@ def test_what_cannot_be_used_is_left_out_and_said():
         assert words in said
 
 
+def test_users_whose_ids_were_saved_as_floats_in_part_are_found():
+    parts = content()
+    users = parts["users"].assign(user_id=range(8))
+    own = {name: n for n, name in enumerate(parts["users"]["user_id"])}
+    tables = [
+        parts[stem].assign(user_id=parts[stem]["user_id"].map(own))
+        for stem in ("search_events", "recommendation_events")
+    ]
+    whole = from_frames(users, *tables, exposure=["feed"], preference=["wish"])
+    mixed = [
+        f.assign(user_id=[f"{u}.0" if n % 2 else str(u) for n, u in enumerate(f["user_id"])]) for f in tables
+    ]
+    found = from_frames(users, *mixed, exposure=["feed"], preference=["wish"])
+    assert all((found.counts[name] != whole.counts[name]).nnz == 0 for name in whole.counts)
+
+
+def test_users_who_look_like_known_ones_are_pointed_at():
+    parts = content()
+    searches = parts["search_events"]
+    upper = searches.assign(
+        user_id=searches["user_id"].where(searches.index > 9, searches["user_id"].str.upper())
+    )
+    found = from_frames(
+        parts["users"], upper, parts["recommendation_events"], exposure=["feed"], preference=["wish"]
+    )
+    assert any("not in the users' table ('U" in said for said in found.remarks)
+
+
+@pytest.mark.parametrize(
+    ("stem", "column", "kind", "past"),
+    [
+        ("users", "user_id", "float64", 2**53),
+        ("searches", "category", "float64", 2**53),
+        ("searches", "user_id", "float32", 2**24),
+    ],
+)
+def test_keys_past_what_floats_tell_apart_are_refused(stem, column, kind, past):
+    parts = content()
+    tables = {
+        "users": parts["users"],
+        "searches": parts["search_events"],
+        "recommendations": parts["recommendation_events"],
+    }
+    codes, _ = pd.factorize(tables[stem][column])
+    tables[stem] = tables[stem].assign(**{column: (codes + past).astype(kind)})
+    with pytest.raises(
+        ProblemsError, match=f"{stem}, column '{column}', row .: a float that may stand for several"
+    ):
+        from_frames(**tables, exposure=["feed"], preference=["wish"])
+
+
 def test_rare_categories_and_spellings_are_one():
     parts = tables(searches=lambda f: f.assign(category=f["category"].str.upper() + " "))
     dataset = from_frames(**parts, **BLOCKS, top_categories=2)
@@ -269,3 +338,61 @@ def test_nothing_is_written_that_is_refused_and_lines_are_named(tmp_path):
         import_files(
             tmp_path / "none.csv", *paths[1:], tmp_path / "new", exposure=["autoplay"], preference=["plan"]
         )
+
+
+def three_files(folder):
+    """As a company has them."""
+    parts = content(users=30, events=300)
+    paths = [folder / f"{stem}.csv" for stem in ("users", "search_events", "recommendation_events")]
+    for path in paths:
+        parts[path.stem].to_csv(path, index=False)
+    return parts, paths
+
+
+def imported(paths, out):
+    return import_files(*paths, out, exposure=["feed"], preference=["wish"])
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ("a column twice", "column 'wish': there 2 times"),
+        ("a spreadsheet", "it holds a zip or a spreadsheet"),
+        ("UTF-16", "it holds text in UTF-16"),
+        ("a line on separators", r"a first line on separators \(sep=\)"),
+        ("a folder", "a folder, and no file"),
+        ("a bomb", "unfold to more than"),
+        ("a header alone", "no row is left that can be used"),
+    ],
+)
+def test_files_in_another_form_are_refused_with_what_they_are(form, says, tmp_path, monkeypatch):
+    _, paths = three_files(tmp_path)
+    users, whole = paths[0], paths[0].read_text()
+    if form == "a folder":
+        users.unlink()
+        users.mkdir()
+    elif form == "a bomb":
+        monkeypatch.setattr(importing, "LARGE", 1_000)
+        paths[0] = tmp_path / "users.csv.gz"
+        paths[0].write_bytes(gzip.compress((whole + "\n" * 10**6).encode()))
+    else:
+        forms = {
+            "a column twice": whole.replace("feed", "wish", 1).encode(),
+            "a spreadsheet": b"PK\x03\x04 and so on",
+            "UTF-16": whole.encode("utf-16"),
+            "a line on separators": f"sep=,\n{whole}".encode("utf-8-sig"),
+            "a header alone": whole.partition("\n")[0].encode(),
+        }
+        users.write_bytes(forms[form])
+    with pytest.raises(DatasetError, match=says):
+        imported(paths, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_index_is_a_column_and_what_reading_finds_is_said(tmp_path):
+    parts, paths = three_files(tmp_path)
+    paths[0] = tmp_path / "users.parquet"
+    feed = parts["users"]["feed"].where(parts["users"].index != 3, 1e9)
+    parts["users"].assign(feed=feed).set_index("user_id").to_parquet(paths[0])
+    said = imported(paths, tmp_path / "out").said
+    assert any("column 'feed': one user makes" in sentence for sentence in said)

@@ -253,6 +253,49 @@ def test_engagement_that_does_not_vary_is_refused(value: int, suffix: str, tmp_p
     assert read_dataset(tmp_path / "set", KINDS).n_users == 8  # new logs of a run may
 
 
+def test_rare_engagement_and_a_user_with_most_events_are_said(tmp_path: Path) -> None:
+    parts = content(users=40, events=400)
+    shown = parts["recommendation_events"]
+    own = shown["user_id"].where(shown.index % 2 == 0, shown["user_id"][0])
+    parts["recommendation_events"] = shown.assign(engaged=(shown.index > 3) * 1, user_id=own)
+    said = "\n".join(read_dataset(put(tmp_path / "set", parts)).remarks)
+    assert "only 4 of 400 recommendation events are not engaged with" in said
+    assert "one user has 5" in said
+    assert "% of all recommendation events" in said
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_covariate_that_varies_by_rounding_alone_is_refused(suffix: str, tmp_path: Path) -> None:
+    parts = content()
+    sums = 0.1 + 1e-16 * np.arange(8)
+    assert len(set(sums)) > 1
+    parts["users"] = parts["users"].assign(age=sums)
+    with pytest.raises(DatasetError, match="column 'age': does not vary over users"):
+        read_dataset(put(tmp_path / "set", parts, suffix))
+
+
+def test_what_a_spreadsheet_has_rounded_is_refused_or_asked_about(tmp_path: Path) -> None:
+    """1.23457E+17 for an id, 1.68524E+12 for a time."""
+    parts = content()
+    ids = {f"u{n}": f"{123456789012345678 + n:.5E}" for n in range(8)}
+    spoilt = {**parts, "search_events": parts["search_events"].replace({"user_id": ids})}
+    with pytest.raises(DatasetError, match=r"'user_id', line 2: a float that may stand for several integers"):
+        read_dataset(put(tmp_path / "ids", spoilt, "csv"))
+    times = parts["search_events"]["timestamp"].map(lambda time: f"{time:.5E}")
+    spoilt = {**parts, "search_events": parts["search_events"].assign(timestamp=times)}
+    said = read_dataset(put(tmp_path / "times", spoilt, "csv")).remarks
+    assert sum("search_events.csv, column 'timestamp': all times are whole multiples" in s for s in said) == 1
+
+
+def test_half_precision_tells_still_fewer_integers_apart(tmp_path: Path) -> None:
+    parts = content()
+    codes = {"shoes": 2_047, "food": 2_048, "None": 2_049}
+    for stem, dtype in (("search_events", "float16"), ("recommendation_events", "int64")):
+        parts[stem] = parts[stem].assign(category=parts[stem]["category"].map(codes).astype(dtype))
+    with pytest.raises(DatasetError, match="a float that may stand for several integers"):
+        read_dataset(put(tmp_path / "set", parts))
+
+
 def test_one_category_is_refused(tmp_path: Path) -> None:
     parts = content()
     for stem in TABLES[1:]:
@@ -366,6 +409,11 @@ def test_names_that_look_alike() -> None:
     assert look_alikes(["a", "b", "1", "2", "c1", "c2", "10", "01x"]) == []
     assert look_alikes(map(str, range(1_000))) == []
     assert look_alikes(["10", "1e1", "x"]) == [("10", "1e1")]
+    assert look_alikes(["1,000", "1000", "-1", "\u22121", "a-b", "a\u2010b"]) == [
+        ("-1", "\u22121"),
+        ("1,000", "1000"),
+        ("a-b", "a\u2010b"),
+    ]
     assert look_alikes(["123456789012345678901234567890", "123456789012345678901234567891", "a"]) == []
     assert like("X ", ["y", "x"]) == "x"
     assert like("z", ["y", "x"]) is None

@@ -15,6 +15,7 @@ from pyro_hmvcrl.evidence.predictive import (
     Statistic,
     compare,
     histograms,
+    passes,
     predictive_checks,
     statistics,
     verdict,
@@ -237,8 +238,11 @@ def test_far_is_three_sds_and_matters_from_a_tenth(sd, distance, level):
 
 def test_only_more_than_the_model_makes_speaks_against_an_excess():
     excess = Statistic("A thing", lambda counts: 0, excess=True)
-    assert compare(excess, 0.5, standard(1.0, 0.05))["level"] == "good"
-    assert compare(excess, 1.5, standard(1.0, 0.05))["level"] == "no"
+    less, more = (compare(excess, x, standard(1.0, 0.05)) for x in (0.5, 1.5))
+    assert (less["level"], more["level"]) == ("good", "no")
+    assert less["one_sided"]
+    assert passes(less) == (-np.inf, FAR)
+    assert passes(compare(SCALAR, 0.5, standard(1.0, 0.05))) == (-FAR, FAR)
 
 
 def test_of_several_numbers_the_distance_is_weighted_and_past_chance():

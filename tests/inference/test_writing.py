@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pyro_hmvcrl.data.files import LOCK
+from pyro_hmvcrl.data.files import LOCK, whole_folder
 from pyro_hmvcrl.inference.checkpoints import save_tensors
 from pyro_hmvcrl.inference.writing import alone_in, printable, whole_file
 
@@ -33,6 +33,10 @@ def test_a_link_that_was_laid_in_the_way_is_not_followed(tmp_path):
     assert names(elsewhere) == ["kept"]
     assert (tmp_path / "page").read_text() == "page"
     assert not (tmp_path / "page").is_symlink()
+    (tmp_path / ".set.x.partial").symlink_to(elsewhere)
+    with whole_folder(tmp_path / "set"):
+        assert names(elsewhere) == ["kept"]
+    assert names(elsewhere) == ["kept"]
 
 
 def test_two_writers_of_one_file_do_not_mix(tmp_path):

@@ -227,9 +227,31 @@ def test_ids_and_codes_that_were_saved_as_floats_are_the_integers_they_were(read
         assert getattr(found, part).equals(getattr(expected, part)), part
 
 
+def test_words_in_another_spelling_are_the_words_they_are(read, tmp_path):
+    """Whether the user typed a query hangs on one of them."""
+    expected, tables = read_kuaisar(folder(tmp_path / "as it is", files())), files()
+    column(tables, "src_inter.csv", "search_source", lambda word: f" {word.lower()}")
+    column(tables, "src_inter.csv", "item_type", lambda word: word.title())
+    tables["item_features.csv"][1][0][6] = "04"  # the first level's id
+    found = read(tables)
+    assert found.queries["user_input"].tolist() == expected.queries["user_input"].tolist()
+    assert found.searches.equals(expected.searches)
+    assert found.categories == expected.categories
+
+
+def test_items_that_are_uploaded_after_they_are_delivered_have_no_age_and_are_counted(read):
+    tables = files()
+    tables["item_features.csv"][1][0][4] = "2099-01-01"
+    data = read(tables)
+    assert data.deliveries["age"].isna().tolist() == [True, False, False, False]
+    assert data.account.to_dict()["rec_inter.csv"]["without_a_value"] == {
+        "age is negative: the item is uploaded later": 1
+    }
+
+
 def test_padding_as_floats_is_no_category(read):
-    tables = with_rows("item_features.csv", item(13, ("0.0", "", "")))
-    tables["rec_inter.csv"][1].append(shown(1, 13))
+    tables = with_rows("item_features.csv", item(13, ("0.0", "", "")), item(14, ("4", "0.0", " Empty")))
+    tables["rec_inter.csv"][1].extend([shown(1, 13), shown(1, 14)])
     data = read(tables)
     assert lost(data, "rec_inter.csv") == {"the item has no category at this level": 1}
     assert set(data.categories) == {"Food", "Cars"}

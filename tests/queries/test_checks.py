@@ -133,6 +133,13 @@ def test_users_who_leave_the_range_are_counted_by_column(observed):
     assert overlap(shares, shares[["share"]]).leaving == {}
 
 
+def test_few_users_are_not_said_to_be_none():
+    users = pd.DataFrame({"a": np.random.default_rng(0).permutation(np.arange(3_000.0))})
+    said = overlap(users, users + 1).verdict
+    assert "supported: for 9" in said
+    assert "of the users the shifted policy lies within what the data have seen; a: under 0.1% of" in said
+
+
 def test_an_answer_that_hangs_on_one_user_is_said(observed):
     few = observed[:300].reset_index(drop=True)
     few.loc[17, "alone"] = 1e9
@@ -249,7 +256,7 @@ def test_whoever_leaves_a_rule_that_all_keep_is_outside_and_its_columns_are_name
     assert leaves.any()
     assert found.unlike_others >= leaves.mean()
     assert set(found.tied) == set(weights)
-    assert found.mend == f"Shift {' and '.join(found.tied)} together"
+    assert found.mend == f"Shift {' and '.join(found.tied)} as they go together"
     if leaves.all():
         assert f"{' and '.join(found.tied)} determine one another in the data" in found.verdict
 

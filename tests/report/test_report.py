@@ -517,6 +517,29 @@ def test_effects_are_shown_once_they_have_been_asked(runs, effects_page):
     assert text.index("Suppression") < text.index("Check") < text.index("Estimand")
 
 
+def test_one_sided_checks_are_drawn_and_worded_as_such(effects_page, tmp_path):
+    """Nothing is said to pass beside a limit that it is past."""
+    run = write_run(tmp_path / "bare", truth=False, users=400)
+    report = json.loads((run / "report.json").read_text())
+    checks = report["predictive"]["checks"]
+    checks["search_mix"] |= {"distance": -5.6, "one_sided": True}
+    (run / "report.json").write_text(json.dumps(report))
+    said = answer()
+    said["noise"]["channels"] |= {"noise": 0.044, "prior": 0.042}
+    for control in said["negative_controls"].values():
+        control["r2"] = 0.009
+    page = page_of(asked(run, tmp_path / "run", said))
+    rows = " ".join(re.sub(r"<[^>]*>", " ", page).split())
+    assert re.search(r"search_mix [−.\d]+ −5.6 up to 3 ", rows)
+    assert re.search(r"exposure_mix [−.\d]+ [−.\d]+ −3 to 3 ", rows)
+    bands = [band for band in run_figures.predictive_checks(checks).axes[0].patches]
+    assert [band.get_x() < -3 for band in bands] == [c["one_sided"] for c in checks.values()]
+    text = text_of(page)
+    assert "R² 0.009, which fails above 0.020: passes" in text
+    assert "0.044, by chance 0.042 (p 0.41), and fails where it is more than 0.050 past chance and p" in text
+    assert "only more than 1.15 speaks against it" in text
+
+
 def test_the_table_of_effects_has_every_estimand(effects_page):
     text = text_of(effects_page)
     for row in (
