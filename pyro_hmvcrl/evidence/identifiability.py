@@ -95,6 +95,12 @@ class ChannelReport:
     within_covariate_oracle: MCC | None = None
     ratio_to_oracle: float | None = None
 
+    @property
+    def is_identified(self) -> bool:
+        """Whether the covariates' modulation allows order, sign and scale of each factor."""
+        m = self.modulation
+        return self.n_factors == 1 or (m.rank >= m.rank_needed and m.settings >= m.settings_needed)
+
 
 @dataclass(frozen=True)
 class IdentifiabilityReport:

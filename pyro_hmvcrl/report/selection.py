@@ -1,0 +1,88 @@
+"""How many factors, as it is shown: models with other numbers of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pyro_hmvcrl.data.dataset import CHANNELS
+from pyro_hmvcrl.evidence.select import LEAST
+from pyro_hmvcrl.report.style import HUES, INK, LEVELS, QUIET, RULE, VERDICTS, styled
+
+Found = Mapping[str, Any]  #: what :meth:`~pyro_hmvcrl.run.selecting.Selection.to_dict` gives
+CHECK_OF = {"platform": "exposure_rest", "preference": "search_rest"}
+SURFACE_OF = {"platform": "what is shown", "preference": "searches"}
+
+
+@styled
+def selection(found: Found) -> Figure:
+    """Held-out bound against the number of factors, a panel a channel that had a number to be chosen.
+
+    Dots are gains over the recommended model with a standard error (paired by user); their marker is the level of the
+    predictive check of that channel's number of factors.
+    """
+    figure = Figure(figsize=(4.4 * len(found["channels"]), 3.1), layout="constrained")
+    axes = figure.subplots(1, len(found["channels"]), squeeze=False, sharey=True)[0]
+    for ax, channel in zip(axes, found["channels"], strict=True):
+        _panel(ax, found, channel)
+    axes[0].set_ylabel("gain over the recommended model\n(nats a held-out user)")
+    return figure
+
+
+def _panel(ax: Axes, found: Found, channel: str) -> None:
+    """Models with the recommended number of the other channel's factors."""
+    other = next(c for c in CHANNELS if c != channel)
+    models = [m for m in found["models"] if m[f"{other}_factors"] == found[f"{other}_factors"]]
+    numbers, gains = ([m[key] for m in models] for key in (f"{channel}_factors", "gain"))
+    ax.axhline(0, color=RULE, lw=0.8)
+    ax.axvline(found[f"{channel}_factors"], color=RULE, lw=6, zorder=0)
+    ax.plot(numbers, gains, color=QUIET, lw=0.9)
+    ax.errorbar(numbers, gains, [m["gain_error"] for m in models], color=HUES[channel], fmt="none", lw=1.6)
+    for level, (marker, fill) in LEVELS.items():
+        shown = [
+            (n, g) for n, g, m in zip(numbers, gains, models, strict=True) if m[CHECK_OF[channel]] == level
+        ]
+        said = f"check of {SURFACE_OF[channel]} {VERDICTS[level]}"
+        look = {"marker": marker, "ls": "", "mec": INK, "mfc": fill, "ms": 6, "zorder": 4}
+        if shown:
+            ax.plot(*zip(*shown, strict=True), label=said, **look)
+    ax.set_yscale(
+        "symlog", linthresh=2 * LEAST
+    )  # what a missing factor costs would hide what one too many does
+    ax.set_xticks(sorted(set(numbers)))
+    ax.margins(x=0.15)
+    ax.set(xlabel=f"{channel} factors", title=f"{channel}, with {found[f'{other}_factors']} {other} factors")
+    ax.legend(loc="lower right")
+
+
+def selection_alt(found: Found) -> str:
+    """The figure in words."""
+    return f"Held-out bound of models with other numbers of factors, by channel. {'. '.join(found['sentences'])}."
+
+
+def selection_text(found: Found) -> str:
+    """Models as a table, and why the recommended one."""
+    rows = [
+        {
+            "factors": f"{m['platform_factors']} + {m['preference_factors']}",
+            "held-out bound": f"{m['bound']:.2f} ({m['standard_error']:.2f})",
+            "gain, paired": f"{m['gain']:+.2f} ({m['gain_error']:.2f})",
+            "searches": VERDICTS[m["search_rest"]],
+            "what is shown": VERDICTS[m["exposure_rest"]],
+            "identified": ", ".join(c for c in CHANNELS if m[f"{c}_identified"]) or "neither",
+            "collapsed": m["collapsed"],
+            "": "recommended" if m["recommended"] else "",
+        }
+        for m in found["models"]
+    ]
+    return "\n".join(
+        [
+            "Platform + preference factors: bound in nats a held-out user (standard error), checks, identification",
+            pd.DataFrame(rows).to_string(index=False),
+            *(f"- {sentence}" for sentence in found["sentences"]),
+        ]
+    )
