@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_hmvcrl.data.dataset import CHANNELS
+from pyro_hmvcrl.data.files import whole_folder
 from pyro_hmvcrl.evidence.select import LEAST
-from pyro_hmvcrl.report.style import HUES, INK, LEVELS, QUIET, RULE, VERDICTS, styled
+from pyro_hmvcrl.report.style import HUES, INK, LEVELS, QUIET, RULE, VERDICTS, styled, to_bytes
+from pyro_hmvcrl.run.files import check_new_folder
 
 Found = Mapping[str, Any]  #: what :meth:`~pyro_hmvcrl.run.selecting.Selection.to_dict` gives
 CHECK_OF = {"platform": "exposure_rest", "preference": "search_rest"}
@@ -62,6 +66,23 @@ def _panel(ax: Axes, found: Found, channel: str) -> None:
 def selection_alt(found: Found) -> str:
     """The figure in words."""
     return f"Held-out bound of models with other numbers of factors, by channel. {'. '.join(found['sentences'])}."
+
+
+def write_selection(found: Found, folder: Path) -> None:
+    """Write the table (``selection.csv``), the figure (PNG, SVG) and all of it (``selection.json``) into a new folder.
+
+    Raises
+    ------
+    RunError
+        If the folder exists, or cannot be made.
+    """
+    check_new_folder(folder)
+    figure = selection(found)
+    with whole_folder(folder) as new:
+        (new / "selection.json").write_text(json.dumps(found, indent=2))
+        pd.DataFrame(found["models"]).to_csv(new / "selection.csv", index=False)
+        for kind in ("png", "svg"):
+            (new / f"selection.{kind}").write_bytes(to_bytes(figure, kind))
 
 
 def selection_text(found: Found) -> str:

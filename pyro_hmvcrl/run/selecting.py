@@ -35,6 +35,15 @@ REPLICATIONS = 40  #: of the logs, for the checks
 FEWEST_HELD_OUT = 20  #: users
 
 
+def numbers_of(
+    platform_factors: int | None, preference_factors: int | None
+) -> tuple[dict[str, int], tuple[Channel, ...]]:
+    """Numbers of factors for the settings, and the channels that are free as none is given for them."""
+    given = dict(zip(CHANNELS, (platform_factors, preference_factors), strict=True))
+    numbers = {f"{channel}_factors": START if n is None else n for channel, n in given.items()}
+    return numbers, tuple(channel for channel, n in given.items() if n is None)
+
+
 @dataclass(frozen=True, repr=False)
 class Selection:
     """Models with other numbers of factors, and the recommended one.
@@ -114,8 +123,10 @@ def select_factors(
     Raises
     ------
     RunError
-        If the users are too few.
+        If the users are too few, or no channel is free.
     """
+    if not free:
+        raise RunError("both numbers of factors are given: leave out the one that is to be chosen")
     some = _some_of(dataset, settings.seed)
     if round(HELD_OUT * some.n_users) < FEWEST_HELD_OUT:
         needed = round(FEWEST_HELD_OUT / HELD_OUT)
