@@ -10,16 +10,16 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.data.files import whole_folder
 from pyro_hmvcrl.evidence.select import LEAST
-from pyro_hmvcrl.report.style import HUES, INK, LEVELS, QUIET, RULE, VERDICTS, styled, to_bytes
+from pyro_hmvcrl.report.style import HUES, INK, LEVELS, QUIET, RULE, VERDICTS, plain, styled, to_bytes
 from pyro_hmvcrl.run.files import check_new_folder
 
 Found = Mapping[str, Any]  #: what :meth:`~pyro_hmvcrl.run.selecting.Selection.to_dict` gives
 CHECK_OF = {"platform": "exposure_rest", "preference": "search_rest"}
-SURFACE_OF = {"platform": "what is shown", "preference": "searches"}
 
 
 @styled
@@ -34,6 +34,15 @@ def selection(found: Found) -> Figure:
     for ax, channel in zip(axes, found["channels"], strict=True):
         _panel(ax, found, channel)
     axes[0].set_ylabel("gain over the recommended model\n(nats a held-out user)")
+    shown = [
+        level
+        for level in LEVELS
+        if any(m[check] == level for m in found["models"] for check in CHECK_OF.values())
+    ]
+    handles = [
+        Line2D([], [], label=f"check of the number {VERDICTS[level]}", **_look(level)) for level in shown
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(shown))
     return figure
 
 
@@ -46,21 +55,21 @@ def _panel(ax: Axes, found: Found, channel: str) -> None:
     ax.axvline(found[f"{channel}_factors"], color=RULE, lw=6, zorder=0)
     ax.plot(numbers, gains, color=QUIET, lw=0.9)
     ax.errorbar(numbers, gains, [m["gain_error"] for m in models], color=HUES[channel], fmt="none", lw=1.6)
-    for level, (marker, fill) in LEVELS.items():
-        shown = [
-            (n, g) for n, g, m in zip(numbers, gains, models, strict=True) if m[CHECK_OF[channel]] == level
-        ]
-        said = f"check of {SURFACE_OF[channel]} {VERDICTS[level]}"
-        look = {"marker": marker, "ls": "", "mec": INK, "mfc": fill, "ms": 6, "zorder": 4}
-        if shown:
-            ax.plot(*zip(*shown, strict=True), label=said, **look)
+    for number, value, model in zip(numbers, gains, models, strict=True):
+        ax.plot(number, value, **_look(model[CHECK_OF[channel]]))
     ax.set_yscale(
         "symlog", linthresh=2 * LEAST
     )  # what a missing factor costs would hide what one too many does
+    ax.yaxis.set_major_formatter(lambda value, _: plain(value))
     ax.set_xticks(sorted(set(numbers)))
     ax.margins(x=0.15)
-    ax.set(xlabel=f"{channel} factors", title=f"{channel}, with {found[f'{other}_factors']} {other} factors")
-    ax.legend(loc="lower right")
+    ax.set(xlabel=f"{channel} factors", title=f"{channel}, with {found[f'{other}_factors']} of {other}")
+
+
+def _look(level: str) -> dict[str, Any]:
+    """Of a dot, by the level of its check."""
+    marker, fill = LEVELS[level]
+    return {"marker": marker, "ls": "", "mec": INK, "mfc": fill, "ms": 6, "zorder": 4}
 
 
 def selection_alt(found: Found) -> str:
