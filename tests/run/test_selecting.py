@@ -20,8 +20,8 @@ from pyro_hmvcrl.run.selecting import fit_candidate, select_factors
 
 DESIGN = {"users": 240, "categories": 8, "exposure_covariates": 2, "preference_covariates": 2}
 QUICK = {"restarts": 1, "steps": 60, "encoder_steps": 10, "batch_size": 128, "periods": 1, "device": "cpu"}
-NUMBERS = ["--platform-factors", "1"]
-QUICKLY = ["--restarts", "1", "--steps", "40", "--encoder-steps", "10", "--periods", "1", "--device", "cpu"]
+QUICKLY = [word for name, of in QUICK.items() for word in (f"--{name.replace('_', '-')}", of)]
+NUMBER = ["--platform-factors", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -113,53 +113,13 @@ def test_what_cannot_be_selected_is_said(logs):
         hm.select(logs.subset(range(60)))
 
 
-def test_a_fit_without_numbers_selects_them_and_keeps_why(data, made_up, tmp_path):
-    out = tmp_path / "run"
-    run = hm.fit(data, out=out, platform_factors=1, **QUICK)
-    assert run.factor_names == ["platform_1", "preference_1", "preference_2", "preference_3"]
-    assert not checkpoints_of(out).exists()
-    assert run.config["settings"]["preference_factors"] == 3
-    kept = json.loads((out / "report.json").read_text())["selection"]
-    assert kept["preference_factors"] == 3
-    assert {m["preference_factors"] for m in kept["models"]} == {2, 3, 4}
-    page = run.report().read_text()
-    assert "How many factors" in page
-    assert kept["sentences"][0] in page
-    assert (out / "figures/selection.svg").exists()
-
-    fitted = list(made_up)
-    assert hm.fit(data, out=out, platform_factors=1, **QUICK).factor_names == run.factor_names
-    assert made_up == fitted  # it is there
-    settings = Settings(1, 3, **QUICK)
-    assert is_run_of(out, data, settings)
-    assert is_run_of(out, data, settings, ["preference"])
-    assert not is_run_of(out, data, settings, CHANNELS)
-    assert not is_run_of(out, data, Settings(2, 2, **QUICK), ["preference"])
+def command(*words: object) -> str:
+    done = CliRunner().invoke(cli.app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
-def test_a_fit_that_was_killed_after_the_selection_goes_on(data, made_up, tmp_path, monkeypatch):
-    def killed(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as some_time:
-        some_time.setattr("pyro_hmvcrl.run.fitting.fit", killed)
-        with pytest.raises(KeyboardInterrupt):
-            hm.fit(data, out=tmp_path / "run", **QUICK)
-    assert (checkpoints_of(tmp_path / "run") / SELECTION).exists()
-    with pytest.raises(hm.RunError, match="another dataset, version or settings"):
-        hm.fit(data, out=tmp_path / "run", platform_factors=1, **QUICK)
-    fitted = list(made_up)
-    run = hm.fit(data, out=tmp_path / "run", **QUICK)
-    assert made_up == fitted
-    assert len(run.factor_names) == 4
-
-
-def test_the_commands_select(data, made_up, tmp_path):
-    def command(*words):
-        done = CliRunner().invoke(cli.app, list(map(str, words)))
-        assert done.exit_code == 0, done.output
-        return done.output
-
+def test_the_command_writes_table_and_figure(data, made_up, tmp_path):
     said = command("select", data, "--out", tmp_path / "selection", "--device", "cpu")
     assert "1 platform factor and 3 preference factors: the smallest of" in said
     assert {p.name for p in (tmp_path / "selection").iterdir()} == {
@@ -167,8 +127,44 @@ def test_the_commands_select(data, made_up, tmp_path):
     }
     rows = pd.read_csv(tmp_path / "selection/selection.csv")
     assert rows.loc[rows["recommended"], "preference_factors"].tolist() == [3]
-    said = command("fit", data, "--out", tmp_path / "run", *NUMBERS, *QUICKLY)
-    assert said.count("3 preference factors: the smallest of 3 models") >= 2  # at once, and with the figures
-    refused = CliRunner().invoke(cli.app, ["select", str(data), *NUMBERS, "--preference-factors", "2"])
+    refused = CliRunner().invoke(cli.app, ["select", str(data), *NUMBER, "--preference-factors", "2"])
     assert refused.exit_code == 1
     assert "both numbers" in refused.output
+
+
+def test_a_fit_without_numbers_selects_them_goes_on_from_there_and_keeps_why(
+    data, made_up, tmp_path, monkeypatch
+):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    out, settings = tmp_path / "run", Settings(1, 3, **QUICK)
+    with monkeypatch.context() as some_time:
+        some_time.setattr("pyro_hmvcrl.run.fitting.fit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hm.fit(data, out=out, platform_factors=1, **QUICK)
+    assert (checkpoints_of(out) / SELECTION).exists()
+    with pytest.raises(hm.RunError, match="another dataset, version or settings"):
+        hm.fit(data, out=out, **QUICK)  # both numbers
+
+    fitted = list(made_up)
+    run = hm.fit(data, out=out, platform_factors=1, **QUICK)
+    assert made_up == fitted
+    assert run.factor_names == ["platform_1", "preference_1", "preference_2", "preference_3"]
+    assert run.config["settings"]["preference_factors"] == 3
+    assert not checkpoints_of(out).exists()
+    kept = json.loads((out / "report.json").read_text())["selection"]
+    assert kept["preference_factors"] == 3
+    assert {m["preference_factors"] for m in kept["models"]} == {2, 3, 4}
+
+    assert is_run_of(out, data, settings)
+    assert is_run_of(out, data, settings, ["preference"])
+    assert not is_run_of(out, data, settings, CHANNELS)
+    assert not is_run_of(out, data, Settings(2, 2, **QUICK), ["preference"])
+    said = command("fit", data, "--out", out, *NUMBER, *QUICKLY)  # the fit is there, and its report is not
+    assert made_up == fitted
+    page = (out / "report.html").read_text()
+    for told in (said, page):
+        assert "How many factors" in told
+        assert all(sentence in told for sentence in kept["sentences"])
+    assert (out / "figures/selection.svg").exists()
