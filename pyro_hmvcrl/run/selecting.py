@@ -28,7 +28,7 @@ from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.judge import evaluate
 
 START = 2  #: factors of a channel, from which the way starts
-STEPS = 300  #: of a model's one start, at most
+STEPS = 600  #: of a model's one start, at most: with 300 starts of one model differ by a tenth of a nat
 HELD_OUT = 0.25  #: share of the users: models are judged more surely, and fitted to fewer
 USERS = 8_000  #: at most, drawn at random: enough to tell any factor that counts
 REPLICATIONS = 40  #: of the logs, for the checks

@@ -83,7 +83,7 @@ def test_the_smallest_model_within_a_standard_error_of_the_best_is_recommended()
     models = {
         (2, 2): candidate(-1.0),
         (2, 3): candidate(0.0),
-        (3, 3): candidate(0.04),
+        (3, 3): candidate(0.8 * LEAST),
         (3, 2): candidate(-0.01),
     }
     assert recommended(models) == (2, 3)  # of two as small the better
