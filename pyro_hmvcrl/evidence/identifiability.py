@@ -97,9 +97,11 @@ class ChannelReport:
 
     @property
     def is_identified(self) -> bool:
-        """Whether the covariates' modulation allows order, sign and scale of each factor."""
+        """Whether the covariates' modulation tells each factor up to order, sign and scale (see the headline)."""
         m = self.modulation
-        return self.n_factors == 1 or (m.rank >= m.rank_needed and m.settings >= m.settings_needed)
+        apart = m.scale_modulation.max() > m.threshold and all(len(group) == 1 for group in m.groups)
+        full = m.rank >= m.rank_needed and m.settings >= m.settings_needed
+        return self.n_factors == 1 or bool(apart and full)
 
 
 @dataclass(frozen=True)
