@@ -20,7 +20,7 @@ from pyro_hmvcrl.evidence.select import Candidate, Numbers, reasons, recommended
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.bound import user_bounds
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, fitted_values
-from pyro_hmvcrl.inference.processes import first, wait
+from pyro_hmvcrl.inference.processes import first, total, wait
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Screening, screen
 from pyro_hmvcrl.inference.writing import whole_file
@@ -164,6 +164,7 @@ def fit_candidate(dataset: Dataset, settings: Settings, numbers: Numbers) -> Can
     found = screen(dataset, cheap)
     torch.manual_seed(settings.seed)  # the same particles for all
     bounds = user_bounds(found.guide.expansion(found.held.n_users), found.held)
+    bounds = total(bounds if first() else torch.zeros_like(bounds))  # of several processes the first decides
     levels = _levels(found, dataset, settings.seed)
     channels = evaluate(found, dataset).channels
     return Candidate(
