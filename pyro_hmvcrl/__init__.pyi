@@ -15,8 +15,10 @@ from .data import import_files as import_files
 from .data import read_dataset as read_dataset
 from .data import write_dataset as write_dataset
 from .door import Run as Run
+from .door import Selection as Selection
 from .door import fit as fit
 from .door import load_run as load_run
+from .door import select as select
 from .inference import Settings as Settings
 from .queries import OUTCOMES as OUTCOMES
 from .queries import InterventionError as InterventionError

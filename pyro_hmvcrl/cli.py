@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +18,6 @@ from pyro_hmvcrl.data.files import clear_away, one_line
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.writing import alone_in, printable
 from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Design
-
-if TYPE_CHECKING:
-    pass
 
 # What takes seconds to import is imported where it is used: help is there at once, and an interrupt is one line.
 
@@ -38,6 +35,8 @@ CovariatesShare = Annotated[
         "0: both of the whole window."
     ),
 ]
+PlatformFactors = Annotated[int | None, typer.Option(help="Number of platform factors, or it is selected.")]
+PreferenceFactors = Annotated[int | None, typer.Option(help="Number of preference factors; likewise.")]
 Restarts = Annotated[int, typer.Option(help="Random starts, of which the one with the best bound is kept.")]
 Steps = Annotated[int, typer.Option(help="Steps of a restart.")]
 EncoderSteps = Annotated[int, typer.Option(help="Steps of the encoders.")]
@@ -187,14 +186,44 @@ def import_command(
         _say(f"{out}: {', '.join(kept)}")
 
 
+@app.command("select")
+def select_command(
+    dataset: DatasetFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder to write: table, figure and all figures.")] = None,
+    platform_factors: PlatformFactors = None,
+    preference_factors: PreferenceFactors = None,
+    periods: PeriodNumber = DEFAULTS.periods,
+    device: Device = DEFAULTS.device,
+    seed: Seed = DEFAULTS.seed,
+) -> None:
+    """Choose how many factors, by cheap fits with other numbers of them: about the time of one fit."""
+    with _plain_errors():
+        from pyro_hmvcrl.data.folder import read_dataset
+        from pyro_hmvcrl.report.selection import selection_text, write_selection
+        from pyro_hmvcrl.run.files import check_new_folder
+        from pyro_hmvcrl.run.selecting import numbers_of, select_factors
+
+        if out is not None:
+            check_new_folder(out)
+        numbers, free = numbers_of(platform_factors, preference_factors)
+        settings = Settings(**numbers, periods=periods, device=device, seed=seed)
+        found = select_factors(
+            read_dataset(dataset, periods=periods), settings, free, progress=True
+        ).to_dict()
+        _say(selection_text(found))
+        if out is not None:
+            write_selection(found, out)
+            _say(f"{out}: table and figure")
+
+
 @app.command()
 def fit(
     dataset: DatasetFolder,
-    platform_factors: Annotated[int, typer.Option(help="Number of platform factors.")],
-    preference_factors: Annotated[int, typer.Option(help="Number of preference factors.")],
     out: Annotated[
         Path | None, typer.Option(help="Run folder to write; by default DATASET-run, beside the dataset.")
     ] = None,
+    platform_factors: PlatformFactors = None,
+    preference_factors: PreferenceFactors = None,
     restarts: Restarts = DEFAULTS.restarts,
     steps: Steps = DEFAULTS.steps,
     batch_size: Annotated[int, typer.Option(help="Users a step of a restart.")] = DEFAULTS.batch_size,
@@ -205,6 +234,8 @@ def fit(
 ) -> None:
     """Fit model and guide to a dataset folder; a fit that was killed goes on when called again.
 
+    A number of factors that is not given is selected first, as by the command select.
+
     By several processes: torchrun --nproc-per-node 2 -m pyro_hmvcrl fit ...
     """
     with _plain_errors():
@@ -213,10 +244,11 @@ def fit(
         from pyro_hmvcrl.report.terminal import notes_of, summary_text
         from pyro_hmvcrl.run.files import named_after
         from pyro_hmvcrl.run.fitting import checkpoints_of, fit_folder, is_run_of
+        from pyro_hmvcrl.run.selecting import numbers_of
 
+        numbers, free = numbers_of(platform_factors, preference_factors)
         settings = Settings(
-            platform_factors=platform_factors,
-            preference_factors=preference_factors,
+            **numbers,
             restarts=restarts,
             steps=steps,
             batch_size=batch_size,
@@ -227,8 +259,8 @@ def fit(
         )
         out = out or named_after(dataset, "-run")
         with together(device):
-            if not _without_report(out) or not is_run_of(out, dataset, settings):
-                fit_folder(dataset, out, settings, progress=True)
+            if not _without_report(out) or not is_run_of(out, dataset, settings, free):
+                fit_folder(dataset, out, settings, progress=True, free=free)
             if not first():
                 return
         clear_away(checkpoints_of(out))

@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
-from pyro_hmvcrl.data.dataset import Dataset
+from pyro_hmvcrl.data.dataset import Channel, Dataset
 from pyro_hmvcrl.data.files import read_json, whole_folder
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.settings import Settings
@@ -30,12 +31,16 @@ from pyro_hmvcrl.queries.mediation import OUTCOMES, Outcome
 from pyro_hmvcrl.queries.profile import profile
 from pyro_hmvcrl.report.answer import Answer
 from pyro_hmvcrl.report.page import write_report
+from pyro_hmvcrl.report.selection import selection
+from pyro_hmvcrl.report.style import to_bytes
 from pyro_hmvcrl.run.files import RunError, check_new_folder
 from pyro_hmvcrl.run.fitting import fit_dataset, is_run_of
 from pyro_hmvcrl.run.judge import Truth
 from pyro_hmvcrl.run.labels import labels_of, rename_factors
 from pyro_hmvcrl.run.load import load_run as load_fitted
 from pyro_hmvcrl.run.run import Run as FittedRun
+from pyro_hmvcrl.run.selecting import Selection as FoundSelection
+from pyro_hmvcrl.run.selecting import numbers_of, select_factors
 from pyro_hmvcrl.story.logs import Logs
 
 Change: TypeAlias = (
@@ -218,11 +223,57 @@ class Run(FittedRun):
         return super().noise(self.logs() if logs is None else logs, seed)
 
 
+class Selection(FoundSelection):
+    """Models with other numbers of factors, and the recommended one."""
+
+    def plot(self) -> Figure:
+        """Held-out bound against the number of factors."""
+        figure = selection(self.to_dict())
+        figure._repr_png_ = lambda: to_bytes(figure, "png")  # a notebook shows it, without pyplot too
+        return figure
+
+
+def select(
+    logs: Dataset | str | Path,
+    *,
+    platform_factors: int | None = None,
+    preference_factors: int | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Selection:
+    """How many factors: cheap fits with other numbers of them, and the recommended one.
+
+    ``found.table`` has a row a model, ``found.sentences`` say why, and ``found.plot()`` shows it.
+
+    Parameters
+    ----------
+    logs
+        A dataset, or its folder.
+    platform_factors, preference_factors
+        What is known already; the other is chosen.
+    progress
+        Show a bar; by default where somebody looks.
+    **settings
+        As in :func:`fit`.
+
+    Raises
+    ------
+    RunError
+        If the users are too few, or both numbers are given.
+    DatasetError
+        If the logs are bad.
+    """
+    numbers, free = numbers_of(platform_factors, preference_factors)
+    asked = Settings(**(settings | numbers))
+    dataset = logs if isinstance(logs, Dataset) else read_dataset(logs, periods=asked.periods)
+    return Selection(**vars(select_factors(dataset, asked, free, progress=_watched(progress))))
+
+
 def fit(
     logs: Dataset | str | Path,
     *,
-    platform_factors: int,
-    preference_factors: int,
+    platform_factors: int | None = None,
+    preference_factors: int | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
     **settings: Any,
@@ -234,7 +285,8 @@ def fit(
     logs
         A dataset, or its folder.
     platform_factors, preference_factors
-        How many there are of each channel.
+        How many there are of each channel; a number that is not given is chosen first, as by :func:`select`, and the
+        run's report says why.
     out
         Run folder; without it the run lives in memory, and :meth:`Run.save` keeps it.  A fit that was killed goes on
         when called again with the same, and one that is there already is read.
@@ -250,14 +302,15 @@ def fit(
     DatasetError
         If the logs are bad.
     """
-    asked = Settings(platform_factors, preference_factors, **settings)
+    numbers, free = numbers_of(platform_factors, preference_factors)
+    asked = Settings(**(settings | numbers))
     dataset = logs if isinstance(logs, Dataset) else read_dataset(logs, periods=asked.periods)
     truth = None if isinstance(logs, Dataset) else Truth.beside(logs, dataset)
     if out is not None:
-        return _fitted(dataset, Path(out), asked, truth, progress)
+        return _fitted(dataset, Path(out), asked, free, truth, progress)
     place = Path(tempfile.mkdtemp(prefix="pyro-hmvcrl-"))
     try:
-        run = _fitted(dataset, place / "run", asked, truth, progress)
+        run = _fitted(dataset, place / "run", asked, free, truth, progress)
     except BaseException:
         shutil.rmtree(place)
         raise
@@ -266,13 +319,19 @@ def fit(
 
 
 def _fitted(
-    dataset: Dataset, folder: Path, settings: Settings, truth: Truth | None, progress: bool | None
+    dataset: Dataset,
+    folder: Path,
+    settings: Settings,
+    free: Sequence[Channel],
+    truth: Truth | None,
+    progress: bool | None,
 ) -> Run:
     """The run of this fit, which may be there already."""
-    if is_run_of(folder, dataset, settings):
+    if is_run_of(folder, dataset, settings, free):
         fitted = load_fitted(folder)
     else:
-        fitted = fit_dataset(dataset, folder, settings, truth, _watched(progress), label=dataset.name)
+        watched = _watched(progress)
+        fitted = fit_dataset(dataset, folder, settings, truth, watched, label=dataset.name, free=free)
     return Run(**vars(fitted), folder=folder, dataset=dataset)
 
 

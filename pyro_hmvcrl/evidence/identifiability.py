@@ -95,6 +95,14 @@ class ChannelReport:
     within_covariate_oracle: MCC | None = None
     ratio_to_oracle: float | None = None
 
+    @property
+    def is_identified(self) -> bool:
+        """Whether the covariates' modulation tells each factor up to order, sign and scale (see the headline)."""
+        m = self.modulation
+        apart = m.scale_modulation.max() > m.threshold and all(len(group) == 1 for group in m.groups)
+        full = m.rank >= m.rank_needed and m.settings >= m.settings_needed
+        return self.n_factors == 1 or bool(apart and full)
+
 
 @dataclass(frozen=True)
 class IdentifiabilityReport:

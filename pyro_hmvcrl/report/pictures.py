@@ -32,6 +32,7 @@ from pyro_hmvcrl.report.run_figures import (
     predictive_densities,
     training,
 )
+from pyro_hmvcrl.report.selection import selection, selection_alt
 from pyro_hmvcrl.report.style import ESTIMANDS, label, most_moved, named, plain, strongest
 from pyro_hmvcrl.report.verdicts import category_text, effect_text, interval_text, passing, segment_text
 from pyro_hmvcrl.run.run import LIKELY
@@ -223,12 +224,17 @@ def _published(run: Run) -> Picture | None:
 
 
 #: In the order of making, each with the file that errors name: that of its numbers.
+def _selection(run: Run) -> Picture | None:
+    found = run["report"].get("selection")
+    return Picture("selection", selection(found), selection_alt(found)) if found else None
+
+
 PICTURES: dict[Callable[[Run], Picture | None], str] = {
     **dict.fromkeys((_factors, _categories), "report.json"),
     _graph: "graph.csv",
     **dict.fromkeys((_modulation, _coefficients), "report.json"),
     _training: "training.csv",
-    **dict.fromkeys((_predictive, _predictive_densities), "report.json"),
+    **dict.fromkeys((_predictive, _predictive_densities, _selection), "report.json"),
     **dict.fromkeys(
         (
             _effects_forest,

@@ -139,6 +139,8 @@ def summary_text(run: str | Path) -> str:
     parts += ["", "Factors in words (pyro-hmvcrl rename gives them names of your own)"]
     for factor, of in found["factor_categories"].items():
         parts.append(f"- {factor}: {of.get('label') or 'moves no category for sure'}")
+    if selection := found.get("selection"):
+        parts += ["", "How many factors", *(f"- {sentence}" for sentence in selection["sentences"])]
     parts += ["", "Verdict"]
     for sentences in found["identifiability"]["verdict"].values():
         parts += [f"- {sentence}" for sentence in sentences]

@@ -6,3 +6,5 @@ from .judge import Truth as Truth
 from .judge import evaluate as evaluate
 from .load import load_run as load_run
 from .run import Run as Run
+from .selecting import Selection as Selection
+from .selecting import select_factors as select_factors

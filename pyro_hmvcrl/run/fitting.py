@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from pyro_hmvcrl import __version__
-from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
+from pyro_hmvcrl.data.dataset import CHANNELS, Channel, Dataset
 from pyro_hmvcrl.data.files import LOCK, clear_away, read_json, whole_folder
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.ambient import own_state
@@ -31,18 +31,32 @@ from pyro_hmvcrl.inference.writing import whole_file
 from pyro_hmvcrl.run.files import RunError, check_new_folder
 from pyro_hmvcrl.run.judge import Truth
 from pyro_hmvcrl.run.run import Run
+from pyro_hmvcrl.run.selecting import select_factors
 from pyro_hmvcrl.run.write import run_config, write_run
 
 log = logging.getLogger(__name__)
+SELECTION = "selection.json"  #: what is known of numbers of factors, beside the checkpoints
 FEWEST_HELD_OUT = 8  #: users, that a fit can be judged
 
 
 @own_state()
-def fit_folder(data: str | Path, out: str | Path, settings: Settings, progress: bool = False) -> Run:
+def fit_folder(
+    data: str | Path,
+    out: str | Path,
+    settings: Settings,
+    progress: bool = False,
+    free: Sequence[Channel] = (),
+) -> Run:
     """Fit a dataset folder and write the run folder; a fit of the same that was killed goes on.
 
     Of several processes (:mod:`pyro_hmvcrl.inference.processes`) the first writes.  The run that is returned is on
     the CPU.
+
+    Parameters
+    ----------
+    free
+        Channels whose number of factors is selected first (:func:`~pyro_hmvcrl.run.selecting.select_factors`), from
+        that of the settings on.
 
     Raises
     ------
@@ -53,7 +67,8 @@ def fit_folder(data: str | Path, out: str | Path, settings: Settings, progress: 
     """
     _make_way(Path(out))  # before a dataset is read in vain
     dataset = read_dataset(data, periods=settings.periods)
-    return fit_dataset(dataset, out, settings, Truth.beside(data, dataset), progress, label=str(data))
+    truth = Truth.beside(data, dataset)
+    return fit_dataset(dataset, out, settings, truth, progress, label=str(data), free=free)
 
 
 @own_state()
@@ -64,6 +79,7 @@ def fit_dataset(
     truth: Truth | None = None,
     progress: bool = False,
     label: str = "logs",
+    free: Sequence[Channel] = (),
 ) -> Run:
     """As :func:`fit_folder`, of a dataset in memory, whose periods serve; errors call it by its `label`.
 
@@ -86,26 +102,39 @@ def fit_dataset(
     if dataset.n_users >= 20 and round(settings.held_out * dataset.n_users) < FEWEST_HELD_OUT:
         needed = round(FEWEST_HELD_OUT / settings.held_out)
         raise RunError(f"{label}: {dataset.n_users} users are too few to judge a fit; give {needed} or more")
-    mark = mark_of(dataset, settings)
+    mark = mark_of(dataset, settings, free)
     with _alone(checkpoints, mark) if first() else nullcontext():
         wait()  # until the first has looked at what was left
         start = time.monotonic()
+        selection = None
+        if free:
+            selection = select_factors(dataset, settings, free, checkpoints / SELECTION, progress)
+            settings = selection.of(settings)
+            if first():
+                log.log(logging.WARNING if progress else logging.INFO, "%s.", ". ".join(selection.sentences))
         found = fit(dataset, settings, checkpoints, progress and first())
         posterior = parameter_posterior(found, dataset, settings.seed)
         seconds = time.monotonic() - start
-        config = run_config(dataset, settings, found, seconds) | {"dataset": mark["dataset"]}
+        config = run_config(dataset, settings, found, seconds) | {
+            "dataset": mark["dataset"],
+            "selected": list(free),
+        }
         run = Run(found.guide, posterior, found.standardisation, dataset.categories, config)
         wait()  # for those that still read checkpoints
         if first():
             with whole_folder(out) as folder:
-                write_run(run, found, dataset, truth, folder)
+                write_run(run, found, dataset, truth, folder, selection)
             shutil.rmtree(checkpoints)
     run.guide.to("cpu")
     return run
 
 
-def is_run_of(out: str | Path, data: str | Path | Dataset, settings: Settings) -> bool:
+def is_run_of(
+    out: str | Path, data: str | Path | Dataset, settings: Settings, free: Sequence[Channel] = ()
+) -> bool:
     """Whether a run folder is that of this very fit, of a dataset folder or a dataset in memory.
+
+    Of `free` channels the number of factors must have been selected, whatever it is.
 
     Raises
     ------
@@ -117,8 +146,13 @@ def is_run_of(out: str | Path, data: str | Path | Dataset, settings: Settings) -
     except (OSError, ValueError):
         return False
     dataset = data if isinstance(data, Dataset) else read_dataset(data, periods=settings.periods)
-    mark = mark_of(dataset, settings)
-    return isinstance(config, dict) and all(config.get(key) == value for key, value in mark.items())
+    mark = mark_of(dataset, settings, free)
+    if not isinstance(config, dict) or (free and config.get("selected") != list(free)):
+        return False
+    there = {key: config.get(key) for key in mark}
+    if free and isinstance(there["settings"], dict):
+        there["settings"] = there["settings"] | _of_free(free)
+    return there == mark
 
 
 @own_state()
@@ -143,7 +177,12 @@ def checkpoints_of(out: Path) -> Path:
     return out.with_name(f".{out.name}.unfinished")
 
 
-def mark_of(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+def _of_free(free: Sequence[Channel]) -> dict[str, None]:
+    """Settings that are not known before the selection."""
+    return dict.fromkeys(f"{channel}_factors" for channel in free)
+
+
+def mark_of(dataset: Dataset, settings: Settings, free: Sequence[Channel] = ()) -> dict[str, Any]:
     """What is being fitted; that of another fit is never the same."""
     digest = hashlib.sha256()
     names = [dataset.exposure_covariates, dataset.preference_covariates, dataset.categories]
@@ -152,7 +191,11 @@ def mark_of(dataset: Dataset, settings: Settings) -> dict[str, Any]:
     kept = [part for of in dataset.counts.values() for part in (of.indptr, of.indices, of.data)]
     for part in (*kept, *map(dataset.covariates, CHANNELS)):
         digest.update(np.ascontiguousarray(part).data)
-    return {"version": __version__, "settings": asdict(settings), "dataset": digest.hexdigest()}
+    return {
+        "version": __version__,
+        "settings": asdict(settings) | _of_free(free),
+        "dataset": digest.hexdigest(),
+    }
 
 
 @contextmanager
@@ -178,17 +221,22 @@ def _alone(checkpoints: Path, mark: dict[str, Any]) -> Iterator[None]:
         try:
             yield
         finally:
-            if not list(checkpoints.glob("*.safetensors")):
+            if not _left(checkpoints):
                 shutil.rmtree(checkpoints, ignore_errors=True)
     finally:
         lock.release()
+
+
+def _left(checkpoints: Path) -> list[Path]:
+    """What an unfinished fit goes on from."""
+    return [*checkpoints.glob("*.safetensors"), *checkpoints.glob(SELECTION)]
 
 
 def _claim(checkpoints: Path, mark: dict[str, Any]) -> None:
     """Mark the folder with what is being fitted.  What has no mark may be of anything, and is removed."""
     marker, text = checkpoints / "fit.json", json.dumps(mark, sort_keys=True)
     if not marker.exists():
-        for left in checkpoints.glob("*.safetensors"):
+        for left in _left(checkpoints):
             left.unlink()
     elif marker.read_bytes() != text.encode():
         raise RunError(

@@ -15,7 +15,7 @@ from pyro_hmvcrl.evidence.to_arviz import pareto_k
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.bound import EVALUATED_AT_ONCE, UNRELIABLE, importance_weights
 from pyro_hmvcrl.inference.laplace import is_stuck
-from pyro_hmvcrl.inference.svi import Fit, factor_posterior, tensors_of
+from pyro_hmvcrl.inference.svi import Fit, Screening, factor_posterior, tensors_of
 from pyro_hmvcrl.run.files import RunError, of_file
 from pyro_hmvcrl.run.run import Array
 from pyro_hmvcrl.story.model import HMVCRL
@@ -59,12 +59,13 @@ class Truth:
 
 
 @own_state()
-def evaluate(found: Fit, dataset: Dataset, truth: Truth | None = None) -> IdentifiabilityReport:
+def evaluate(found: Fit | Screening, dataset: Dataset, truth: Truth | None = None) -> IdentifiabilityReport:
     """Every identifiability figure, at the held-out users."""
     rows = np.flatnonzero(found.held_out)
-    model, coefficients = found.guide.model, found.guide.coefficients.means()
+    guide = found.guide if isinstance(found, Fit) else found.guide.expansion(dataset.n_users)
+    model, coefficients = guide.model, guide.coefficients.means()
     logs = tensors_of(dataset, found.standardisation).batch(torch.as_tensor(rows)).to(model.zero.device)
-    prior, noise = found.guide.posterior(logs)
+    prior, noise = guide.posterior(logs)
     mean, sd = factor_posterior(prior, noise)
     c_p, c_q = logs.exposure_covariates, logs.preference_covariates
     location, scale = (as_numpy(t) for t in model.mechanisms(coefficients, c_p, c_q))

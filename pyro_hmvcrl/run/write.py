@@ -23,11 +23,19 @@ from pyro_hmvcrl.inference.svi import Fit
 from pyro_hmvcrl.run.judge import Truth, as_numpy, evaluate, guide_quality
 from pyro_hmvcrl.run.labels import label_of
 from pyro_hmvcrl.run.run import Array, Run
+from pyro_hmvcrl.run.selecting import Selection
 from pyro_hmvcrl.story.history import LOOKS_AT
 from pyro_hmvcrl.story.model import HMVCRL
 
 
-def write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folder: Path) -> None:
+def write_run(
+    run: Run,
+    found: Fit,
+    dataset: Dataset,
+    truth: Truth | None,
+    folder: Path,
+    selection: Selection | None = None,
+) -> None:
     """Fill a run folder."""
     identified = evaluate(found, dataset, truth)
     evidence = run.evidence(dataset)
@@ -66,6 +74,7 @@ def write_run(run: Run, found: Fit, dataset: Dataset, truth: Truth | None, folde
         "factor_categories": _factor_categories(run, factors),
         "history": _history(run),
         "predictive": run.predictive(dataset),
+        "selection": None if selection is None else selection.to_dict(),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False))
 

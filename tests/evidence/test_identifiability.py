@@ -62,7 +62,10 @@ def evidence(
 
 
 def sentences(channel: ChannelEvidence, name: str = "preference") -> list[str]:
-    return identifiability({name: channel}, n_bootstrap=50).verdict[name]
+    report = identifiability({name: channel}, n_bootstrap=50)
+    said, identified = report.verdict[name], ("up to order, sign and scale", "up to sign and scale")
+    assert report.channels[name].is_identified == any(words in said[0] for words in identified)
+    return said
 
 
 # --- MCC ---------------------------------------------------------------------------------------------------
