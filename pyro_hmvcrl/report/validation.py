@@ -101,7 +101,8 @@ def validation_figure(found: dict[str, Any]) -> Figure:
     hues = {"shown": HUES["platform"], "searched": HUES["preference"], "outcomes": INK}
     longest = max(map(len, chosen.values()))
     figure = Figure(figsize=(11, 1.2 + 0.25 * longest), layout="constrained")
-    for ax, (name, keys) in zip(figure.subplots(1, 3), chosen.items(), strict=True):
+    panels = figure.subplots(1, 3, width_ratios=[3, 3, 2])
+    for ax, (name, keys) in zip(panels, chosen.items(), strict=True):
         of, y = [found[name][key] for key in keys], np.arange(len(keys))
         before, observed = (100 * np.array([each[part] for each in of]) for part in ("before", "observed"))
         mean, low, high = curve_of([each["predicted"] for each in of], 100)
