@@ -387,7 +387,7 @@ def validate_command(
         keep_validation(run, found, out)
         page = write_report(run)
         _say(validation_text(found))
-        _print_notes(notes_of(run))
+        _print_notes([*found["remarks"], *notes_of(run)])
         _say(f"\n{out or run / FILE}: all figures.  Report: {page}")
 
 

@@ -65,6 +65,7 @@ def validate(
         A run folder, fitted to the logs before.
     after
         The logs after, or their folder: the same covariates as they then were, users that may be the same or others.
+        Events in categories that the run does not know are left out, and it is said.
     counterfactual
         With the noise that their own logs before speak of, for those users whom the run knows.
     level
@@ -77,14 +78,16 @@ def validate(
         `outcomes`) what was `before`, `predicted` with its interval, and `observed`; the `change`, predicted and
         observed; whether the observed is `inside`, and whether it is inside what is said without a model
         (`as_before`).  `coverage`: how many are inside, and how often as few are by chance (`p`).  `error`: mean
-        absolute differences, the model's and those of as before.  `sentences` in plain words, the headline first.
+        absolute differences, the model's and those of as before.  `sentences` in plain words, the headline first, and
+        `remarks` on the new logs.
 
     Raises
     ------
     DatasetError
-        If the logs are bad, lack a covariate or have a category that the run does not know.
+        If the logs are bad, or lack a covariate.
     RunError
-        If the folder is not a run folder, or none of the users is the run's and `counterfactual` is asked.
+        If the folder is not a run folder, or is of an older version; or none of the users is the run's and
+        `counterfactual` is asked.
     ValueError
         If `level` does not lie between 0 and 1.
     """
@@ -123,7 +126,7 @@ def validate(
         | {"all": _coverage(named, rows, drawn, level)},
         "error": {name: _error(rows[name]) for name in named},
     }
-    return found | {"sentences": _sentences(found)}
+    return found | {"sentences": _sentences(found), "remarks": list(dataset.remarks)}
 
 
 def keep_validation(folder: str | Path, found: dict[str, Any], out: Path | None = None) -> None:
