@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import pyro_hmvcrl as hm
 from pyro_hmvcrl.cli import app
 from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.inference.checkpoints import load_tensors, save_tensors
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.queries.interventions import InterventionError
 from pyro_hmvcrl.queries.population import Population
@@ -98,13 +99,26 @@ def test_a_change_that_the_covariates_tell_is_foretold_and_one_that_they_do_not_
     assert "little has changed" in nothing["sentences"][1]
 
 
-def test_intervals_hold_the_parameters_the_users_and_their_events(base, found):
+def certain(run, folder):
+    """The run, as if its parameters were known."""
+    shutil.copytree(run, folder)
+    tensors, about = load_tensors(folder / "posterior.safetensors")
+    for name in [name for name in tensors if name.startswith("draws/")]:
+        mean = tensors[name.replace("draws/", "mean/")]
+        tensors[name] = mean.expand_as(tensors[name]).contiguous()
+    save_tensors(folder / "posterior.safetensors", tensors, about)
+    return folder
+
+
+def test_intervals_hold_the_parameters_the_users_and_their_events(base, found, tmp_path):
     """They are wider than those without the parameters' posterior, and so for fewer users."""
 
     def width(found):
         return np.mean([row["predicted"]["upper"] - row["predicted"]["lower"] for row in rows_of(found)])
 
     after = read_dataset(base / "after", Population.of(base / "run").run.categories, 1)
+    known = validate(certain(base / "run", tmp_path / "run"), base / "after", replications=60)
+    assert width(found) > 1.2 * width(known)
     few = validate(base / "run", after.subset(np.arange(30)), replications=60)
     assert few["users"] == 30
     assert width(few) > 1.5 * width(found)
