@@ -43,7 +43,7 @@ from pyro_hmvcrl.story.logs import Logs
 Array = NDArray[np.float64]
 FILE = "validation.json"  #: in a run folder
 REPLICATIONS = 200
-USERS = 20_000  #: at most, drawn at random
+USERS = 40_000  #: users times periods, at most; drawn at random
 
 
 @own_state()
@@ -96,8 +96,11 @@ def validate(
     folder = Path(folder)
     population, before = Population.of(folder), _before(folder)
     dataset = _of_run(after, population.run)
-    chosen = np.random.default_rng(seed).permutation(dataset.n_users)[:USERS]
-    dataset = dataset.subset(np.sort(chosen)) if len(chosen) < dataset.n_users else dataset
+    remarks, most = list(dataset.remarks), max(USERS // dataset.periods.number, 1)
+    if dataset.n_users > most:
+        remarks.append(f"{most:,} of the {dataset.n_users:,} users of the new logs are taken, at random")
+        chosen = np.random.default_rng(seed).permutation(dataset.n_users)[:most]
+        dataset = dataset.subset(np.sort(chosen))
     logs = population.run.logs(dataset)
     observed = observed_figures(_counts(logs))
     own = _own_users(population, dataset)
@@ -126,7 +129,7 @@ def validate(
         | {"all": _coverage(named, rows, drawn, level)},
         "error": {name: _error(rows[name]) for name in named},
     }
-    return found | {"sentences": _sentences(found), "remarks": list(dataset.remarks)}
+    return found | {"sentences": _sentences(found), "remarks": remarks}
 
 
 def keep_validation(folder: str | Path, found: dict[str, Any], out: Path | None = None) -> None:

@@ -99,6 +99,13 @@ def test_a_change_that_the_covariates_tell_is_foretold_and_one_that_they_do_not_
     assert "little has changed" in nothing["sentences"][1]
 
 
+def test_of_many_users_some_are_taken(base, monkeypatch):
+    monkeypatch.setattr("pyro_hmvcrl.queries.validation.USERS", 100)
+    some = validate(base / "run", base / "after", counterfactual=True, replications=2)
+    assert some["users"] == some["users_of_the_run"] == 100
+    assert "100 of the 300 users" in some["remarks"][-1]
+
+
 def certain(run, folder):
     """The run, as if its parameters were known."""
     shutil.copytree(run, folder)
