@@ -79,7 +79,7 @@ def validate(
         observed; whether the observed is `inside`, and whether it is inside what is said without a model
         (`as_before`).  `coverage`: how many are inside, and how often as few are by chance (`p`).  `error`: mean
         absolute differences, the model's and those of as before.  `sentences` in plain words, the headline first, and
-        `remarks` on the new logs.
+        `remarks` on the new logs; `outside`, the share of users who are unlike all whom the run was fitted on.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def validate(
         remarks.append(f"{most:,} of the {dataset.n_users:,} users of the new logs are taken, at random")
         chosen = np.random.default_rng(seed).permutation(dataset.n_users)[:most]
         dataset = dataset.subset(np.sort(chosen))
-    logs = population.run.logs(dataset)
+    logs, beside = population.run.logs(dataset), beside_fit(folder, dataset.users)
     observed = observed_figures(_counts(logs))
     own = _own_users(population, dataset)
     if counterfactual and not (own >= 0).any():
@@ -120,7 +120,7 @@ def validate(
         "replications": replications,
         "users": dataset.n_users,
         "users_of_the_run": int((own >= 0).sum()),
-        "outside": float(beside_fit(folder, dataset.users).outside.mean()),
+        "outside": float(beside.outside.mean()),
         **{name: dict(zip(categories, rows[name], strict=True)) for name in OF_CATEGORIES},
         "outcomes": {name: rows[name][0] for name in named if name not in OF_CATEGORIES},
     }
@@ -129,7 +129,7 @@ def validate(
         | {"all": _coverage(named, rows, drawn, level)},
         "error": {name: _error(rows[name]) for name in named},
     }
-    return found | {"sentences": _sentences(found), "remarks": remarks}
+    return found | {"sentences": _sentences(found), "remarks": [*beside.sentences, *remarks]}
 
 
 def keep_validation(folder: str | Path, found: dict[str, Any], out: Path | None = None) -> None:
@@ -254,8 +254,8 @@ def _sentences(found: dict[str, Any]) -> list[str]:
     of = found["coverage"]["all"]
     inside, as_before, number, level = of["inside"], of["as_before"], of["of"], found["level"]
     said = [
-        f"Of {number} figures of the new logs {inside} lie within the run's {level:.0%} intervals, and {as_before} "
-        "within those of no change."
+        f"Of {number} figures of the new logs {inside} lie within the run's {100 * level:.4g}% intervals, and "
+        f"{as_before} within those of no change."
     ]
     if of["p"] < RARE:
         said.append(
@@ -280,9 +280,5 @@ def _sentences(found: dict[str, Any]) -> list[str]:
         said.append(
             f"{name.capitalize()} was {100 * row['before']:.1f}%; predicted {100 * row['predicted']['mean']:.1f}% "
             f"({low:.1f} to {high:.1f}), observed {100 * row['observed']:.1f}%."
-        )
-    if found["outside"]:
-        said.append(
-            f"{found['outside']:.1%} of the users are unlike all whom the run was fitted on: of them it extrapolates."
         )
     return said

@@ -86,7 +86,7 @@ def validation_text(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             found["sentences"][0] + " " + found["sentences"][1],
-            f"\nPercent, {found['level']:.0%} intervals ({found['kind']}; {found['users']:,} users)",
+            f"\nPercent, {100 * found['level']:.4g}% intervals ({found['kind']}; {found['users']:,} users)",
             pd.DataFrame.from_dict(rows, "index", columns=columns).to_string(),
             "",
             *(f"- {sentence}" for sentence in found["sentences"][2:]),
@@ -116,7 +116,9 @@ def validation_figure(found: dict[str, Any]) -> Figure:
         ax.tick_params(axis="y", length=0)
     handles = [
         Line2D([], [], color=QUIET, mfc="white", marker="o", ms=5, lw=0, label="before"),
-        Line2D([], [], color=INK, lw=2.2, marker="|", label=f"predicted, {found['level']:.0%} interval"),
+        Line2D(
+            [], [], color=INK, lw=2.2, marker="|", label=f"predicted, {100 * found['level']:.4g}% interval"
+        ),
         Line2D([], [], color=INK, marker="x", lw=0, label="observed"),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=3)
