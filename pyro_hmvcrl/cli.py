@@ -378,17 +378,65 @@ def profile_command(
     with _plain_errors():
         from pyro_hmvcrl.queries.profile import profile, profile_sentences
         from pyro_hmvcrl.report.terminal import notes_of
-        from pyro_hmvcrl.run.tables import check_formulas, check_table, write_table
+        from pyro_hmvcrl.run.tables import check_table, write_users
 
         check_table(out)
         table = profile(run, seed=seed, progress=True)
-        if out.suffix == ".csv":
-            check_formulas(run, table["user_id"].astype("str"))
-        write_table(table, out)
+        write_users(table, out, run)
         for sentence in profile_sentences(table):
             _say(f"- {sentence}")
         _say(f"{out}: profiles of {len(table):,} users")
         _print_notes(notes_of(run))
+
+
+@app.command("rank")
+def rank_command(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.")],
+    top: Annotated[int, typer.Option(help="Categories a user.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Write what each user looks for, were the platform the same for all: a row a user and rank."""
+    with _plain_errors():
+        from pyro_hmvcrl.queries.ranking import rank
+        from pyro_hmvcrl.report.terminal import notes_of
+        from pyro_hmvcrl.run.tables import check_table, write_users
+
+        check_table(out)
+        table = rank(run, top=top, seed=seed, progress=True)
+        write_users(table, out, run)
+        _say(f"{out}: {table['rank'].max()} categories of each of {table['user_id'].nunique():,} users")
+        _print_notes(notes_of(run))
+
+
+@app.command("validate")
+def validate_command(
+    run: RunFolder,
+    after: Annotated[Path, typer.Argument(help="A dataset folder of logs after a change of the platform.")],
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file to write, beside the one that the run keeps.")
+    ] = None,
+    counterfactual: Annotated[
+        bool, typer.Option(help="With the noise of their own logs, for users whom the run knows.")
+    ] = False,
+    level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.9,
+    seed: Seed = 0,
+) -> None:
+    """The back-test: what the run says of logs after a change, against what came, and against no change."""
+    with _plain_errors():
+        from pyro_hmvcrl.queries.validation import FILE, keep_validation, validate
+        from pyro_hmvcrl.report.page import write_report
+        from pyro_hmvcrl.report.terminal import notes_of
+        from pyro_hmvcrl.report.validation import validation_text
+        from pyro_hmvcrl.run.files import check_out
+
+        check_out(out or run / FILE, run / FILE)
+        found = validate(run, after, counterfactual=counterfactual, level=level, seed=seed, progress=True)
+        keep_validation(run, found, out)
+        page = write_report(run)
+        _say(validation_text(found))
+        _print_notes([*found["remarks"], *notes_of(run)])
+        _say(f"\n{out or run / FILE}: all figures.  Report: {page}")
 
 
 @app.command("frontier")
@@ -451,24 +499,16 @@ def import_kuaisar(
         from pyro_hmvcrl.kuaisar.clock import moment
         from pyro_hmvcrl.kuaisar.folder import write_kuaisar
         from pyro_hmvcrl.kuaisar.reading import read_kuaisar
+        from pyro_hmvcrl.kuaisar.telling import files_text, logs_text
         from pyro_hmvcrl.run.files import check_new_folder
 
         check_new_folder(out)
         window = moment(since), moment(until)
         logs = read_kuaisar(source, level, progress=True).between(*window)
         account = write_kuaisar(logs, out, min_events=min_events, covariates_share=covariates_share)
-        for file, of in account["files"].items():
-            _say(f"{file}: {of['read']:,} rows, {of['kept']:,} kept")
-            for reason, times in of["dropped"].items():
-                _say(f"    {times:>12,}  {reason}")
-            for reason, times in of.get("without_a_value", {}).items():
-                _say(f"    {times:>12,}  kept without it: {reason}")
+        _say(files_text(account))
         _print_covariates(account)
-        _say(
-            f"{out}: {account['users']['kept']:,} users, {account['search_events']:,} search and "
-            f"{account['recommendation_events']:,} recommendation events in {account['categories']} categories, "
-            f"{account['window'][0]} to {account['window'][1]}"
-        )
+        _say(logs_text(account, out))
 
 
 @app.command()
@@ -611,61 +651,9 @@ def _print_notes(notes: list[str]) -> None:
 
 
 def _print_covariates(account: dict[str, Any]) -> None:
-    """Covariates of an import that some users lack, and that are left out, as all users have the same."""
-    if account["covariates_until"] is None:
-        _say(
-            "Note: covariates are measured in the very window of the events, and what is made of events goes with "
-            "them, whatever caused it; --covariates-share 0.25 measures them before.",
-            err=True,
-        )
-    else:
-        _say("covariates measured from {} to {}, before the events".format(*account["covariates_window"]))
-    for covariate in account["covariates"]:
-        if filled := covariate["users_given_the_median"]:
-            _say(f"covariate {covariate['name']}: {filled:,} users have none, and are given the median")
-    for covariate in account.get("covariates_left_out", []):
-        _say(f"covariate {covariate['name']} is left out: {covariate['reason']}")
+    """What an import has to say of the covariates."""
+    from pyro_hmvcrl.kuaisar.telling import covariates_notes, covariates_text
 
-
-def _print_published(found: dict[str, Any]) -> None:
-    """Published against obtained figures, for the terminal."""
-    import pandas as pd
-
-    rows = {}
-    for row in found["agreement"] + found["figures"]:
-        ends = [row["obtained"].get(end) for end in ("lower", "upper")]
-        rows[row["figure"]] = {
-            "published": row["published"],
-            "obtained": row["obtained"]["mean"],
-            "90% interval": "" if None in ends else "{:.3f} to {:.3f}".format(*ends),
-            "rotated": row.get("rotation_null"),
-            "covariates alone": row.get("covariates_alone"),
-            "weak MCC": row.get("weak_mcc"),
-        }
-    _say(f"\nPublished against obtained; policy: {found['shift']}")
-    _say(pd.DataFrame.from_dict(rows, "index").round(3).to_string(na_rep=""))
-
-
-def _print_effects(answer: dict[str, Any]) -> None:
-    """Effects, flags and overlap of an answer, for the terminal."""
-    import pandas as pd
-
-    from pyro_hmvcrl.report.style import ESTIMANDS
-    from pyro_hmvcrl.report.verdicts import regression_sentences
-
-    _say(
-        f"\nEffects of {', '.join(answer['shift'])} ({answer['kind']}; {100 * answer['level']:.4g}% intervals)"
-    )
-    rows = {
-        f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in ("mean", "lower", "upper")]
-        for outcome, of in answer["outcomes"].items()
-        for name in ESTIMANDS
-        if name != "NIE_loop" or len(answer["course"]["period"]) > 1
-    }
-    _say(pd.DataFrame.from_dict(rows, "index", columns=["mean", "lower", "upper"]).to_string())
-    for sentence in [
-        *regression_sentences(answer),
-        *answer["sentences"],
-        f"Overlap: {answer['overlap']['verdict']}.",
-    ]:
-        _say(f"- {sentence}")
+    _print_notes(covariates_notes(account))
+    if text := covariates_text(account):
+        _say(text)

@@ -29,10 +29,13 @@ from pyro_hmvcrl.queries.interventions import Policy, Shift, name_of, parse_poli
 from pyro_hmvcrl.queries.kept import check_names, keep, kept
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Outcome
 from pyro_hmvcrl.queries.profile import profile
+from pyro_hmvcrl.queries.ranking import TOP, rank
+from pyro_hmvcrl.queries.validation import keep_validation, validate
 from pyro_hmvcrl.report.answer import Answer
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.selection import selection
 from pyro_hmvcrl.report.style import to_bytes
+from pyro_hmvcrl.report.validation import Validation
 from pyro_hmvcrl.run.files import RunError, check_new_folder
 from pyro_hmvcrl.run.fitting import fit_dataset, is_run_of
 from pyro_hmvcrl.run.judge import Truth
@@ -154,6 +157,44 @@ class Run(FittedRun):
         See :func:`~pyro_hmvcrl.queries.profile.profile`.
         """
         return profile(self.folder, reference, seed=seed, progress=_watched(progress))
+
+    def rank(
+        self,
+        reference: Mapping[str, float] | None = None,
+        *,
+        top: int = TOP,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> pd.DataFrame:
+        """What each user looks for, were the platform the same for all: a row a user and rank.
+
+        See :func:`~pyro_hmvcrl.queries.ranking.rank`.
+        """
+        return rank(self.folder, reference, top=top, seed=seed, progress=_watched(progress))
+
+    def validate(
+        self,
+        after: Dataset | str | Path,
+        *,
+        counterfactual: bool = False,
+        level: float = LEVEL,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> Validation:
+        """The back-test: what the run says of logs after a change, against what came; the run keeps and reports it.
+
+        See :func:`~pyro_hmvcrl.queries.validation.validate`.
+        """
+        found = validate(
+            self.folder,
+            after,
+            counterfactual=counterfactual,
+            level=level,
+            seed=seed,
+            progress=_watched(progress),
+        )
+        keep_validation(self.folder, found)
+        return Validation(found)
 
     def frontier(
         self,

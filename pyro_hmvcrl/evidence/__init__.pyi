@@ -5,6 +5,7 @@ from .measures import mcc as mcc
 from .measures import rotation_null as rotation_null
 from .measures import weak_mcc as weak_mcc
 from .measures import within_covariate_mcc as within_covariate_mcc
+from .observed import observed_figures as observed_figures
 from .predictive import predictive_checks as predictive_checks
 from .to_arviz import inference_data as inference_data
 from .to_arviz import save_netcdf as save_netcdf

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
@@ -138,15 +139,23 @@ def predictive_checks(
 
 
 @torch.no_grad()
-def replicate(model: HMVCRL, values: Values, logs: Logs, rng: np.random.Generator) -> Counts:
-    """Logs that the model makes at these parameters, of users with these covariates and numbers of events."""
+def replicate(
+    model: HMVCRL, values: Values, logs: Logs, rng: np.random.Generator, noise: torch.Tensor | None = None
+) -> Counts:
+    """Logs that the model makes at these parameters, of users with these covariates and numbers of events.
+
+    Their `noise` ``(N, K + 1)`` is drawn anew, unless it is given.
+    """
+    story = at(model, values)
+    if noise is not None:
+        story = pyro.condition(story, data={"noise": noise})
     if logs.n_periods > 1:  # a period's past is what the model makes, too
-        sites = poutine.trace(at(model, values)).get_trace(logs._replace(shown_cells=None)).nodes
+        sites = poutine.trace(story).get_trace(logs._replace(shown_cells=None)).nodes
         every = range(1, logs.n_periods + 1)
         surfaces = ("search", "exposure", "engagement")
         made = ([sites[f"{name}_{t}"]["value"].double().numpy() for t in every] for name in surfaces)
         return Counts.of(*(np.stack(periods, 1) for periods in made))
-    sites = poutine.trace(observe(at(model, values), logs)).get_trace(logs).nodes
+    sites = poutine.trace(observe(story, logs)).get_trace(logs).nodes
     searched, shown, engaged = (
         sites[name]["fn"].probability.double().numpy() for name in ("search", "exposure", "engagement")
     )

@@ -16,3 +16,5 @@ from .mediation import Mediators as Mediators
 from .mediation import natural_effects as natural_effects
 from .population import Population as Population
 from .profile import profile as profile
+from .ranking import rank as rank
+from .validation import validate as validate

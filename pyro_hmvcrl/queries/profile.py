@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,10 +63,7 @@ def profile(
         If the folder is not a run folder.
     """
     population = Population.of(folder)
-    names = [name for name in population.run.factor_names if name.startswith(CHANNELS[0])]
-    values = population.factor_means[names].mean().to_dict() if reference is None else dict(reference)
-    if set(values) != set(names):
-        raise InterventionError(f"the reference must be of {', '.join(names)}; it is of {', '.join(values)}")
+    values = platform_at(population, reference)
     users, run_ = population.users, population.run
     rows = torch.arange(users.logs.n_users)
     size = max(USERS_AT_ONCE // users.logs.n_periods // draws, 1)
@@ -89,10 +85,25 @@ def profile(
     return table.assign(**{name: names_of[of.argmax(1)] for name, of in largest.items()})
 
 
-def _of_users(
+def platform_at(population: Population, reference: Mapping[str, float] | None) -> dict[str, float]:
+    """Values of the platform's factors at which it is the same for all; by default their means over users.
+
+    Raises
+    ------
+    InterventionError
+        If the reference is of other factors than the platform's.
+    """
+    names = [name for name in population.run.factor_names if name.startswith(CHANNELS[0])]
+    values = population.factor_means[names].mean().to_dict() if reference is None else dict(reference)
+    if set(values) != set(names):
+        raise InterventionError(f"the reference must be of {', '.join(names)}; it is of {', '.join(values)}")
+    return {str(name): float(value) for name, value in values.items()}
+
+
+def own_worlds(
     population: Population, rows: Tensor, reference: Mapping[str, float], draws: int, seed: int
-) -> dict[str, Array]:
-    """Figures ``(B,)`` of these users, and shares of categories ``(B, C)`` of what they search for and are shown."""
+) -> tuple[World, World]:
+    """The worlds of these users as they are, and with the platform at the reference, at draws of their own noise."""
     fitted, users = population.run, population.users
     batch, mean = users.logs.batch(rows), fitted.posterior.mean
     assert users.experts is not None
@@ -101,15 +112,31 @@ def _of_users(
     story = observe(story, batch) if users.logs.n_periods == 1 else by_chance(story, seed)
     program = hold(story, noise=users.noise(fitted.guide, mean, rows, standard))
     now = run(program, (batch,))
-    same = run(program, (batch,), reference, now)
-    weights = torch.ones(1) if users.weights is None else users.weights
+    return now, run(program, (batch,), reference, now)
 
-    def over_periods(world: World, of: Any) -> Tensor:
-        return sum(w * of(period) for w, period in zip(weights, world.periods, strict=True))
 
-    of_now, of_same = (over_periods(world, alignment).double() for world in (now, same))
-    searched = over_periods(now, lambda period: period.distribution("search").probability).mean(0)
-    exposed = over_periods(now, shown_next).mean(0)
+def over_periods(population: Population, world: World, of: Callable[[World], Tensor]) -> Tensor:
+    """What something of a period's world is on average over the periods."""
+    weights = population.users.weights
+    weights = torch.ones(1) if weights is None else weights
+    found: Tensor = sum(w * of(period) for w, period in zip(weights, world.periods, strict=True))
+    return found
+
+
+def searched_for(world: World) -> Tensor:
+    """Probability of each category to be searched for ``(..., N, C)``."""
+    probability: Tensor = world.distribution("search").probability
+    return probability
+
+
+def _of_users(
+    population: Population, rows: Tensor, reference: Mapping[str, float], draws: int, seed: int
+) -> dict[str, Array]:
+    """Figures ``(B,)`` of these users, and shares of categories ``(B, C)`` of what they search for and are shown."""
+    now, same = own_worlds(population, rows, reference, draws, seed)
+    of_now, of_same = (over_periods(population, world, alignment).double() for world in (now, same))
+    searched = over_periods(population, now, searched_for).mean(0)
+    exposed = over_periods(population, now, shown_next).mean(0)
     figures = {"alignment": of_now, "reference": of_same, "gain": of_same - of_now}
     found = {
         f"{name}{end}": part.numpy()

@@ -23,6 +23,7 @@ from pyro_hmvcrl.report.pictures import MENDS, PICTURES, Picture
 from pyro_hmvcrl.report.reading import of_run_file, read_run
 from pyro_hmvcrl.report.run_figures import overview
 from pyro_hmvcrl.report.style import ESTIMANDS, PROBABILITIES, SURFACES, VERDICTS, label, named, to_bytes
+from pyro_hmvcrl.report.validation import TITLES
 from pyro_hmvcrl.report.verdicts import (
     TOO_SURE,
     believe,
@@ -40,15 +41,15 @@ from pyro_hmvcrl.report.verdicts import (
 from pyro_hmvcrl.run.files import MEND
 from pyro_hmvcrl.run.run import LIKELY
 
-ANSWERS = ("effects", "policies", "kuaisar")  #: of questions that were put to a run
+ANSWERS = ("effects", "policies", "validation", "kuaisar")  #: of questions that were put to a run
 
 
 def write_report(run_folder: str | Path) -> Path:
     """Write ``report.html``, ``figures/*.png`` and ``figures/*.svg`` into a run folder; returns the page's path.
 
-    ``report.json`` gets the answers that the page tells of (``effects``, ``kuaisar``), so that it has every number in
-    it; curves and densities are drawn from the tables beside it.  Everything is made before anything is written, and
-    each file appears whole or not at all.
+    ``report.json`` gets the answers that the page tells of (``effects``, ``validation``, ``kuaisar``), so that it has
+    every number in it; curves and densities are drawn from the tables beside it.  Everything is made before anything is
+    written, and each file appears whole or not at all.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def _write_report(run_folder: Path) -> Path:
         sources = {p.name: base64.b64encode(files[f"figures/{p.name}.svg"]).decode() for p in pictures}
         alts = {p.name: p.alt for p in pictures}
         page = _template().render(run, alts=alts, sources=sources, **WORDS)
-    answers = {name: run[name] for name in ("effects", "kuaisar") if run[name] is not None}
+    answers = {name: run[name] for name in ("effects", "validation", "kuaisar") if run[name] is not None}
     if len(run["policies"]) > 1:
         parts = ("headline", "shift", "kind", "level", "outcomes")
         answers["policies"] = {name: {key: of[key] for key in parts} for name, of in run["policies"].items()}
@@ -115,7 +116,6 @@ def _template() -> jinja2.Template:
 WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
 WORDS |= {"predictive_verdict": verdict, "matters": MATTERS}
 WORDS |= {"verdicts": VERDICTS, "scored": scored, "regression_sentences": regression_sentences}
-WORDS |= {"believe": believe, "surfaces": SURFACES, "named": named}
 WORDS |= {
     "passing": passing,
     "leak": LEAK_R2,
@@ -123,4 +123,5 @@ WORDS |= {
     "noise_checks": NOISE_CHECKS,
     "too_sure": TOO_SURE,
 }
+WORDS |= {"validation_titles": TITLES, "believe": believe, "surfaces": SURFACES, "named": named}
 WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": SHOWN_PATHS}

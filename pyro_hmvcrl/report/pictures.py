@@ -21,7 +21,7 @@ from pyro_hmvcrl.report.answer_figures import (
     published,
     undone_at,
 )
-from pyro_hmvcrl.report.reading import EFFECTS_MEND, KUAISAR_MEND, Run
+from pyro_hmvcrl.report.reading import EFFECTS_MEND, KUAISAR_MEND, VALIDATION_MEND, Run
 from pyro_hmvcrl.report.run_figures import (
     categories,
     coefficients,
@@ -34,6 +34,7 @@ from pyro_hmvcrl.report.run_figures import (
 )
 from pyro_hmvcrl.report.selection import selection, selection_alt
 from pyro_hmvcrl.report.style import ESTIMANDS, label, most_moved, named, plain, strongest
+from pyro_hmvcrl.report.validation import validation_figure
 from pyro_hmvcrl.report.verdicts import category_text, effect_text, interval_text, passing, segment_text
 from pyro_hmvcrl.run.run import LIKELY
 
@@ -215,6 +216,13 @@ def _effects_reliability(run: Run) -> Picture | None:
     return Picture("effects_reliability", effects_reliability(run["effects"]), alt)
 
 
+def _validation(run: Run) -> Picture | None:
+    if run["validation"] is None:
+        return None
+    alt = f"Before, predicted with intervals, and observed. {' '.join(run['validation']['sentences'])}"
+    return Picture("validation", validation_figure(run["validation"]), alt)
+
+
 def _published(run: Run) -> Picture | None:
     if run["kuaisar"] is None:
         return None
@@ -249,6 +257,8 @@ PICTURES: dict[Callable[[Run], Picture | None], str] = {
         "effects.json",
     ),
     _policies: "answers",
+    _validation: "validation.json",
     _published: "kuaisar.json",
 }
 MENDS = {"effects.json": EFFECTS_MEND, "answers": EFFECTS_MEND, "kuaisar.json": KUAISAR_MEND}
+MENDS |= {"validation.json": VALIDATION_MEND}

@@ -12,6 +12,7 @@ import pandas as pd
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.data.files import read_json
 from pyro_hmvcrl.queries.kept import kept_files
+from pyro_hmvcrl.queries.validation import FILE
 from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PARTS, SURFACES
 from pyro_hmvcrl.run.files import MEND, of_file
 from pyro_hmvcrl.run.load import check_config
@@ -21,6 +22,19 @@ Effects = dict[str, Any]
 EFFECTS_MEND = "ask for the effects again (pyro-hmvcrl effects), or delete the file"
 KEPT_MEND = "delete the file, and ask again"
 KUAISAR_MEND = "give the command kuaisar again, or delete the file"
+VALIDATION_MEND = "validate again (pyro-hmvcrl validate), or delete the file"
+VALIDATION_KEYS = ["name", "kind", "sentences.0", "sentences.1", "remarks"]
+VALIDATION_NUMBERS = ["level", "users", "users_of_the_run", "replications"]
+VALIDATION_NUMBERS += [f"coverage.*.{key}" for key in ("inside", "as_before", "of", "p")]
+VALIDATION_NUMBERS += [f"error.*.{key}" for key in ("model", "as_before")]
+VALIDATION_NUMBERS += [
+    f"{name}.*.{key}"
+    for name in ("shown", "searched", "outcomes")
+    for key in ("before", "observed", "inside", "change.observed", "change.predicted.mean")
+]
+VALIDATION_NUMBERS += [
+    f"{name}.*.predicted.{part}" for name in ("shown", "searched", "outcomes") for part in INTERVAL
+]
 KUAISAR_KEYS = [f"{part}.*.{key}" for part in ("agreement", "figures") for key in ("figure", "published")]
 KUAISAR_NUMBERS = [
     f"{part}.*.{key}" for part in ("agreement", "figures") for key in ("users", "obtained.mean")
@@ -138,6 +152,7 @@ def read_run(folder: str | Path, answered: bool = True) -> Run:
         "labels": labels,
         "effects": _effects(folder / "effects.json", labels) if answered else None,
         "policies": _policies(folder, labels),
+        "validation": _validation(folder / FILE),
         "kuaisar": _kuaisar(folder / "kuaisar.json"),
     }
 
@@ -177,6 +192,16 @@ def _check_effects(path: Path, effects: Effects, labels: Mapping[str, str], mend
     for factor, moved in effects["displacement"].items():  # a factor may have been renamed
         moved["label"] = labels[factor]
     return effects
+
+
+def _validation(path: Path) -> dict[str, Any] | None:
+    """The back-test, if there was one."""
+    if not path.exists():
+        return None
+    found: dict[str, Any] = _json(path, VALIDATION_KEYS, VALIDATION_MEND)
+    for key in VALIDATION_NUMBERS:
+        _require(path, found, key.split("."), VALIDATION_MEND, number=True)
+    return found
 
 
 def _kuaisar(path: Path) -> dict[str, Any] | None:

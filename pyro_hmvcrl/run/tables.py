@@ -46,3 +46,16 @@ def write_table(table: pd.DataFrame, out: Path) -> None:
             table.to_parquet(file, index=False)
         else:
             table.to_csv(file, index=False)
+
+
+def write_users(table: pd.DataFrame, out: Path, folder: Path) -> None:
+    """Write a table of this folder's users, whole or not at all.
+
+    Raises
+    ------
+    RunError
+        As of :func:`check_formulas`, of a CSV file.
+    """
+    if out.suffix == ".csv":
+        check_formulas(folder, table["user_id"].astype("str"))
+    write_table(table, out)

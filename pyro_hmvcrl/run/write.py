@@ -16,6 +16,8 @@ from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.data.periods import moment_of
 from pyro_hmvcrl.evidence.identifiability import IdentifiabilityReport
+from pyro_hmvcrl.evidence.observed import observed_figures
+from pyro_hmvcrl.evidence.predictive import Counts
 from pyro_hmvcrl.inference.checkpoints import save_tensors
 from pyro_hmvcrl.inference.laplace import Values
 from pyro_hmvcrl.inference.settings import Settings
@@ -75,6 +77,7 @@ def write_run(
         "history": _history(run),
         "predictive": run.predictive(dataset),
         "selection": None if selection is None else selection.to_dict(),
+        "observed": _observed(dataset),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False))
 
@@ -96,6 +99,16 @@ def activity_of(dataset: Dataset) -> pd.DataFrame:
     columns["engaged"] = np.asarray(dataset.counts["engagement"].sum(1)).ravel()
     columns["aligned"] = (dataset.exposure * dataset.search).sum(1)
     return pd.DataFrame(columns)
+
+
+def _observed(dataset: Dataset) -> dict[str, dict[str, list[float]]]:
+    """What the logs have, against which logs of later can be held: shares by category, engagement and alignment."""
+    search, exposure, engagement = (
+        of.astype(np.float64) for of in (dataset.search, dataset.exposure, dataset.engagement)
+    )
+    counts = Counts(search, exposure, engagement)
+    found = observed_figures(counts).items()
+    return {name: {"value": of.value.tolist(), "se": of.se.tolist()} for name, of in found}
 
 
 def run_config(dataset: Dataset, settings: Settings, found: Fit, seconds: float) -> dict[str, Any]:

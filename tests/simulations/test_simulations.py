@@ -115,6 +115,42 @@ def test_effects_runs_in_its_quick_form_and_redoes_only_what_is_missing(tmp_path
     pd.testing.assert_frame_equal(results, pd.read_csv(tmp_path / "results.csv"))
 
 
+def test_the_back_test_runs_in_its_quick_form(tmp_path):
+    command = [sys.executable, SIMULATIONS / "backtest.py", "--quick", "--jobs", "1", "--out", tmp_path]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    backtest = importlib.import_module("backtest")
+    results = pd.read_csv(tmp_path / "results.csv")
+    asked = [
+        (design, after, kind)
+        for design in backtest.DESIGNS
+        for after, of in backtest.AFTER.items()
+        for kind in of
+    ]
+    assert list(results.groupby(["design", "after", "kind"], sort=False).groups) == asked
+    assert (results["inside"] <= results["of"]).all()
+    assert (results.loc[results["figure"] == "all", "of"] == 26).all()
+    assert "| window | other users | interventional | all | 1 |" in said
+    assert (tmp_path / "backtest.png").stat().st_size > 10_000
+
+
+def test_the_back_test_changes_what_its_name_says():
+    """Of the same users the same tastes; of a hidden change the covariates as they were, and other events."""
+    backtest = importlib.import_module("backtest")
+    design = Design(users=40, categories=6, edges=EDGES)
+    world = simulate(design, 0).world
+    sims = {after: backtest.logs_after(after, design, 0, world) for after in backtest.AFTER}
+    before, same, still, hidden = (
+        simulate(design, 0, world),
+        *(sims[n] for n in ("same users", "no change", "hidden change")),
+    )
+    assert (same.noise == before.noise).all()
+    assert (same.exposure_covariates - before.exposure_covariates).mean(0) == pytest.approx([1, 0, 0, 0, 0])
+    assert (still.noise != before.noise).any()
+    assert (hidden.exposure_covariates == still.exposure_covariates).all()
+    assert (hidden.platform != still.platform).any()
+    assert (sims["other users"].platform == hidden.platform).all()
+
+
 # --- Killed, and past one machine ----------------------------------------------------------------------------
 
 

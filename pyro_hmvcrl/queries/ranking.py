@@ -1,0 +1,84 @@
+"""What each user looks for, most of all first, were the platform the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from pyro_hmvcrl.inference.ambient import few_threads, own_state
+from pyro_hmvcrl.queries.averages import USERS_AT_ONCE
+from pyro_hmvcrl.queries.population import Population
+from pyro_hmvcrl.queries.profile import DRAWS, over_periods, own_worlds, platform_at, searched_for
+
+TOP = 10  #: categories a user
+
+
+@own_state()
+def rank(
+    folder: str | Path,
+    reference: Mapping[str, float] | None = None,
+    *,
+    top: int = TOP,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Categories by the probability that a user searches for them under ``do(platform = reference)``.
+
+    What the platform makes of preference, by the graph's edges and by the past, is the same for all there, so that a
+    user is not ranked what the platform has taught the user to want.  Each user's noise is drawn as the user's own logs
+    speak of it; the model's parameters are at their means.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    reference
+        Values of the platform's factors; by default their means over users.
+    top
+        Categories a user; no more than there are.
+    draws
+        Of each user's noise.
+
+    Returns
+    -------
+    DataFrame
+        A row for each user and rank: `user_id`, `rank` from 1 on, `category`, and its `probability`.
+
+    Raises
+    ------
+    InterventionError
+        If the reference is of other factors than the platform's.
+    RunError
+        If the folder is not a run folder.
+    ValueError
+        If `top` is not at least 1.
+    """
+    if top < 1:
+        raise ValueError(f"top is {top}: it must be at least 1")
+    population = Population.of(folder)
+    values, categories = platform_at(population, reference), population.run.categories
+    logs = population.users.logs
+    size = max(USERS_AT_ONCE // logs.n_periods // draws, 1)
+    parts = []
+    with torch.no_grad(), torch.random.fork_rng(), few_threads(size * draws * len(categories)):
+        torch.manual_seed(seed)
+        users = torch.arange(logs.n_users).split(size)
+        for own in tqdm(users, "rank", disable=not progress, leave=False):
+            _, same = own_worlds(population, own, values, draws, seed)
+            parts.append(over_periods(population, same, searched_for).mean(0).topk(min(top, len(categories))))
+    probability, category = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    n_users, n_ranks = category.shape
+    return pd.DataFrame(
+        {
+            "user_id": population.covariates["user_id"].repeat(n_ranks).to_numpy(),
+            "rank": np.tile(np.arange(1, n_ranks + 1), n_users),
+            "category": np.array(categories, object)[category.ravel()],
+            "probability": probability.ravel().astype(float),
+        }
+    )
