@@ -77,7 +77,11 @@ LINK = re.compile(r"\]\((?!http|#)(.*?)\)")
 PAGES = {"pyro_hmvcrl/story/model.py": "story.rst", "data/README.md": "card.md", "README.md": "index.md"}
 COPIED = {"notebooks": ["*.ipynb", "*.md"], "simulations": ["*.md", "*.py", "*.png", "*/*.md", "*/*.png"]}
 INSIDE = ("docs/", *(f"{folder}/" for folder in COPIED))  #: folders whose files are pages here
-COMMANDS = {f"{cli.__name__}.{command.callback.__name__}" for command in cli.app.registered_commands}
+COMMANDS = {
+    f"{command.callback.__module__}.{command.callback.__name__}"
+    for part in (cli.runs, cli.logs, cli.questions, cli.kuaisar)
+    for command in part.app.registered_commands
+}
 ATTRIBUTES = re.compile(r"^Attributes\n-+\n(.*?)(?=^\S.*\n-+\n|\Z)", re.M | re.S)
 NUMPYDOC = napoleon.Config(napoleon_use_param=False, napoleon_use_rtype=False)
 LONGEST_VALUE = 100
