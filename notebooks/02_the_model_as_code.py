@@ -283,7 +283,7 @@ def children(program, source, sites):
 # %%
 drawn, values = prior_draw(0)
 sites = ["exposure_covariates", "preference_covariates", *drawn.graph.names, *USER_SITES]
-noise = torch.randn(USERS, 4, generator=torch.Generator().manual_seed(0))
+noise = torch.randn(USERS, 5, generator=torch.Generator().manual_seed(0))
 program = observe(hold(at(drawn, values), noise=noise), logs)
 found = {(source, target) for source in sites for target in children(program, source, sites)}
 marks = get_model_relations(drawn, (logs,), include_deterministic=True)["sample_sample"]
@@ -354,7 +354,8 @@ plt.show()
 # %%
 truth = {name: tensor(array) for name, array in sim.world.parameters().items()}
 model.graph.orient(truth["edges"])
-world = run(hold(observe(at(model, truth), logs), noise=tensor(sim.noise)), (logs,))
+noise = torch.nn.functional.pad(tensor(sim.noise), (0, 1))  # of readiness: none
+world = run(hold(observe(at(model, truth), logs), noise=noise), (logs,))
 factors = torch.stack([world[name] for name in model.graph.names], -1)
 log_odds = sim.world.engagement_logits(sim.factors, sim.exposure_covariates)
 print(f"largest difference of a factor   {(factors - tensor(sim.factors)).abs().max():.1e}")
@@ -418,7 +419,7 @@ display(Markdown("\n".join(["| assumption | where | line |", "|---|---|---|", *r
 
 # %%
 shift = torch.eye(5)[0]  # one unit of the first exposure covariate, which here is one standard deviation
-held = pyro.condition(observe(at(model, truth), logs), data={"noise": tensor(sim.noise)})
+held = pyro.condition(observe(at(model, truth), logs), data={"noise": noise})
 before = held(logs)  # the program returns the users' factors
 questions = {
     "policy: exposure_1 + 1": {"exposure_covariates": logs.exposure_covariates + shift},

@@ -119,7 +119,7 @@ truth = {name: torch.as_tensor(array, dtype=torch.float32) for name, array in w.
 model = HMVCRL(2, 2, 5, 5, 12).requires_grad_(False)  # nothing is fitted with this one
 model.graph.orient(truth["edges"])
 program = observe(at(model, truth), logs)
-noise = torch.as_tensor(sim.noise, dtype=torch.float32)
+noise = torch.nn.functional.pad(torch.as_tensor(sim.noise, dtype=torch.float32), (0, 1))  # of readiness: none
 same_users = pyro.condition(program, data={"noise": noise})
 
 # %% [markdown]

@@ -166,7 +166,7 @@ def by_period(world):
     return {outcome: torch.stack(periods, -1) for outcome, periods in y.items()}
 
 
-noise = torch.as_tensor(sim.noise, dtype=torch.float32)
+noise = torch.nn.functional.pad(torch.as_tensor(sim.noise, dtype=torch.float32), (0, 1))  # of readiness: none
 same_users = pyro.condition(program, data={"noise": noise})
 policy = {"exposure_covariates": logs.exposure_covariates + torch.eye(5)[0]}
 before, after = world(same_users), world(same_users, **policy)
