@@ -60,7 +60,7 @@ from study import Tables, account, legend, options, run, table, with_error
 
 Array = NDArray[np.float64]
 HERE = Path(__file__).parent / "learning_platform"
-SEEDS, ARMS = 30, ("random", "rules")
+SEEDS, ARMS = 15, ("random", "rules")
 USERS, DAYS, CATEGORIES, TASTES = 2_000, 20, 24, 3
 SHOWN, SEARCHED = 3.0, 1.5  # a user and day, on average
 KNOBS = ("popularity", "personalisation", "exploration", "autoplay")
