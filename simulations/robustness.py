@@ -222,8 +222,7 @@ def chance(v: Violation, world: World, standard: Array, natural: Array, rng: np.
     noise = v.noise(standard, world)
     jump = v.drift * rng.normal(size=noise[:, world.preference].shape)
     hidden = LOGISTIC_SD * (v.hidden_cause * noise[:, :1] + v.policy_cause * natural[:, :1])
-    ready = v.readiness * rng.normal(size=(len(noise), 1)) if v.readiness else 0.0
-    return Chance(noise, jump, hidden + ready)
+    return Chance(noise, jump, hidden + v.readiness * rng.normal(size=(len(noise), 1)))
 
 
 def rates(world: World, covariates: Array, factors: Array, own: Chance, v: Violation) -> Rates:

@@ -86,7 +86,7 @@ def test_a_diagonal_guide_keeps_mean_and_precision_of_each_factor(sim):
 
 
 def test_diagonal_experts_keep_the_gradient_at_the_mode(sim):
-    logs, z = logs_of(sim), torch.randn(40, 4)
+    logs, z = logs_of(sim), torch.randn(40, 5)
     coefficients = guide_of(ExpansionGuide, sim).coefficients.means()
     full, diagonal = (
         guide_of(b, sim).expand(logs, coefficients, z) for b in (ExpansionGuide, variants.DiagonalExperts)
