@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from pyro_hmvcrl.cli import app
+from pyro_hmvcrl.cli import app, kuaisar, logs, questions, runs
 from pyro_hmvcrl.kuaisar.download import DownloadError
 from pyro_hmvcrl.kuaisar.folder import write_kuaisar
 from pyro_hmvcrl.kuaisar.published import study
@@ -144,7 +144,8 @@ def test_every_command_explains_itself():
 
 def test_defaults_of_commands_are_those_of_what_they_call():
     """They stand in words, as to import them takes seconds."""
-    said = {c.name or c.callback.__name__: signature(c.callback).parameters for c in app.registered_commands}
+    commands = [c for part in (runs, logs, questions, kuaisar) for c in part.app.registered_commands]
+    said = {c.name or c.callback.__name__: signature(c.callback).parameters for c in commands}
     assert said["effects"]["level"].default == signature(effects).parameters["level"].default
     assert said["kuaisar"]["shift"].default == signature(study).parameters["shift"].default
     share = "covariates_share"
