@@ -34,6 +34,9 @@ def test_it_says_its_version_and_completes_what_is_begun():
     assert offered.split() == ["effects"]
 
 
+REGISTERED = [c for part in (runs, logs, questions, kuaisar) for c in part.app.registered_commands]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     base = tmp_path_factory.mktemp("cli")
@@ -136,7 +139,7 @@ def test_bad_input_is_one_line_and_writes_nothing(folder):
 
 
 def test_every_command_explains_itself():
-    for command in app.registered_commands:
+    for command in REGISTERED:
         said = run(command.name or command.callback.__name__, "--help")
         assert said.exit_code == 0
         assert "<class" not in said.output
@@ -144,8 +147,7 @@ def test_every_command_explains_itself():
 
 def test_defaults_of_commands_are_those_of_what_they_call():
     """They stand in words, as to import them takes seconds."""
-    commands = [c for part in (runs, logs, questions, kuaisar) for c in part.app.registered_commands]
-    said = {c.name or c.callback.__name__: signature(c.callback).parameters for c in commands}
+    said = {c.name or c.callback.__name__: signature(c.callback).parameters for c in REGISTERED}
     assert said["effects"]["level"].default == signature(effects).parameters["level"].default
     assert said["kuaisar"]["shift"].default == signature(study).parameters["shift"].default
     share = "covariates_share"
