@@ -10,12 +10,15 @@ from typing import Annotated
 import typer
 
 from pyro_hmvcrl import __version__
-from pyro_hmvcrl.cli import kuaisar, logs, questions, runs
+from pyro_hmvcrl.cli.kuaisar import app as of_kuaisar
+from pyro_hmvcrl.cli.logs import app as of_logs
+from pyro_hmvcrl.cli.questions import app as of_questions
+from pyro_hmvcrl.cli.runs import app as of_runs
 from pyro_hmvcrl.cli.terminal import say
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-for part in (runs, logs, questions, kuaisar):
-    app.add_typer(part.app)
+for part in (of_runs, of_logs, of_questions, of_kuaisar):
+    app.add_typer(part)
 
 
 def _say_version(asked: bool) -> None:
