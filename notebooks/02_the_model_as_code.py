@@ -51,6 +51,7 @@ from pyro_hmvcrl.story import (
     StructuralGraph,
     at,
     engagement_logits,
+    line,
     location_scale,
     observe,
     scale_of,
@@ -147,6 +148,7 @@ pd.DataFrame(priors, columns=["coefficient", "prior", "scale", "shape"]).set_ind
 
 # %%
 excerpt(location_scale, "return", "return")
+excerpt(line, "may_bend =", "return")
 excerpt(scale_of, "bounded =", "return")
 excerpt(HMVCRL.mechanisms, "platform = location_scale", "return")
 
@@ -379,7 +381,7 @@ LINES = [
     (
         "3 location and scale",
         location_scale,
-        "return linear(covariates, location) + linear(bends, bend), scale_of(covariates, log_scale)",
+        "return line(covariates, curved, location, bend), scale_of(covariates, log_scale)",
     ),
     (
         "4 edges between channels only",
@@ -402,10 +404,10 @@ LINES = [
     ("8 no interference", HMVCRL.forward, 'pyro.plate("users", logs.n_users, subsample=logs.index)'),
 ]
 rows = []
-for assumption, of, line in LINES:
-    if line not in inspect.getsource(of):
-        raise ValueError(f"{of.__qualname__} has changed: {line}")
-    rows.append(f"| {assumption} | `{of.__qualname__}` | `{line}` |")
+for assumption, of, text in LINES:
+    if text not in inspect.getsource(of):
+        raise ValueError(f"{of.__qualname__} has changed: {text}")
+    rows.append(f"| {assumption} | `{of.__qualname__}` | `{text}` |")
 display(Markdown("\n".join(["| assumption | where | line |", "|---|---|---|", *rows])))
 
 # %% [markdown]

@@ -34,7 +34,7 @@ from pyro_hmvcrl.queries.validation import keep_validation, validate
 from pyro_hmvcrl.report.answer import Answer
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.selection import selection
-from pyro_hmvcrl.report.style import to_bytes
+from pyro_hmvcrl.report.style import shown
 from pyro_hmvcrl.report.validation import Validation
 from pyro_hmvcrl.run.files import RunError, check_new_folder
 from pyro_hmvcrl.run.fitting import fit_dataset, is_run_of
@@ -269,9 +269,7 @@ class Selection(FoundSelection):
 
     def plot(self) -> Figure:
         """Held-out bound against the number of factors."""
-        figure = selection(self.to_dict())
-        figure._repr_png_ = lambda: to_bytes(figure, "png")  # a notebook shows it, without pyplot too
-        return figure
+        return shown(selection(self.to_dict()))
 
 
 def select(

@@ -41,6 +41,7 @@ from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import factor_posterior, fit, tensors_of
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR, engagement_logits
 from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.mechanisms import line
 from pyro_hmvcrl.story.model import HMVCRL
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.simulation import Simulation, simulate
@@ -70,10 +71,10 @@ def loss_by_hand(guide: Guide, logs: Logs) -> Tensor:
         for source in sources:
             z[target] = z[target] + c["edges"][source, target] * z[source]
     platform, preference = model.channels(torch.stack(z, -1))
-    bends, _ = model.bends(logs.exposure_covariates, logs.preference_covariates)
-    user = logs.exposure_covariates @ c["delta"] + bends @ c["delta_bend"]
-    user = user + model.readiness_scale(c) * noise[..., -1]
-    log_odds = engagement_logits(c, platform, preference, user.unsqueeze(-1))
+    along, bend = c["delta"].unsqueeze(-1), c["delta_bend"].unsqueeze(-1)
+    direct = line(logs.exposure_covariates, model.curved_exposure, along, bend)
+    user = direct + model.readiness_scale(c) * noise[..., -1:]
+    log_odds = engagement_logits(c, platform, preference, user)
     log_joint = standard_normal(noise) + shares(model.f_search(preference), logs.search)
     log_joint = log_joint + shares(model.f_exposure(platform), logs.exposure)
     log_joint = log_joint + (logs.engagement * log_odds - logs.exposure * softplus(log_odds)).sum(-1)

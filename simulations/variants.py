@@ -100,9 +100,9 @@ class OneChannel(HMVCRL):
         }
 
     def mechanisms(self, coefficients: dict[str, Tensor], c_p: Tensor, c_q: Tensor) -> tuple[Tensor, Tensor]:
-        c, bends = coefficients, torch.cat(self.bends(c_p, c_q), -1)
-        weights = (c[f"platform_{part}"] for part in ("location", "bend", "log_scale"))
-        return location_scale(torch.cat([c_p, c_q], -1), bends, *weights)
+        weights = (coefficients[f"platform_{part}"] for part in ("location", "bend", "log_scale"))
+        curved = torch.cat([self.curved_exposure, self.curved_preference])
+        return location_scale(torch.cat([c_p, c_q], -1), curved, *weights)
 
     def channels(self, factors: Tensor) -> tuple[Tensor, Tensor]:
         return factors, factors

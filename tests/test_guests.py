@@ -189,19 +189,14 @@ def test_any_name_is_printed_on_any_terminal(base, tmp_path, encoding):
     )
 
 
+def encode_words(base, out):
+    """The command in a process of its own."""
+    return [sys.executable, "-m", "pyro_hmvcrl", "encode", base / "run", base / "data", "--out", out]
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "| true"])
 def test_the_work_is_done_where_nobody_listens(base, tmp_path, closed):
-    words = [
-        sys.executable,
-        "-m",
-        "pyro_hmvcrl",
-        "encode",
-        base / "run",
-        base / "data",
-        "--out",
-        tmp_path / "x.csv",
-    ]
-    line = " ".join(f"'{word}'" for word in words)
+    line = " ".join(f"'{word}'" for word in encode_words(base, tmp_path / "x.csv"))
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {line} {closed}"], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert "Errno" not in done.stderr
@@ -211,16 +206,7 @@ def test_the_work_is_done_where_nobody_listens(base, tmp_path, closed):
 
 @pytest.mark.parametrize("after", [0.1, 0.3, 0.8, 1.5, 2.5])
 def test_an_interrupt_while_it_is_being_loaded_is_one_line(base, tmp_path, after):
-    words = [
-        sys.executable,
-        "-m",
-        "pyro_hmvcrl",
-        "encode",
-        base / "run",
-        base / "data",
-        "--out",
-        tmp_path / "x.csv",
-    ]
+    words = encode_words(base, tmp_path / "x.csv")
     process = subprocess.Popen(
         list(map(str, words)), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -128,6 +128,12 @@ class Dataset:
             event_tables={table: partial(theirs, table) for table in self.event_tables},
         )
 
+    def sample(self, most: int, seed: int) -> Dataset:
+        """The dataset of at most so many users, drawn at random, in their order."""
+        if self.n_users <= most:
+            return self
+        return self.subset(np.sort(np.random.default_rng(seed).permutation(self.n_users)[:most]))
+
 
 @dataclass(frozen=True)
 class Standardisation:

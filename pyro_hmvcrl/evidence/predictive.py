@@ -59,6 +59,13 @@ class Counts(NamedTuple):
             return cls(search, exposure, engagement)
         return cls(search.sum(1), exposure.sum(1), engagement.sum(1), (search, exposure, engagement))
 
+    @classmethod
+    def of_logs(cls, logs: Logs) -> Counts:
+        """Of logs as the model reads them."""
+        return cls.of(
+            *(events.double().cpu().numpy() for events in (logs.search, logs.exposure, logs.engagement))
+        )
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -116,7 +123,7 @@ def predictive_checks(
     logs = logs.batch(rows.to(logs.index.device)).to("cpu")
     logs = logs._replace(index=torch.arange(len(rows)), n_users=len(rows))
     model = copy.deepcopy(model).to("cpu")  # where the posterior is
-    observed = Counts.of(*(t.double().numpy() for t in (logs.search, logs.exposure, logs.engagement)))
+    observed = Counts.of_logs(logs)
     asked = statistics(model, logs, categories, exposure_covariates, preference_covariates)
     made: dict[str, list[Any]] = {name: [] for name in (*asked, *DENSITIES)}
     with torch.random.fork_rng():

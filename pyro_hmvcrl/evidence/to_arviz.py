@@ -21,6 +21,7 @@ from pyro_hmvcrl.inference.writing import whole_file
 
 NESTED_GROUPS = int(version("arviz").split(".")[0]) >= 1  # each line misreads the other's form of from_dict
 Arrays = Mapping[str, ArrayLike]
+ROUNDING = 1e-4  #: by which log weights that are equal differ in single precision
 
 
 def the_arviz() -> Any:
@@ -89,16 +90,24 @@ def _one_chain(group: str, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def pareto_k(log_weights: ArrayLike) -> np.ndarray:
-    """Pareto k-hat ``(N,)`` of importance weights ``(draws, N)``; above 0.7 they are not to be trusted.
+    """Pareto k-hat ``(N,)`` of log importance weights ``(draws, N)``.
+
+    Above 0.7 they are not to be trusted; it is 0 where all are equal.
 
     Vehtari et al. (2024).  Both lines of ArviZ estimate it in ``loo``, whose weights are one over the likelihood.
     """
     weights = np.asarray(log_weights)
+    differ = np.ptp(weights, 0) > ROUNDING  # of those that do not, ArviZ finds no tail, and says inf
+    k = np.zeros(len(differ))
+    if not differ.any():
+        return k
     draws = {"number": np.arange(len(weights))}
-    data = inference_data(draws, log_likelihood={"users": -weights})
+    data = inference_data(draws, log_likelihood={"users": -weights[:, differ]})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter")  # large ones are reported
-        return np.asarray(the_arviz().loo(data, pointwise=True).pareto_k)
+        warnings.filterwarnings("ignore", message="The point-wise LOO is the same")  # of one user it is
+        k[differ] = np.asarray(the_arviz().loo(data, pointwise=True).pareto_k)
+    return k
 
 
 def save_netcdf(idata: Any, path: str | Path) -> None:

@@ -121,6 +121,12 @@ class Guide(nn.Module):
         """The expansion guide of this one's model and coefficients, for other users."""
         return ExpansionGuide.of(self, n_users)
 
+    def proposal(self, logs: Logs) -> PrecisionNormal:
+        """What importance sampling draws these users' noise from: the expansion at its mode, with wider tails."""
+        index = torch.arange(len(logs.index), device=logs.index.device)
+        _, noise = self.expansion(len(index)).posterior(logs._replace(index=index))
+        return noise.wider(TAILS)
+
     def added(self, logs: Logs) -> OfPast | None:
         """What the past adds to the logits of each period, at the coefficients' means; none with one period."""
         if logs.n_periods == 1:

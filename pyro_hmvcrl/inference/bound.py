@@ -12,7 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_hmvcrl.guide.experts import PrecisionNormal
-from pyro_hmvcrl.guide.guide import TAILS, Guide
+from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.story.logs import Cohort, Logs
 from pyro_hmvcrl.story.model import HMVCRL
 from pyro_hmvcrl.story.programs import Program, at, log_joint, log_prob, observe
@@ -81,14 +81,13 @@ def user_log_likelihood(guide: Guide, draws: Mapping[str, Tensor], logs: Logs) -
     """
     found = []
     for users in logs.batches(EVALUATED_AT_ONCE):
-        of_users = users._replace(index=torch.arange(len(users.index)))
-        posterior = guide.expansion(len(users.index)).posterior(of_users)[1].wider(TAILS)
-        noise = posterior.antithetic(EVALUATION_PARTICLES)
+        proposal = guide.proposal(users)
+        noise = proposal.antithetic(EVALUATION_PARTICLES)
         under = [
             log_joint_at(at(guide.model, {n: values[i] for n, values in draws.items()}), users, noise)
             for i in range(len(draws["b"]))
         ]
-        found.append(_log_mean(torch.stack(under, 1) - posterior.log_prob(noise).unsqueeze(1)))
+        found.append(_log_mean(torch.stack(under, 1) - proposal.log_prob(noise).unsqueeze(1)))
     return torch.cat(found, -1)
 
 

@@ -46,7 +46,7 @@ from torch.func import grad, vmap
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
-from pyro_hmvcrl.guide.guide import TAILS, Guide
+from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.processes import every_nth, place, total
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
@@ -357,8 +357,7 @@ def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: T
     """
     index = torch.arange(len(logs.index), device=logs.index.device)
     logs = logs._replace(index=index).given_past()
-    _, expansion = guide.expansion(len(index)).posterior(logs)
-    proposal = expansion.wider(TAILS)
+    proposal = guide.proposal(logs)
     noise = proposal.antithetic(PARTICLES)
 
     def log_likelihood(parameters: Values, noise: Tensor, log_proposal: Tensor, *data: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from pyro_hmvcrl.story.programs import at, observe
 
 DRAWS = 20  #: of each user's own noise
 Array = NDArray[np.float64]
+Found = TypeVar("Found")
 
 
 @own_state()
@@ -64,17 +66,14 @@ def profile(
     """
     population = Population.of(folder)
     values = platform_at(population, reference)
-    users, run_ = population.users, population.run
-    rows = torch.arange(users.logs.n_users)
-    size = max(USERS_AT_ONCE // users.logs.n_periods // draws, 1)
-    parts = []
-    with torch.no_grad(), torch.random.fork_rng(), few_threads(size * draws * len(run_.categories)):
-        torch.manual_seed(seed)
-        for own in tqdm(rows.split(size), "profile", disable=not progress, leave=False):
-            parts.append(_of_users(population, own, values, draws, seed))
+
+    def of_users(now: World, same: World) -> dict[str, Array]:
+        return _of_users(population, now, same)
+
+    parts = in_own_worlds(population, values, of_users, draws, seed, "profile" if progress else "")
     found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     missing = found.pop("missing")
-    names_of = np.array(run_.categories, object)
+    names_of = np.array(population.run.categories, object)
     largest = {
         "looks_for": found.pop("searched"),
         "shown": found.pop("exposed"),
@@ -98,6 +97,28 @@ def platform_at(population: Population, reference: Mapping[str, float] | None) -
     if set(values) != set(names):
         raise InterventionError(f"the reference must be of {', '.join(names)}; it is of {', '.join(values)}")
     return {str(name): float(value) for name, value in values.items()}
+
+
+def in_own_worlds(
+    population: Population,
+    reference: Mapping[str, float],
+    of: Callable[[World, World], Found],
+    draws: int,
+    seed: int,
+    progress: str,
+) -> list[Found]:
+    """What is asked `of` all users' own worlds, as they are and with the platform at the reference, part by part.
+
+    `progress` is the title of a bar; empty: none.  Memory is bounded.
+    """
+    logs = population.users.logs
+    size, found = max(USERS_AT_ONCE // logs.n_periods // draws, 1), []
+    with torch.no_grad(), torch.random.fork_rng(), few_threads(size * draws * len(population.run.categories)):
+        torch.manual_seed(seed)
+        rows = torch.arange(logs.n_users).split(size)
+        for own in tqdm(rows, progress, disable=not progress, leave=False):
+            found.append(of(*own_worlds(population, own, reference, draws, seed)))
+    return found
 
 
 def own_worlds(
@@ -129,11 +150,8 @@ def searched_for(world: World) -> Tensor:
     return probability
 
 
-def _of_users(
-    population: Population, rows: Tensor, reference: Mapping[str, float], draws: int, seed: int
-) -> dict[str, Array]:
+def _of_users(population: Population, now: World, same: World) -> dict[str, Array]:
     """Figures ``(B,)`` of these users, and shares of categories ``(B, C)`` of what they search for and are shown."""
-    now, same = own_worlds(population, rows, reference, draws, seed)
     of_now, of_same = (over_periods(population, world, alignment).double() for world in (now, same))
     searched = over_periods(population, now, searched_for).mean(0)
     exposed = over_periods(population, now, shown_next).mean(0)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from torch import Tensor
 
-from pyro_hmvcrl.inference.ambient import few_threads, own_state
-from pyro_hmvcrl.queries.averages import USERS_AT_ONCE
+from pyro_hmvcrl.inference.ambient import own_state
+from pyro_hmvcrl.queries.interventions import World
 from pyro_hmvcrl.queries.population import Population
-from pyro_hmvcrl.queries.profile import DRAWS, over_periods, own_worlds, platform_at, searched_for
+from pyro_hmvcrl.queries.profile import DRAWS, in_own_worlds, over_periods, platform_at, searched_for
 
 TOP = 10  #: categories a user
 
@@ -63,15 +63,13 @@ def rank(
         raise ValueError(f"top is {top}: it must be at least 1")
     population = Population.of(folder)
     values, categories = platform_at(population, reference), population.run.categories
-    logs = population.users.logs
-    size = max(USERS_AT_ONCE // logs.n_periods // draws, 1)
-    parts = []
-    with torch.no_grad(), torch.random.fork_rng(), few_threads(size * draws * len(categories)):
-        torch.manual_seed(seed)
-        users = torch.arange(logs.n_users).split(size)
-        for own in tqdm(users, "rank", disable=not progress, leave=False):
-            _, same = own_worlds(population, own, values, draws, seed)
-            parts.append(over_periods(population, same, searched_for).mean(0).topk(min(top, len(categories))))
+
+    def of_users(_: World, same: World) -> tuple[Tensor, Tensor]:
+        probability = over_periods(population, same, searched_for).mean(0)
+        values, category = probability.topk(min(top, len(categories)))
+        return values, category
+
+    parts = in_own_worlds(population, values, of_users, draws, seed, "rank" if progress else "")
     probability, category = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     n_users, n_ranks = category.shape
     return pd.DataFrame(

@@ -99,10 +99,9 @@ def validate(
     remarks, most = list(dataset.remarks), max(USERS // dataset.periods.number, 1)
     if dataset.n_users > most:
         remarks.append(f"{most:,} of the {dataset.n_users:,} users of the new logs are taken, at random")
-        chosen = np.random.default_rng(seed).permutation(dataset.n_users)[:most]
-        dataset = dataset.subset(np.sort(chosen))
+        dataset = dataset.sample(most, seed)
     logs, beside = population.run.logs(dataset), beside_fit(folder, dataset.users)
-    observed = observed_figures(_counts(logs))
+    observed = observed_figures(Counts.of_logs(logs))
     own = _own_users(population, dataset)
     if counterfactual and not (own >= 0).any():
         raise RunError(
@@ -158,10 +157,6 @@ def _of_run(after: Dataset | str | Path, run: Run) -> Dataset:
             f"logs {after.name}: of other categories than the run's; write them with write_dataset, and give the folder"
         )
     return after.with_counts() if run.periods == 1 and after.periods.number > 1 else after
-
-
-def _counts(logs: Logs) -> Counts:
-    return Counts.of(*(of.double().numpy() for of in (logs.search, logs.exposure, logs.engagement)))
 
 
 def _own_users(population: Population, dataset: Dataset) -> NDArray[np.intp]:

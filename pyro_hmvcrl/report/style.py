@@ -69,6 +69,12 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def shown(figure: Figure) -> Figure:
+    """The figure, so that a notebook shows it, without pyplot too."""
+    figure._repr_png_ = lambda: to_bytes(figure, "png")
+    return figure
+
+
 def label(name: str, width: int = 24) -> str:
     """A factor's or covariate's name as shown: no underscores, cut at `width` characters."""
     text = printable(str(name)).replace("_", " ")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
@@ -127,7 +126,7 @@ def select_factors(
     """
     if not free:
         raise RunError("both numbers of factors are given: leave out the one that is to be chosen")
-    some = _some_of(dataset, settings.seed)
+    some = dataset.sample(USERS, settings.seed)
     if round(HELD_OUT * some.n_users) < FEWEST_HELD_OUT:
         needed = round(FEWEST_HELD_OUT / HELD_OUT)
         raise RunError(
@@ -188,14 +187,6 @@ def _levels(found: Screening, dataset: Dataset, seed: int) -> dict[str, str]:
     made = predictive_checks(found.guide.model, point, held, *names, seed=seed, replications=REPLICATIONS)
     checks = made["checks"]
     return {name: checks.get(name, {"level": "good"})["level"] for name in ("search_rest", "exposure_rest")}
-
-
-def _some_of(dataset: Dataset, seed: int) -> Dataset:
-    """At most `USERS` users."""
-    if dataset.n_users <= USERS:
-        return dataset
-    chosen = np.random.default_rng(seed).permutation(dataset.n_users)[:USERS]
-    return dataset.subset(np.sort(chosen))
 
 
 def _read_kept(kept: Path | None) -> dict[Numbers, Candidate]:

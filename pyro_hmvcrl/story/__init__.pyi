@@ -5,7 +5,7 @@ from .emissions import engagement_logits as engagement_logits
 from .graph import StructuralGraph as StructuralGraph
 from .logs import Cohort as Cohort
 from .logs import Logs as Logs
-from .mechanisms import bent as bent
+from .mechanisms import line as line
 from .mechanisms import location_scale as location_scale
 from .mechanisms import scale_of as scale_of
 from .model import HMVCRL as HMVCRL

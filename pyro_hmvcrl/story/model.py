@@ -48,7 +48,7 @@ from pyro_hmvcrl.story.emissions import (
 from pyro_hmvcrl.story.graph import StructuralGraph
 from pyro_hmvcrl.story.history import LOOKS_AT, Past, pasts, term
 from pyro_hmvcrl.story.logs import Logs
-from pyro_hmvcrl.story.mechanisms import bent, linear, location_scale
+from pyro_hmvcrl.story.mechanisms import line, location_scale
 
 READINESS = 0.25  #: standard deviation over users of the log odds of engagement, where its prior is highest
 USER_SITES = ("noise", "search", "suggested", "exposure", "engagement")
@@ -92,7 +92,7 @@ class HMVCRL(nn.Module):
     n_categories
         C.
     curved_exposure, curved_preference
-        Which covariates can bend ``(D,)``, see :func:`bent`; by default all.
+        Which covariates can bend ``(D,)``, see :func:`line`; by default all.
     past
         Whether periods have a past: there are several.
     suggested
@@ -173,19 +173,14 @@ class HMVCRL(nn.Module):
 
     def mechanisms(self, coefficients: dict[str, Tensor], c_p: Tensor, c_q: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale of every factor before the graph, each ``(..., N, K)``."""
-        c, of_p, of_q = coefficients, *self.bends(c_p, c_q)
-        platform = location_scale(
-            c_p, of_p, c["platform_location"], c["platform_bend"], c["platform_log_scale"]
+        of_platform, of_preference = (
+            [coefficients[f"{channel}_{part}"] for part in ("location", "bend", "log_scale")]
+            for channel in ("platform", "preference")
         )
-        preference = location_scale(
-            c_q, of_q, c["preference_location"], c["preference_bend"], c["preference_log_scale"]
-        )
+        platform = location_scale(c_p, self.curved_exposure, *of_platform)
+        preference = location_scale(c_q, self.curved_preference, *of_preference)
         location, scale = (torch.cat(pair, -1) for pair in zip(platform, preference, strict=True))
         return location, scale
-
-    def bends(self, c_p: Tensor, c_q: Tensor) -> tuple[Tensor, Tensor]:
-        """What bends with the covariates of each block, in the shape of these."""
-        return bent(c_p, self.curved_exposure), bent(c_q, self.curved_preference)
 
     def readiness_scale(self, coefficients: dict[str, Tensor]) -> Tensor:
         """Standard deviation of readiness, ``(..., 1)``."""
@@ -203,9 +198,8 @@ class HMVCRL(nn.Module):
         search, suggested = self.f_search(preference), None
         if "echo" in self.priors:
             suggested = coefficients["echo"].unsqueeze(-1) * search + self.f_suggested(platform)
-        direct = linear(c_p, coefficients["delta"].unsqueeze(-1))
-        direct = direct + linear(bent(c_p, self.curved_exposure), coefficients["delta_bend"].unsqueeze(-1))
-        user = direct + readiness.unsqueeze(-1)
+        along, bend = (coefficients[name].unsqueeze(-1) for name in ("delta", "delta_bend"))
+        user = line(c_p, self.curved_exposure, along, bend) + readiness.unsqueeze(-1)
         engagement = engagement_logits(coefficients, platform, preference, user)
         return OfUser(search, suggested, self.f_exposure(platform), engagement)
 
@@ -214,9 +208,8 @@ class HMVCRL(nn.Module):
 
         A covariate moves it along a line that may bend where the covariate is at its mean.
         """
-        along = linear(c_p, coefficients["personalisation"])
-        bends = bent(c_p, self.curved_exposure)
-        return coefficients["learning"] + along + linear(bends, coefficients["personalisation_bend"])
+        along, bend = coefficients["personalisation"], coefficients["personalisation_bend"]
+        return coefficients["learning"] + line(c_p, self.curved_exposure, along, bend)
 
     def of_past(self, coefficients: dict[str, Tensor], learning: Tensor, history: Tensor) -> OfPast:
         """What the past adds, by its features ``(..., C, F)`` and each user's `learning` weights."""

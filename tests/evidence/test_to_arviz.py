@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from pyro_hmvcrl.evidence.to_arviz import inference_data, save_netcdf, summary
+from pyro_hmvcrl.evidence.to_arviz import inference_data, pareto_k, save_netcdf, summary
 
 DRAWS, USERS = 2000, 50
 FACTORS = ["platform_1", "platform_2", "preference_1"]
@@ -119,3 +119,13 @@ def test_summary_interval_holds_the_level_asked_for(idata, draws) -> None:
     weight = draws["posterior"]["weight"]
     inside = (weight >= table["lower"].to_numpy()) & (weight <= table["upper"].to_numpy())
     np.testing.assert_allclose(inside.mean(0), 0.5, atol=0.01)
+
+
+def test_weights_that_are_all_equal_have_no_tail():
+    """As of a user of whom nothing is known, in single precision; beside one whose weights are not."""
+    rng = np.random.default_rng(0)
+    equal = np.round(rng.normal(size=200), 0) * 5e-7
+    found = pareto_k(np.stack([equal, rng.normal(size=200), np.zeros(200)], 1))
+    assert found[0] == found[2] == 0
+    assert 0 < found[1] < 0.7
+    assert (pareto_k(np.zeros((200, 2))) == 0).all()

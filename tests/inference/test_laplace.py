@@ -147,8 +147,9 @@ def test_scores_are_the_derivatives_of_the_likelihood(monkeypatch):
         )
         found = sum(scores[:, at[n]] @ d.flatten().numpy() for n, d in direction.items())
         expected = (there - back) / 0.02
-        assert np.abs(expected).max() > 0.1, names
-        assert found == pytest.approx(expected, abs=0.12), names
+        largest = np.abs(expected).max()
+        assert largest > 0.1, names
+        assert found == pytest.approx(expected, abs=min(0.12, 0.4 * largest)), names
 
 
 def test_scores_average_to_zero_at_the_true_parameters(world, scores):
