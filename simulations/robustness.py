@@ -107,7 +107,7 @@ from study import Tables, account, legend, options, run, simulated_dataset, tabl
 HERE = Path(__file__).parent / "robustness"
 SEEDS = 30
 SHIFT = {"exposure_1": 1.0}
-SETTINGS = {"restarts": 2, "steps": 600, "device": "cpu"}
+SETTINGS = {"restarts": 2, "steps": 400, "device": "cpu"}
 DRAWS = {"posterior": 100, "predictive": 100, "noise": 100, "truth": 60}
 DAYS = 10  # of the window
 # What the tables show; alignment has a direct effect in the model only where the platform learns.
