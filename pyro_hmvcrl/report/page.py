@@ -28,6 +28,7 @@ from pyro_hmvcrl.report.verdicts import (
     TOO_SURE,
     believe,
     effect_text,
+    encoded,
     interval_text,
     judge,
     level_text,
@@ -115,7 +116,12 @@ def _template() -> jinja2.Template:
 
 WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
 WORDS |= {"predictive_verdict": verdict, "matters": MATTERS}
-WORDS |= {"verdicts": VERDICTS, "scored": scored, "regression_sentences": regression_sentences}
+WORDS |= {
+    "verdicts": VERDICTS,
+    "scored": scored,
+    "encoded": encoded,
+    "regression_sentences": regression_sentences,
+}
 WORDS |= {
     "passing": passing,
     "leak": LEAK_R2,

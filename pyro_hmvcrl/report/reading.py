@@ -53,6 +53,9 @@ REPORT_KEYS = [
     "restarts",
     "scoring",
     "information",
+    "readiness",
+    "pareto_k.median",
+    "pareto_k.unreliable",
     "factor_categories",
     "history",
     "held_out_bound.mean",
@@ -120,7 +123,8 @@ def read_run(folder: str | Path, answered: bool = True) -> Run:
     names = [f"{c}_{k + 1}" for c in CHANNELS for k in range(config[f"{c}_factors"])]
     of_factors = [f"factor_categories.{f}.{key}" for f in names for key in CATEGORY_KEYS]
     report = _json(folder / "report.json", REPORT_KEYS + of_factors)
-    _require(folder / "report.json", report, ["scoring", "*"], MEND, number=True)
+    for key in (["scoring", "*"], ["readiness"], ["pareto_k", "*"]):
+        _require(folder / "report.json", report, key, MEND, number=True)
     labels = {f: str(report["factor_categories"][f].get("label") or "") for f in names}
     posterior = [column for f in names for column in (f, f"{f}_sd")]
     factors = _table(folder / "factors.parquet", ["user_id", "held_out", *posterior])

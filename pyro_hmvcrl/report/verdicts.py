@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pyro_hmvcrl.evidence import predictive
+from pyro_hmvcrl.inference.bound import UNRELIABLE
 from pyro_hmvcrl.inference.laplace import FAR_FROM_MODE
 from pyro_hmvcrl.queries.checks import RARE
 from pyro_hmvcrl.report.style import INTERVAL, PROBABILITIES, SURFACES, Effects, label, outcome_scale
@@ -188,6 +189,21 @@ def scored(distances: list[float]) -> str:
     return (
         f"Fisher scoring with all users found the parameters {number_text(before, 2)} standard deviations from the "
         f"mode of their posterior (root mean square), and left them within {number_text(after, 2)}.{far}"
+    )
+
+
+def encoded(k: dict[str, float]) -> str:
+    """How near the encoders come to the model's own posterior, in a sentence; `k` is of `judge.guide_quality`."""
+    if k["median"] > UNRELIABLE:
+        return (
+            f"At held-out users the encoders are far from the model's own posterior (median Pareto k-hat "
+            f"{number_text(k['median'], 2)}, more than {UNRELIABLE}): take more steps of the encoders before you use "
+            "the factors of single users."
+        )
+    return (
+        f"At held-out users the encoders are near the model's own posterior: median Pareto k-hat "
+        f"{number_text(k['median'], 2)}, and more than {UNRELIABLE} in {number_text(100 * k['unreliable'], 0)}% of "
+        "the users."
     )
 
 
