@@ -128,6 +128,8 @@ def write_run(folder: Path, truth: bool = True, users: int = 4000, seed: int = 0
         "mechanisms": mechanisms,
         "scoring": [4.0, 0.25, 0.0025],
         "information": {"search": 1.01, "engagement": 0.97},
+        "readiness": 0.19,
+        "pareto_k": {"median": 0.31, "unreliable": 0.04},
         "held_out_bound": {"mean": -95.97, "standard_error": 0.31},
         "graph": graph.to_dict("records"),
         "factor_categories": {f: _described(rng) | {"label": LABELS.get(f, "")} for f in NAMES},
