@@ -47,7 +47,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from pyro_hmvcrl.evidence.to_arviz import pareto_k
-from pyro_hmvcrl.guide.experts import PrecisionNormal
+from pyro_hmvcrl.guide.experts import PrecisionNormal, product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.bound import UNRELIABLE
 from pyro_hmvcrl.inference.settings import Settings
@@ -107,7 +107,8 @@ def judged(guide: Guide, logs: Logs, seed: int) -> list[dict[str, Any]]:
     drawn = poutine.trace(model).get_trace(logs)
     logs = logs._replace(**{name: drawn.nodes[name]["value"] for name in EVENTS})
     truth, names = quantities(drawn), [*guide.model.graph.names, "log likelihood"]
-    prior, encoded = guide.posterior(logs)
+    prior = guide.prior(guide.coefficients.means(), logs)
+    encoded = product_of_experts(prior, [guide.encoded(logs)])
     rows, limit = [], critical(logs.n_users)
     for name, posterior in zip(GUIDES, guides(guide, logs, encoded), strict=True):
         noise = posterior.sample(torch.Size([DRAWS]))

@@ -3,7 +3,7 @@
 Worlds of the ``default`` recovery design with one thing changed at a time (`AXES`): users, events a user, factors,
 categories.  Up to `DRAWN` users are drawn; more are copies of these under other names, which cost the same.  Each is
 fitted by ``pyro-hmvcrl fit`` in a process of its own on all cores, with one restart and `STEPS` of each stage: so the
-part of a fit that does not grow, the default's 3,000 and 2,500 steps, does not hide the part that does.  Beside it,
+part of a fit that does not grow, the default's 1,800 and 600 steps, does not hide the part that does.  Beside it,
 milliseconds of a step of each stage against the particles of its bound.
 
 Writes ``simulations/cost/results.csv`` (axis, value, users, events, categories, seconds of the whole process, and the

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -64,6 +65,17 @@ def test_encode_writes_factors_of_new_logs(folder, suffix):
     factors = pd.read_parquet(out) if suffix == ".parquet" else pd.read_csv(out)
     assert factors.shape == (120, 12)
     assert not factors["outside"].any()  # the very users of the fit
+
+
+def test_encode_gives_the_encoders_own_answer_too(folder):
+    """Of encoders of so few steps it is far from what the scoring steps make of it."""
+    raw, polished = folder / "raw.csv", folder / "polished.csv"
+    assert run("encode", folder / "run", folder / "data", "--out", raw, "--raw").exit_code == 0
+    assert run("encode", folder / "run", folder / "data", "--out", polished).exit_code == 0
+    asked, kept = (pd.read_csv(path).iloc[:, 1:11].to_numpy(float) for path in (raw, polished))
+    fitted = pd.read_parquet(folder / "run" / "factors.parquet").iloc[:, 1:11].to_numpy(float)
+    assert kept == pytest.approx(fitted, abs=1e-3)
+    assert np.abs(asked - kept).mean() > 0.05
 
 
 def test_report_is_written_anew(folder):

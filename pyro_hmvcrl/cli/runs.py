@@ -153,6 +153,9 @@ def encode(
             help="File to write, .parquet or .csv; by default DATASET-factors.parquet, in the current folder."
         ),
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="As the encoders alone have them, without the scoring that follows.")
+    ] = False,
 ) -> None:
     """Write the factors of new logs under a fitted run."""
     with plain_errors():
@@ -172,7 +175,7 @@ def encode(
         logs = read_dataset(dataset, fitted.categories, fitted.periods)
         if out.suffix == ".csv":
             check_formulas(dataset, logs.users["user_id"].astype("str"))
-        factors = fitted.encode(logs)
+        factors = fitted.encode(logs, raw=raw)
         beside = beside_fit(run, logs.users)
         factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *notes_of(run)]
         write_table(factors, out)

@@ -13,13 +13,17 @@ experts prefer rotated factors.  A surface without events contributes no expert:
 Two guides differ in where the experts come from:
 
 :class:`TransformerGuide`
-    Two Transformer encoders, one a surface, read the events: the guide of a fitted run.
+    Two Transformer encoders, one a surface, read the events: the guide of a fitted run.  Its posteriors go on from
+    their answer by a few steps of the expansion.
 :class:`ExpansionGuide`
     The second-order expansion of the emissions about each user's mode.  It has nothing to learn, so the model itself
     can be fitted in seconds: the guide of the restarts.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -38,7 +42,7 @@ from pyro_hmvcrl.guide.experts import (
     product_of_experts,
     widened,
 )
-from pyro_hmvcrl.story.logs import Logs
+from pyro_hmvcrl.story.logs import Logs, SparseLogs
 from pyro_hmvcrl.story.mechanisms import linear
 from pyro_hmvcrl.story.model import HMVCRL, OfPast
 
@@ -140,12 +144,23 @@ class Guide(nn.Module):
         return prior, product_of_experts(prior, [self.evidence(logs)])
 
     @torch.no_grad()
-    def evidence(self, logs: Logs) -> Expert:
+    def evidence(self, logs: Logs | SparseLogs) -> Expert:
         """What the users' own logs say of their factors, at the coefficients' means: the surfaces' experts as one."""
-        means = self.coefficients.means()
-        batches = logs.batches(USERS_AT_ONCE)
-        experts = [combined(self.experts(users, self.prior(means, users))) for users in batches]
-        return Expert(*map(torch.cat, zip(*experts, strict=True)))
+        return in_batches(self.own_evidence, logs)
+
+    def encoded(self, logs: Logs | SparseLogs) -> Expert:
+        """The same as the experts alone have it, without what a guide makes of it afterwards."""
+        return in_batches(partial(Guide.own_evidence, self), logs)
+
+    def own_evidence(self, users: Logs) -> Expert:
+        """:meth:`evidence` of a batch."""
+        return combined(self.experts(users, self.prior(self.coefficients.means(), users)))
+
+
+@torch.no_grad()
+def in_batches(of_batch: Callable[[Logs], Expert], logs: Logs | SparseLogs) -> Expert:
+    """The experts of all users, of `USERS_AT_ONCE` at a time."""
+    return Expert(*map(torch.cat, zip(*map(of_batch, logs.batches(USERS_AT_ONCE)), strict=True)))
 
 
 class ExpansionGuide(Guide):

@@ -30,9 +30,9 @@ class Settings:
     platform_factors: int
     preference_factors: int
     restarts: int = 3
-    steps: int = 1_000
+    steps: int = 600
     batch_size: int = 1_024
-    encoder_steps: int = 2_500
+    encoder_steps: int = 600
     encoder_batch_size: int = 128
     device: str = "auto"
     seed: int = 0

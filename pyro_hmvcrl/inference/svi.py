@@ -8,7 +8,8 @@
    users enough: the bound's slack would bias effects by about a percent, at any number of users.
 2. **Amortisation.**  The two Transformer encoders learn that model's posterior by the ELBO, with the path-derivative
    gradient (Roeder et al. 2017), whose noise vanishes as the guide nears the posterior.  The model stays as it is:
-   training on with the encoders' bound moved it no nearer to the truth.
+   training on with the encoders' bound moved it no nearer to the truth.  Encoders need not be perfect: where a
+   posterior is asked for, scoring steps go on from their answer.
 
 Encoders cost far more than the rest, and a model that is fitted together with them waits for them; with this
 order a restart takes seconds, and the model never sees the encoders' approximation error.

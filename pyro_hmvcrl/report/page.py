@@ -28,11 +28,11 @@ from pyro_hmvcrl.report.verdicts import (
     TOO_SURE,
     believe,
     effect_text,
-    encoded,
     interval_text,
     judge,
     level_text,
     number_text,
+    of_single_users,
     overall,
     passing,
     regression_sentences,
@@ -119,7 +119,7 @@ WORDS |= {"predictive_verdict": verdict, "matters": MATTERS}
 WORDS |= {
     "verdicts": VERDICTS,
     "scored": scored,
-    "encoded": encoded,
+    "of_single_users": of_single_users,
     "regression_sentences": regression_sentences,
 }
 WORDS |= {

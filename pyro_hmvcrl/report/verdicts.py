@@ -192,18 +192,17 @@ def scored(distances: list[float]) -> str:
     )
 
 
-def encoded(k: dict[str, float]) -> str:
-    """How near the encoders come to the model's own posterior, in a sentence; `k` is of `judge.guide_quality`."""
+def of_single_users(k: dict[str, float]) -> str:
+    """How near users' posteriors come to the model's own, in a sentence; `k` is of `judge.guide_quality`."""
+    median, share = number_text(k["median"], 2), number_text(100 * k["unreliable"], 0)
     if k["median"] > UNRELIABLE:
         return (
-            f"At held-out users the encoders are far from the model's own posterior (median Pareto k-hat "
-            f"{number_text(k['median'], 2)}, more than {UNRELIABLE}): take more steps of the encoders before you use "
-            "the factors of single users."
+            f"What is said of single users is far from the model's own posterior (median Pareto k-hat {median}, more "
+            f"than {UNRELIABLE}): use no user's factors by themselves."
         )
     return (
-        f"At held-out users the encoders are near the model's own posterior: median Pareto k-hat "
-        f"{number_text(k['median'], 2)}, and more than {UNRELIABLE} in {number_text(100 * k['unreliable'], 0)}% of "
-        "the users."
+        f"What is said of single users is near the model's own posterior: median Pareto k-hat {median}, and more than "
+        f"{UNRELIABLE} in {share}% of the held-out users."
     )
 
 

@@ -97,7 +97,7 @@ def evaluate(found: Fit | Screening, dataset: Dataset, truth: Truth | None = Non
 
 @own_state()
 def guide_quality(found: Fit, dataset: Dataset, seed: int) -> dict[str, float]:
-    """How near the encoders' posterior is to the model's, at held-out users: Pareto k-hat of its importance weights.
+    """How near the guide's posterior is to the model's, at held-out users: Pareto k-hat of its importance weights.
 
     The median over users, and the share in whom it is `UNRELIABLE`.
     """

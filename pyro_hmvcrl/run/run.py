@@ -91,13 +91,15 @@ class Run:
         return tensors_of(dataset, self.standardisation, self.guide.model).all()
 
     @own_state()
-    def encode(self, dataset: Dataset, evidence: Expert | None = None) -> pd.DataFrame:
+    def encode(self, dataset: Dataset, evidence: Expert | None = None, raw: bool = False) -> pd.DataFrame:
         """Posterior mean and standard deviation (``_sd``) of each user's factors, a row a user.
 
         Parameters
         ----------
         evidence
             The users' own, where it is known already (:meth:`evidence`).
+        raw
+            As the encoders alone have it, without the scoring steps that follow them.
 
         Raises
         ------
@@ -107,7 +109,7 @@ class Run:
             If the run's weights give no posterior of these users.
         """
         try:
-            mean, sd = self._encode(dataset, evidence)
+            mean, sd = self._encode(dataset, evidence or self.evidence(dataset, raw))
         except FloatingPointError as error:
             raise RunError(f"model.safetensors: {error}, or fit again") from error
         if not np.isfinite([mean, sd]).all():
@@ -120,9 +122,9 @@ class Run:
         return frame
 
     @torch.no_grad()
-    def _encode(self, dataset: Dataset, evidence: Expert | None) -> tuple[Array, Array]:
+    def _encode(self, dataset: Dataset, evidence: Expert) -> tuple[Array, Array]:
         """Means and standard deviations ``(N, K)``."""
-        experts = Expert(*(part.split(USERS_AT_ONCE) for part in evidence or self.evidence(dataset)))
+        experts = Expert(*(part.split(USERS_AT_ONCE) for part in evidence))
         found = []
         for users, *own in zip(self._logs(dataset).batches(USERS_AT_ONCE), *experts, strict=True):
             prior = self.guide.prior(self.guide.coefficients.means(), users)
@@ -132,9 +134,10 @@ class Run:
         return mean, sd
 
     @own_state()
-    def evidence(self, dataset: Dataset) -> Expert:
-        """What the users' own logs say of their factors."""
-        return Expert(*(part.cpu() for part in self.guide.evidence(self._logs(dataset))))
+    def evidence(self, dataset: Dataset, raw: bool = False) -> Expert:
+        """What the users' own logs say of their factors; `raw`: as the encoders alone have it."""
+        of_users = self.guide.encoded if raw else self.guide.evidence
+        return Expert(*(part.cpu() for part in of_users(self._logs(dataset))))
 
     @own_state()
     def predictive(self, dataset: Dataset, progress: bool = False) -> dict[str, Any]:

@@ -113,6 +113,21 @@ def test_a_missing_surface_contributes_nothing(guide):
         assert (expert.precision[~lacking].diagonal(dim1=-2, dim2=-1).sum(-1) > 0).all()
 
 
+@pytest.mark.parametrize("design", [DESIGN, LOOP], ids=["one period", "loop"])
+def test_a_few_steps_from_the_encoders_answer_come_to_the_mode(design):
+    """Of encoders that know nothing yet; where they know something, what is left is less still."""
+    sim = simulate(design, 0)
+    logs, found = logs_of(sim), TransformerGuide(model_of(sim))
+    set_truth(found.model, found.coefficients, sim)
+    prior, polished = found.posterior(logs)
+    encoded = product_of_experts(prior, [found.encoded(logs)])
+    expansion = found.expansion(logs.n_users)
+    _, mode = expansion.posterior(logs)
+    before, after = ((of.mean - mode.mean).norm(dim=-1).mean() for of in (encoded, polished))
+    assert after < 0.1 * before
+    assert user_bounds(found, logs).mean() > user_bounds(expansion, logs).mean() - 0.15
+
+
 def test_a_user_without_events_has_the_prior_as_posterior(guide):
     _, found, logs = guide
     nothing = logs._replace(

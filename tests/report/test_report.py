@@ -33,7 +33,7 @@ from pyro_hmvcrl.report.answer_figures import (
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.reading import ReportError
 from pyro_hmvcrl.report.style import HUES, INK, RULE, strongest
-from pyro_hmvcrl.report.verdicts import encoded, judge, overall, scored, trust
+from pyro_hmvcrl.report.verdicts import judge, of_single_users, overall, scored, trust
 from pyro_hmvcrl.story.history import LOOKS_AT
 
 COVARIATES = {
@@ -342,16 +342,16 @@ def test_the_page_says_whether_the_fit_came_to_the_mode(seen, said):
     [
         (
             0.31,
-            "near the model's own posterior: median Pareto k-hat 0.31, and more than 0.7 in 4% of the users",
+            "near the model's own posterior: median Pareto k-hat 0.31, and more than 0.7 in 4% of the held-out",
         ),
         (
             0.9,
-            "far from the model's own posterior (median Pareto k-hat 0.90, more than 0.7): take more steps",
+            "far from the model's own posterior (median Pareto k-hat 0.90, more than 0.7): use no user's factors",
         ),
     ],
 )
-def test_the_page_says_how_near_the_encoders_come(median, said):
-    assert said in encoded({"median": median, "unreliable": 0.04})
+def test_the_page_says_how_far_to_trust_single_users(median, said):
+    assert said in of_single_users({"median": median, "unreliable": 0.04})
 
 
 @pytest.mark.parametrize(
