@@ -34,7 +34,6 @@ from pyro_hmvcrl.queries.validation import keep_validation, validate
 from pyro_hmvcrl.report.answer import Answer
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.selection import selection
-from pyro_hmvcrl.report.style import shown
 from pyro_hmvcrl.report.validation import Validation
 from pyro_hmvcrl.run.files import RunError, check_new_folder
 from pyro_hmvcrl.run.fitting import fit_dataset, is_run_of
@@ -269,7 +268,7 @@ class Selection(FoundSelection):
 
     def plot(self) -> Figure:
         """Held-out bound against the number of factors."""
-        return shown(selection(self.to_dict()))
+        return selection(self.to_dict())
 
 
 def select(

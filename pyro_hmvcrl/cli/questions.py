@@ -9,7 +9,7 @@ import typer
 
 from pyro_hmvcrl.cli.options import RunFolder, Seed
 from pyro_hmvcrl.cli.terminal import plain_errors, print_notes, say
-from pyro_hmvcrl.inference.writing import alone_in
+from pyro_hmvcrl.inference.writing import alone_in, whole_file
 
 app = typer.Typer()
 
@@ -149,7 +149,12 @@ def validate_command(
 @app.command("frontier")
 def frontier_command(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv: all shifts that were tried.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write, .parquet or .csv: all shifts that were tried; beside it goes a figure (.png)."
+        ),
+    ],
     between: Annotated[
         list[str] | None,
         typer.Option(
@@ -164,13 +169,19 @@ def frontier_command(
     """Find the policies that are best in alignment at each engagement, among those that the data support."""
     with plain_errors():
         from pyro_hmvcrl.queries.frontier import frontier, parse_between
+        from pyro_hmvcrl.report.answer_figures import frontier_plane
+        from pyro_hmvcrl.report.style import to_bytes
         from pyro_hmvcrl.report.terminal import frontier_text, notes_of
+        from pyro_hmvcrl.run.files import check_out
         from pyro_hmvcrl.run.tables import check_table, write_table
 
-        box = parse_between(between or [])
+        box, picture = parse_between(between or []), out.with_suffix(".png")
         check_table(out)
+        check_out(picture)
         table = frontier(run, box, points=points, level=level, seed=seed, progress=True)
         write_table(table, out)
+        with whole_file(picture) as file:
+            file.write_bytes(to_bytes(frontier_plane(table, level), "png"))
         say(frontier_text(table, level))
         print_notes(notes_of(run))
-        say(f"{out}: {len(table):,} shifts that the data support")
+        say(f"{out}: {len(table):,} shifts that the data support; {picture}: the same to look at")

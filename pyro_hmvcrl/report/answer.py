@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pyro_hmvcrl.report.answer_figures import effects_forest, policies_plane
-from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, label, shown
+from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, label
 from pyro_hmvcrl.report.verdicts import believe, effect_text, regression_sentences
 
 
@@ -138,7 +138,7 @@ class Answer:
     def plot(self) -> Figure:
         """Effects with their intervals: of one policy all of them, of several engagement against alignment."""
         several = len(self.answers) > 1
-        return shown(policies_plane(self.answers) if several else effects_forest(self.to_dict()))
+        return policies_plane(self.answers) if several else effects_forest(self.to_dict())
 
     def __repr__(self) -> str:
         lines = []

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -132,8 +133,6 @@ def policies_plane(answers: Mapping[str, Effects]) -> Figure:
     """Total effects of several policies: engagement against alignment, with the interval of each."""
     figure = Figure(figsize=(6, 4.4), layout="constrained")
     ax = figure.subplots()
-    ax.axhline(0, color=QUIET, lw=0.8, zorder=0)
-    ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
     (x, left, right), (y, low, high) = (
         curve_of([of["outcomes"][outcome]["TE"] for of in answers.values()], 100)
         for outcome in ("engagement", "alignment")
@@ -141,9 +140,43 @@ def policies_plane(answers: Mapping[str, Effects]) -> Figure:
     ax.hlines(y, left, right, color=INK, lw=1.4)
     ax.vlines(x, low, high, color=INK, lw=1.4)
     ax.plot(x, y, "o", color=INK, ms=5)
-    ax.margins(0.14)
     for name, at in zip(answers, zip(x, y, strict=True), strict=True):
         ax.annotate(label(name, 30), at, (5, 5), textcoords="offset points", weight="bold")
+    _in_words(ax)
+    return figure
+
+
+@styled
+def frontier_plane(table: pd.DataFrame, level: float) -> Figure:
+    """Policies of a frontier: all that were tried (grey), and the best with their intervals at this level."""
+    figure = Figure(figsize=(6.6, 4.8), layout="constrained")
+    ax, of = figure.subplots(), 100 * table.select_dtypes("number")
+    others, best = of[~table["best"]], of[table["best"]]
+    told = best.dropna(subset="engagement_lower")
+    ax.plot(others["engagement"], others["alignment"], "o", color=RULE, ms=4, label="tried")
+    ax.plot(best["engagement"], best["alignment"], "-", color=QUIET, lw=1, zorder=1)
+    ax.plot(best["engagement"], best["alignment"], "o", color=INK, ms=4, label="best: none has more of both")
+    words = f"its {level:.0%} interval"
+    ax.hlines(
+        told["alignment"], told["engagement_lower"], told["engagement_upper"], color=INK, lw=1.4, label=words
+    )
+    ax.vlines(told["engagement"], told["alignment_lower"], told["alignment_upper"], color=INK, lw=1.4)
+    middle = of["engagement"].agg(["min", "max"]).mean()
+    for (place, row), up in zip(told.iloc[[0, -1]].iterrows(), (5, -14), strict=True):
+        side, across = ("left", 7) if row["engagement"] < middle else ("right", -7)
+        look = {"textcoords": "offset points", "ha": side, "size": 8.5, "weight": "bold"}
+        name = label(table.loc[place, "policy"] or "as it is", 40)
+        ax.annotate(name, (row["engagement"], row["alignment"]), (across, up), **look)
+    _in_words(ax)
+    figure.legend(loc="outside upper right", ncols=3)
+    return figure
+
+
+def _in_words(ax: Axes) -> None:
+    """Axes, lines and corners of a plane of engagement against alignment."""
+    ax.axhline(0, color=QUIET, lw=0.8, zorder=0)
+    ax.axvline(0, color=QUIET, lw=0.8, zorder=0)
+    ax.margins(0.14)
     corners = {
         (0.99, 0.01): "substitution",
         (0.01, 0.99): "substitution undone",
@@ -153,7 +186,6 @@ def policies_plane(answers: Mapping[str, Effects]) -> Figure:
         look = {"ha": "right" if across > 0.5 else "left", "va": "top" if up > 0.5 else "bottom"}
         ax.text(across, up, words, transform=ax.transAxes, color=QUIET, size=8.5, **look)
     ax.set(xlabel=_change("engagement"), ylabel=_change("alignment"))
-    return figure
 
 
 def _forest_rows(outcome: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:

@@ -69,12 +69,6 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def shown(figure: Figure) -> Figure:
-    """The figure, so that a notebook shows it, without pyplot too."""
-    figure._repr_png_ = lambda: to_bytes(figure, "png")
-    return figure
-
-
 def label(name: str, width: int = 24) -> str:
     """A factor's or covariate's name as shown: no underscores, cut at `width` characters."""
     text = printable(str(name)).replace("_", " ")
@@ -113,12 +107,14 @@ def strongest(mechanisms: Mechanisms, factor: str, *parts: str) -> str:
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in this package's style."""
+    """Draw in this package's style; a notebook shows the figure, without pyplot too."""
 
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+        figure._repr_png_ = lambda: to_bytes(figure, "png")
+        return figure
 
     return styled
 

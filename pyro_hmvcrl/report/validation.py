@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pyro_hmvcrl.evidence.observed import OF_CATEGORIES
-from pyro_hmvcrl.report.style import HUES, INK, INTERVAL, QUIET, RULE, curve_of, label, shown, styled
+from pyro_hmvcrl.report.style import HUES, INK, INTERVAL, QUIET, RULE, curve_of, label, styled
 
 SHOWN = 15  #: categories of a panel, those that moved most
 TITLES = {"shown": "what is shown", "searched": "what is searched", "outcomes": "engagement and alignment"}
@@ -44,7 +44,7 @@ class Validation:
 
     def plot(self) -> Figure:
         """Before, predicted and observed, those that moved most."""
-        return shown(validation_figure(self.found))
+        return validation_figure(self.found)
 
     def __repr__(self) -> str:
         return "\n  ".join(self.sentences)

@@ -22,6 +22,7 @@ from pyro_hmvcrl.queries.mediation import OUTCOMES
 from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.queries.population import Population
 from pyro_hmvcrl.queries.profile import profile
+from pyro_hmvcrl.report.answer_figures import frontier_plane
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.fitting import fit_folder
 from pyro_hmvcrl.run.labels import labels_of
@@ -179,6 +180,11 @@ def test_the_frontier_has_the_policies_that_none_beats(run, tmp_path):
     )
     assert said.exit_code == 0, said.output
     assert list(pd.read_csv(tmp_path / "f.csv").columns[:3]) == ["policy", "exposure_1", "outside"]
+    assert (tmp_path / "f.png").stat().st_size > 10_000
+    figure = frontier_plane(table, 0.9)
+    tried, _, best = figure.axes[0].get_lines()[:3]
+    assert len(tried.get_xdata()) + len(best.get_xdata()) == len(table)
+    assert best.get_xdata() == pytest.approx(100 * table.loc[table["best"], "engagement"])
     for words, message in (
         (["exposure_1=1..0"], "no range of shifts"),
         (["taste_1=0..1"], "no exposure covariate taste_1"),
