@@ -40,7 +40,7 @@ from pyro_hmvcrl.report.verdicts import (
     trust,
 )
 from pyro_hmvcrl.run.files import MEND
-from pyro_hmvcrl.run.run import LIKELY
+from pyro_hmvcrl.run.run import LIKELY, TRIFLE
 
 ANSWERS = ("effects", "policies", "validation", "kuaisar")  #: of questions that were put to a run
 
@@ -114,7 +114,14 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.jinja")
 
 
-WORDS = {"trust": trust, "judge": judge, "overall": overall, "likely": LIKELY, "estimands": ESTIMANDS}
+WORDS = {
+    "trust": trust,
+    "judge": judge,
+    "overall": overall,
+    "likely": LIKELY,
+    "trifle": TRIFLE,
+    "estimands": ESTIMANDS,
+}
 WORDS |= {"predictive_verdict": verdict, "matters": MATTERS}
 WORDS |= {
     "verdicts": VERDICTS,

@@ -29,6 +29,7 @@ from pyro_hmvcrl.story.model import HMVCRL
 
 #: An edge less probable than this is taken for absent: drawn dashed and faint, no path asked for.
 LIKELY = 0.5
+TRIFLE = 0.05  #: of an edge, in standard deviations of its ends
 Array = NDArray[np.float64]
 
 
@@ -157,16 +158,21 @@ class Run:
         """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.
 
         `weight` is ``B[source, target] sd(source) / sd(target)``.  `probability` is the posterior probability that
-        the edge is there at all, by the Savage-Dickey density ratio at zero with even prior odds (Dickey 1971).
+        the edge is more than a trifle, given the graph's orientation: the Savage-Dickey density ratio (Dickey 1971)
+        with even prior odds, against weights about zero with a standard deviation of `TRIFLE`.  Zero itself would be
+        the wrong rival: decoders of another kind than the model's feign small edges, which many users make sure.
         """
         names = self.factor_names
         spread = factors[names].std(ddof=0).to_numpy()
         rows = []
         for j, k in self.guide.model.graph.allowed.nonzero().tolist():
-            weight, sd = (part["edges"][j, k].item() for part in (self.posterior.mean, self.posterior.sd))
-            against = norm.pdf(0, weight, sd) / laplace.pdf(0, scale=self.guide.model.priors["edges"][1])
             to_standard = spread[j] / spread[k]
-            rows.append((names[j], names[k], weight * to_standard, sd * to_standard, 1 / (1 + against)))
+            weight, sd = (
+                part["edges"][j, k].item() * to_standard for part in (self.posterior.mean, self.posterior.sd)
+            )
+            slab = laplace.pdf(0, scale=self.guide.model.priors["edges"][1] * to_standard)
+            against = norm.pdf(0, weight, np.hypot(sd, TRIFLE)) / slab
+            rows.append((names[j], names[k], weight, sd, 1 / (1 + against)))
         return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])
 
     @own_state()

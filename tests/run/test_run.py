@@ -68,6 +68,31 @@ def test_the_run_folder_is_as_contracted(folders):
     assert not list(run.parent.glob(".*"))  # no checkpoints, nothing partial
 
 
+@pytest.mark.parametrize(
+    ("weight", "sd", "low", "high"),
+    [
+        (0.0, 0.2, 0.0, 0.6),  # little is known
+        (0.0, 0.01, 0.0, 0.2),
+        (0.05, 0.005, 0.0, 0.5),  # sure, and a trifle: many users and decoders of another kind make such
+        (0.1, 0.005, 0.3, 0.9),
+        (0.3, 0.01, 0.99, 1.0),
+        (0.3, 0.3, 0.2, 0.8),
+    ],
+)
+def test_an_edge_is_probable_where_it_is_more_than_a_trifle(folders, weight, sd, low, high):
+    """In standard deviations of its ends."""
+    run = load_run(folders[1])
+    factors = pd.DataFrame(np.tile([[-1.0], [1.0]], 5), columns=run.factor_names)
+    every = torch.ones_like(run.posterior.mean["edges"])
+    given = {
+        part: getattr(run.posterior, part) | {"edges": of * every}
+        for part, of in (("mean", weight), ("sd", sd))
+    }
+    edges = replace(run, posterior=replace(run.posterior, **given)).edges(factors)
+    assert edges["weight"].to_numpy() == pytest.approx(weight)
+    assert edges["probability"].between(low, high).all(), edges["probability"]
+
+
 def test_a_restart_in_a_worse_optimum_is_no_rival(folders):
     dataset = read_dataset(folders[0])
     found = fit(dataset, replace(QUICK, steps=5, encoder_steps=1))
