@@ -488,15 +488,16 @@ def replications(o: Options) -> dict[str, Any]:
         If a file is not what it should be, or none is brought and there are no tables.
     """
     bandit, coat = o.brought["open-bandit"], o.brought["coat"]
+    campaigns = CAMPAIGNS[: 1 if o.quick else None]
     if bandit:
-        for campaign in CAMPAIGNS:
+        for campaign in campaigns:
             open_bandit(bandit, campaign)
     if coat:
         read_coat(coat)
     found = {
         f"bandit-{campaign}-{seed}": partial(replicate_bandit, bandit, campaign, seed, o.quick)
         for seed in range(SPLITS)
-        for campaign in CAMPAIGNS[: 1 if o.quick else None]
+        for campaign in campaigns
     }
     found |= {f"coat-{seed}": partial(replicate_coat, coat, seed, o.quick) for seed in range(STARTS)}
     path = o.out / "results.csv"

@@ -96,7 +96,7 @@ def _arm(root: Path | zipfile.Path, arm: str, campaign: str, category: pd.Series
     try:
         rows["timestamp"] = pd.to_datetime(rows["timestamp"], format="ISO8601", utc=True)
     except (ValueError, TypeError) as error:
-        raise FilesError(f"{path}: timestamp: {error}; {AGAIN}") from error
+        raise FilesError(f"{path}: timestamp: {str(error).splitlines()[0]}; {AGAIN}") from error
     return rows.assign(arm=ARMS[arm])
 
 
@@ -125,8 +125,9 @@ def bandit_dataset(rows: pd.DataFrame, seed: int) -> tuple[Dataset, NDArray[np.b
     """
     rng = np.random.default_rng(seed)
     rows = rows.assign(category=_letters(rows["category"]))
-    aside = rng.permutation((rows["arm"] == 0).cumsum().to_numpy()) % 2 == 0
-    placebo = (rows["arm"] == 0) & aside
+    of_random = np.flatnonzero(rows["arm"] == 0)
+    placebo = np.zeros(len(rows), bool)
+    placebo[rng.permutation(of_random)[: len(of_random) // 2]] = True
     arm = rows["arm"].mask(placebo, pd.Series(rng.integers(2, size=len(rows)), rows.index))
     unit = rows["stratum"].astype(str) + "/" + arm.astype(str)
     rows = rows.assign(arm=arm, user_id=unit)
