@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import pyro_hmvcrl as hm
+from pyro_hmvcrl.data.dataset import Dataset
+
 import real
 import real_logs
 from real_files import GENDERS, write_bandit, write_coat
@@ -42,7 +45,22 @@ def study(monkeypatch, *words: object) -> None:
     real.main()
 
 
-def test_both_logs_go_through_in_the_quick_form(bandit, coat_folder, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def asked(monkeypatch):
+    """Datasets that fits were asked of; each log is fitted once, as it is long."""
+    asked, fitted, fit = [], {}, hm.fit
+
+    def once(dataset: Dataset, **settings: object) -> hm.Run:
+        asked.append(dataset)
+        if dataset.name not in fitted:
+            fitted[dataset.name] = fit(dataset, **settings)
+        return fitted[dataset.name]
+
+    monkeypatch.setattr(hm, "fit", once)
+    return asked
+
+
+def test_both_logs_go_through_in_the_quick_form(bandit, coat_folder, asked, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(real, "SHUFFLES", 5)
     out = tmp_path / "out"
     study(monkeypatch, "--open-bandit", bandit, "--coat", coat_folder, "--out", out)
@@ -54,6 +72,10 @@ def test_both_logs_go_through_in_the_quick_form(bandit, coat_folder, tmp_path, m
     assert {"searched, moved", "factor, moved", "edge", "R2", "NIE_preference"} < {*results["question"]}
     ranked = results[results["question"] == "NDCG@5"]
     assert ranked["of"].tolist() == ["ours", "popularity", "matrix factorisation", "chance"]
+    bandits, whole, one, other = (d.exposure.sum(1) for d in asked)
+    assert bandits.sum() < 3 * SHORT / 2  # some strata's bandit is kept
+    assert set(one) == {0, DRAWN}  # whom the fit of one fold is to rank, it has not seen rate a drawn coat
+    assert (one + other == whole).all()
     said = capsys.readouterr().out
     assert "| men | 1 | 4 |" in said
     assert "| 145 women | 1 |" in said
