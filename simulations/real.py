@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,11 +192,7 @@ def replicate_coat(folder: Path, seed: int, quick: bool, scratch: Path) -> Table
     fitted = fit(dataset)
     rows = [*make_up(fitted, coat), *nothing_moves(fitted, dataset)]
     rng = np.random.default_rng(seed)
-    fold = rng.permutation(len(coat.users)) % 2
-    ours = np.zeros(coat.drawn.shape)
-    for own in (0, 1):
-        scores = coat_scores(fit(coat_dataset(coat, rated=fold != own)), coat)
-        ours[fold == own] = scores[fold == own]
+    ours = scores_unseen(coat, fit, rng)
     for name, scores in ({"ours": ours} | peers(coat, seed)).items():
         each = ndcg(scores, coat, rng)
         error = float(np.nanstd(each) / np.isfinite(each).sum() ** 0.5)
@@ -237,6 +233,16 @@ def make_up(fitted: hm.Run, coat: Coat) -> Iterator[Row]:
 def liked_share(coat: Coat) -> Array:
     """Of the coats drawn for each user, the share rated 4 or 5."""
     return np.asarray((coat.drawn >= LIKED).sum(1) / (coat.drawn > 0).sum(1))
+
+
+def scores_unseen(coat: Coat, fit: Callable[[Dataset], hm.Run], rng: np.random.Generator) -> Array:
+    """Scores ``(290, 300)`` of each user by the fit of one of two folds that has not seen the user's drawn coats."""
+    fold = rng.permutation(len(coat.users)) % 2
+    found = np.zeros(coat.drawn.shape)
+    for own in (0, 1):
+        scores = coat_scores(fit(coat_dataset(coat, rated=fold != own)), coat)
+        found[fold == own] = scores[fold == own]
+    return found
 
 
 def coat_scores(fitted: hm.Run, coat: Coat) -> Array:
