@@ -46,7 +46,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one replication a core
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from implicit.als import AlternatingLeastSquares
@@ -72,7 +71,8 @@ from real_logs import (
     open_bandit,
     read_coat,
 )
-from study import Options, Tables, account, legend, options, run, table
+from real_results import MAKE_UP, summarise
+from study import Options, Tables, options, run
 
 Array = NDArray[np.float64]
 Row = dict[str, Any]
@@ -83,7 +83,6 @@ SPLITS, STARTS = 3, 10  # seeds of Open Bandit and of Coat
 LEVEL, SHUFFLES, TOP, RANK_FACTORS = 0.9, 200, 5, 10
 SHIFT = 0.1  # of the share of women's coats
 HALF = norm.ppf((1 + LEVEL) / 2)  # of an interval, in standard errors
-POWER = norm.ppf(0.975) + norm.ppf(0.8)  # standard errors that are found in 8 of 10 cases, at 5%
 BROUGHT = {
     "open-bandit": "the wheel of obp 0.4.1, or its folder obp/dataset/obd",
     "coat": "the folder of Coat's train.ascii, test.ascii and user_item_features",
@@ -226,7 +225,7 @@ def make_up(fitted: hm.Run, coat: Coat) -> Iterator[Row]:
         more: dict[str, Any] = {"known_se": error, "plain": SHIFT * slope.slope}
         more |= {"plain_se": SHIFT * slope.stderr, "n": float(own.sum()), "grade": believe(answer, report)[0]}
         more["holds"] = float(abs(te["mean"] - known) <= apart)
-        yield row("a tenth more of women's coats", name, known, te, **more)
+        yield row(MAKE_UP, name, known, te, **more)
     yield row("factor, moved", "preference_1", 0.0, answer["displacement"]["preference_1"], n=len(coat.users))
 
 
@@ -278,200 +277,7 @@ def ndcg(scores: Array, coat: Coat, rng: np.random.Generator) -> Array:
     return found
 
 
-# --- Results -------------------------------------------------------------------------------------------------
-
-
-def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
-    """Tables by log, and the figure."""
-    results = tables["results"]
-    parts = ["# Real logs whose answers are known by design", "", account(tables)]
-    bandit, coat = (results[results["log"] == log] for log in ("open bandit", "coat"))
-    if len(bandit):
-        parts += [
-            "",
-            "## Open Bandit: what the bandit shows in strata that the fit has seen under the random arm alone",
-            "",
-            "Mean absolute errors of the shares of categories, in percentage points: ours, of the bandit's shares in "
-            "the other strata (plain), and of no change (nothing); `chance` is that of the held-out rows alone. "
-            "`held`: how many of our 90% intervals hold what came.",
-            "",
-            table(shares(bandit)),
-            "",
-            "## Open Bandit: outcomes there",
-            "",
-            "In percentage points, means over the splits; ± is a standard error over units. Clicks are too few to "
-            "judge engagement.",
-            "",
-            table(outcomes(bandit)),
-        ]
-    if len(coat):
-        parts += [
-            "",
-            "## Coat: coats rated 4 or 5, in percentage points, after a tenth more of women's coats",
-            "",
-            "`least` is the effect that these users show in 8 of 10 cases: by the contrast within users, and by the "
-            "slope over users.",
-            "",
-            table(make_up_table(coat)),
-            "",
-            f"## Coat: NDCG@{TOP} of the drawn coats",
-            "",
-            "± is a standard error over users, of a start; the ends are over starts.",
-            "",
-            table(ranking_table(coat)),
-        ]
-    parts += [
-        "",
-        "## Where the design knows that nothing moves, and nothing leaks",
-        "",
-        "Means over seeds; `known` of R² is the mean of shuffled users, with the 95% point. `grade` is the report's "
-        "own, of the answer.",
-        "",
-        table(none(results)),
-    ]
-    (out / "summary.md").write_text("\n".join(parts) + "\n")
-    _draw(results).savefig(out / "real.png", dpi=150)
-
-
-def shares(bandit: pd.DataFrame) -> pd.DataFrame:
-    """A row a campaign: errors of ours, of the plain estimate, of no change, and those by chance."""
-    rows = []
-    for campaign, g in bandit[bandit["question"] == "shown"].groupby("campaign", sort=False):
-        missed = {name: 100 * (g[name] - g["known"]).abs() for name in ("ours", "plain", "nothing")}
-        rows.append(
-            {
-                "campaign": campaign,
-                "splits": g["seed"].nunique(),
-                "categories": g["of"].nunique(),
-                "rows a split": f"{g['n'].mean():.0f}",
-                **{name: float(of.mean()) for name, of in missed.items()},
-                "chance": float(100 * (2 / np.pi) ** 0.5 * g["known_se"].mean()),
-                "held": f"{g['holds'].sum():.0f} of {len(g)}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def outcomes(bandit: pd.DataFrame) -> pd.DataFrame:
-    """A row a campaign and outcome."""
-    rows = []
-    own = bandit[bandit["question"].isin(["engagement", "alignment"])]
-    for (campaign, outcome), g in own.groupby(["campaign", "of"], sort=False):
-        mean = 100 * g[["known", "known_se", "ours", "lower", "upper", "plain", "nothing"]].mean()
-        rows.append(
-            {
-                "campaign": campaign,
-                "outcome": outcome,
-                "known": f"{mean['known']:.2f} ± {mean['known_se']:.2f}",
-                "ours": _with_ends(mean, 2),
-                "other strata": f"{mean['plain']:.2f}",
-                "no change": f"{mean['nothing']:.2f}",
-                "held": f"{g['holds'].sum():.0f} of {len(g)}",
-                "clicks a split": f"{g['clicks'].mean():.0f}",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def make_up_table(coat: pd.DataFrame) -> pd.DataFrame:
-    """A row a gender."""
-    rows = []
-    own = coat[coat["question"] == "a tenth more of women's coats"]
-    for gender, g in own.groupby("of", sort=False):
-        mean = 100 * g[["known", "known_se", "ours", "lower", "upper", "plain", "plain_se"]].mean()
-        rows.append(
-            {
-                "users": f"{g['n'].iloc[0]:.0f} {gender}",
-                "starts": len(g),
-                "known": f"{mean['known']:.2f} ± {mean['known_se']:.2f}",
-                "ours": _with_ends(mean, 2),
-                "slope over users": f"{mean['plain']:.2f} ± {mean['plain_se']:.2f}",
-                "least": f"{POWER * mean['known_se']:.2f}; {POWER * mean['plain_se']:.2f}",
-                "held": f"{g['holds'].sum():.0f} of {len(g)}",
-                "grade": ", ".join(sorted(g["grade"].unique())),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def ranking_table(coat: pd.DataFrame) -> pd.DataFrame:
-    """A row a method."""
-    rows = []
-    for method, g in coat[coat["question"] == "NDCG@5"].groupby("of", sort=False):
-        value, ends = (
-            f"{g['ours'].mean():.3f} ± {g['ours_se'].mean():.3f}",
-            (g["ours"].min(), g["ours"].max()),
-        )
-        rows.append({"method": method, "starts": len(g), "users": f"{g['n'].iloc[0]:.0f}", "NDCG": value})
-        rows[-1]["ends"] = f"{ends[0]:.3f} to {ends[1]:.3f}"
-    return pd.DataFrame(rows)
-
-
-def none(results: pd.DataFrame) -> pd.DataFrame:
-    """A row a log, campaign and question whose answer is none."""
-    rows = []
-    own = results[
-        results["question"].isin(["edge", "R2", "searched, moved", "factor, moved", "NIE_preference"])
-    ]
-    own = own.assign(of=own["of"].where(own["question"] != "searched, moved", "share of a category, points"))
-    for (log, campaign, question, of), g in own.fillna({"campaign": ""}).groupby(
-        ["log", "campaign", "question", "of"], sort=False
-    ):
-        points = 100 if "points" in of or question == "NIE_preference" else 1
-        size = points * g["ours"].abs().mean()
-        most = f"{g['known'].mean():.3f} ({g['known_upper'].mean():.3f})" if question == "R2" else "0"
-        rows.append(
-            {
-                "log": f"{log} {campaign}",
-                "question": question,
-                "of": of,
-                "known": most,
-                "ours": f"{points * g['ours'].mean():.3f}" if question == "R2" else f"{size:.3f} in size",
-                "plain": f"{points * g['plain'].abs().mean():.3f} in size"
-                if g["plain"].notna().any()
-                else "",
-                "held": f"{g['holds'].sum():.0f} of {len(g)}",
-                "grade": ", ".join(sorted(g["grade"].dropna().unique())),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _with_ends(mean: pd.Series, digits: int) -> str:
-    return f"{mean['ours']:.{digits}f} ({mean['lower']:.{digits}f} to {mean['upper']:.{digits}f})"
-
-
-def _draw(results: pd.DataFrame) -> plt.Figure:
-    """Shares under the bandit, predicted against what came; and what is said to move where nothing does."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    colours = dict(zip([*CAMPAIGNS, ""], ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=True))
-    shown = results[results["question"] == "shown"]
-    for campaign, g in shown.groupby("campaign", sort=False):
-        x, y = 100 * g["known"], 100 * g["ours"]
-        ends = (y - 100 * g["lower"], 100 * g["upper"] - y)
-        left.errorbar(x, y, ends, fmt="o", ms=4, lw=0.7, color=colours[campaign], label=f"{campaign}: ours")
-        left.scatter(x, 100 * g["nothing"], marker="x", s=18, color=colours[campaign], lw=0.8)
-    if len(shown):
-        most = 100 * shown["known"].max()
-        left.plot((0, most), (0, most), color="0.6", lw=0.8, zorder=0)
-    left.set(
-        title="shown by the bandit, in strata not seen under it (crosses: as under random)",
-        xlabel="share that came, %",
-        ylabel="share foretold, %",
-    )
-    of_none = results[results["question"].isin(["edge", "factor, moved"])].fillna({"campaign": ""})
-    names = list(dict.fromkeys(of_none["question"] + ": " + of_none["of"]))
-    for place, (_, r) in enumerate(of_none.iterrows()):
-        y = names.index(f"{r['question']}: {r['of']}") + 0.6 * (place / max(len(of_none) - 1, 1) - 0.5)
-        label = r["campaign"] or r["log"]
-        right.plot((r["lower"], r["upper"]), (y, y), color=colours[r["campaign"]], lw=1.2, label=label)
-        right.plot(r["ours"], y, "o", ms=4, color=colours[r["campaign"]])
-    right.axvline(0, color="0.6", lw=0.8, zorder=0)
-    right.set_yticks(range(len(names)), names)
-    right.set(title="known to be none: 90% intervals", xlabel="standard deviations")
-    for ax in (left, right):
-        legend(ax, frameon=False)
-    return figure
+# --- The study ---------------------------------------------------------------------------------------------
 
 
 def main() -> None:
