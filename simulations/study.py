@@ -44,7 +44,7 @@ Replication = Callable[[Path], Tables]  #: it may use a folder of this path, and
 
 @dataclass(frozen=True)
 class Options:
-    """How a study is run; `out` is where its results go, `parts` its finished replications."""
+    """How a study is run; `out` is where results go, `parts` its finished replications, `brought` a user's files."""
 
     quick: bool
     seeds: float
@@ -52,10 +52,14 @@ class Options:
     scheduler: str
     out: Path
     parts: Path
+    brought: Mapping[str, Path | None]
 
 
-def options(doc: str, results: Path) -> Options:
-    """The study's command line; a quick run leaves the committed `results` alone."""
+def options(doc: str, results: Path, brought: Mapping[str, str] | None = None) -> Options:
+    """The study's command line; a quick run leaves the committed `results` alone.
+
+    `brought` are names of what a user may bring, a file or a folder, and what to say of each.
+    """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small replication a design, for a check")
     parser.add_argument("--seeds", type=int, default=float("inf"), help="run no more data seeds than these")
@@ -64,11 +68,15 @@ def options(doc: str, results: Path) -> Options:
         "--scheduler", default="", help="address of a Dask scheduler, whose workers replicate instead"
     )
     parser.add_argument("--out", type=Path, default=None)
+    for name, said in (brought or {}).items():
+        parser.add_argument(f"--{name}", type=Path, dest=name, help=said)
     given = parser.parse_args()
     out = (given.out or (Path(tempfile.mkdtemp()) if given.quick else results)).resolve()
     parts = out / "replications"
     parts.mkdir(parents=True, exist_ok=True)
-    return Options(given.quick, 1 if given.quick else given.seeds, given.jobs, given.scheduler, out, parts)
+    seeds = 1 if given.quick else given.seeds
+    theirs = {name: getattr(given, name) for name in brought or {}}
+    return Options(given.quick, seeds, given.jobs, given.scheduler, out, parts, theirs)
 
 
 def run(replications: Mapping[str, Replication], o: Options) -> dict[str, pd.DataFrame]:
