@@ -166,7 +166,10 @@ def overall(checks: dict[str, tuple[str, str]]) -> tuple[str, str]:
         return "no", f"Do not rely on this answer. Against it: {of_level['no']}."
     if of_level["care"]:
         return "care", f"Use this answer with care: {of_level['care']}."
-    return "good", "No check speaks against this answer, if no common cause outside the covariates moves it."
+    return "good", (
+        "No check speaks against this answer, if no common cause outside the covariates moves it, and what the policy "
+        "shifts is measured without error."
+    )
 
 
 def believe(effects: Effects, report: dict[str, Any]) -> tuple[str, str]:
