@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -398,6 +399,44 @@ def test_bad_choices_are_one_clear_error(tmp_path, words, message):
     with pytest.raises(DatasetError, match="no such folder"):
         import_finn(tmp_path / "nothing", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["finn"]
+
+
+@pytest.mark.parametrize("name", ["data.npz", "itemattr.npz", "ind2val.json"])
+def test_damage_anywhere_is_one_clear_error_or_none(tmp_path, name):
+    folder, rng = folder_of(tmp_path / "finn"), np.random.default_rng(0)
+    whole = (folder / name).read_bytes()
+    refused = []
+    for turn in range(150):
+        spoilt = bytearray(whole)
+        if turn % 3 == 0:
+            del spoilt[rng.integers(len(whole)) :]
+        else:
+            spoilt[rng.integers(len(whole))] = rng.integers(256)
+        (folder / name).write_bytes(spoilt)
+        try:
+            read_finn(folder)
+        except DatasetError as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert all(name in message for message in refused)
+
+
+def test_a_header_that_lies_is_one_clear_error(tmp_path):
+    folder = folder_of(tmp_path / "finn")
+    path = folder / "data.npz"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for shape, message in (
+        (b"(-4,8, 5)", r"array 'slate': of shape \(-4, 8, 5\)"),
+        (b"(4, 8,99)", "array 'slate': cut off, it is to have 12,672 bytes"),
+        (b"(4, 8, 5]", "could not be read"),
+    ):
+        assert b"(4, 8, 5)" in members["slate.npy"]
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content.replace(b"(4, 8, 5)", shape))
+        with pytest.raises(DatasetError, match=message):
+            read_finn(folder)
 
 
 # --- The copy, the command and the front door ------------------------------------------------------------------------

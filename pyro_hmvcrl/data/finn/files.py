@@ -8,6 +8,7 @@ types of interaction.  Format: https://github.com/finn-no/recsys_slates_dataset 
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pyro_hmvcrl.data.tables import DatasetError, other_form, readable
 DATA, ITEMS, NAMES = "data.npz", "itemattr.npz", "ind2val.json"
 ALSO = {DATA: "data32.npz"}  #: other names of a file
 AGAIN = "get the file again"
+MOST = 2**53  #: from where on floats do not tell whole numbers apart
 
 
 def find_files(folder: Path) -> dict[str, Path]:
@@ -57,19 +59,25 @@ def read_array(path: Path, name: str, dimensions: int, rows: int | None = None) 
     with readable(path):
         if not zipfile.is_zipfile(path):
             raise ValueError(f"it holds {other_form(path) or 'no .npz, or one that is cut off'}")
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            if name not in members:
-                raise DatasetError(f"{path}: no array {name!r}; there are {listed(sorted(members))}; {AGAIN}")
-            with archive.open(members[name]) as file:
-                shape, by_column, kind = _header(file)
-                _check_kind(path, name, shape, by_column, kind, dimensions)
-                first = shape[0] if rows is None else min(rows, shape[0])
-                size = first * int(np.prod(shape[1:], dtype=object)) * kind.itemsize
-                if size > members[name].file_size:
-                    raise _error(path, name, f"cut off, it is to have {size:,} bytes; {AGAIN}")
-                content = file.read(size)
-    return np.frombuffer(content, kind).reshape(first, *shape[1:])
+        try:
+            return _read_member(path, name, dimensions, rows)
+        except (RuntimeError, struct.error) as error:  # looks encrypted, or packed in a way unknown here
+            raise ValueError(str(error)) from None
+
+
+def _read_member(path: Path, name: str, dimensions: int, rows: int | None) -> NDArray[Any]:
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if name not in members:
+            raise DatasetError(f"{path}: no array {name!r}; there are {listed(sorted(members))}; {AGAIN}")
+        with archive.open(members[name]) as file:
+            shape, by_column, kind = _header(file)
+            _check_kind(path, name, shape, by_column, kind, dimensions)
+            first = shape[0] if rows is None else min(rows, shape[0])
+            size = first * int(np.prod(shape[1:], dtype=object)) * kind.itemsize
+            if size > members[name].file_size:
+                raise _error(path, name, f"cut off, it is to have {size:,} bytes; {AGAIN}")
+            return np.frombuffer(file.read(size), kind).reshape(first, *shape[1:])
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -88,7 +96,7 @@ def _check_kind(
         raise _error(path, name, "objects of Python (pickle), which are never opened; save it as integers")
     if kind.kind not in "iuf":
         raise _error(path, name, f"of kind {kind}, and no numbers; save it as integers")
-    if len(shape) != dimensions:
+    if len(shape) != dimensions or any(n < 0 for n in shape):
         raise _error(path, name, f"of shape {shape}, and not of {dimensions} dimensions; {AGAIN}")
     if by_column and dimensions > 1:
         raise _error(path, name, "saved by columns (Fortran's order); save it by rows")
@@ -117,9 +125,9 @@ def whole(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.int64]:
     DatasetError
         If one is not.
     """
-    good = values >= 0
+    good = (values >= 0) & (values < MOST)
     if values.dtype.kind == "f":
-        good &= (values == np.floor(values)) & (values < 2.0**53)
+        good &= values == np.floor(values)
     check(path, name, values, good, "no whole number from 0 on")
     return values.astype(np.int64, copy=False)
 
