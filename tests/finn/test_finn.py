@@ -177,6 +177,7 @@ def test_a_click_outside_of_its_slate_is_none_and_the_items_stay(tmp_path):
     mine = read.shown[read.shown["step"].isin([2, 3])]
     assert mine["item"].tolist() == [3, 7, 5, 9]
     assert not mine["engaged"].any()
+    assert not read.steps["clicked"][2:4].any()
     assert read.account.tables["steps"]["clicks_outside_of_the_slate"] == 2
 
 
