@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-FORMATS = ("parquet", "csv", "kuaisar", "finn")
+FORMATS = ("parquet", "csv", "kuaisar", "finn", "yambda")
 
 
 @app.command("simulate")
@@ -30,15 +30,16 @@ def simulate_command(
     format: Annotated[
         str,
         typer.Option(
-            help="parquet, csv, or kuaisar or finn: a generated copy of KuaiSAR's or FINN.no's files."
+            help="parquet, csv, or kuaisar, finn or yambda: a generated copy of that dataset's files."
         ),
     ] = "parquet",
     events: Annotated[float, typer.Option(help="Of kuaisar: events a user, as a share of KuaiSAR's.")] = 1.0,
 ) -> None:
-    """Write a dataset folder with known truth, or (--format kuaisar, finn) files like those of a public dataset."""
+    """Write a dataset folder with known truth, or (--format kuaisar, finn, yambda) a copy of a public one's files."""
     with plain_errors():
         from pyro_hmvcrl.data.finn.copy import write_finn_copy
         from pyro_hmvcrl.data.tables import DatasetError
+        from pyro_hmvcrl.data.yambda.copy import write_yambda_copy
         from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
         from pyro_hmvcrl.run.files import check_new_folder
         from pyro_hmvcrl.synthetic.folder import write_simulation
@@ -53,9 +54,10 @@ def simulate_command(
             write_kuaisar_copy(out, users, seed, events=events, progress=True)
             say(f"{out}: a generated copy of KuaiSAR with {users:,} users")
             return
-        if format == "finn":
-            write_finn_copy(out, users, seed)
-            say(f"{out}: a generated copy of FINN.no's slates with {users:,} users")
+        if format in ("finn", "yambda"):
+            write_copy = write_finn_copy if format == "finn" else write_yambda_copy
+            write_copy(out, users, seed)
+            say(f"{out}: a generated copy of {format}'s files with {users:,} users")
             return
         knobs = once([text.partition("=") for text in knob or []], "--knob")
         design = Design.with_knobs(**({"users": users} | {name: _as_json(value) for name, _, value in knobs}))
@@ -160,6 +162,26 @@ def import_finn_command(
             preference=None if preference is None else _parted(preference),
         )
         _say_account(account, out)
+
+
+@app.command("import-yambda")
+def import_yambda_command(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of Yambda's listens.parquet, of one size, and embeddings.parquet.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Dataset folder to write, with import.json in it.")],
+    users: Annotated[int, typer.Option(help="The first so many, by uid.")] = 10_000,
+    days: Annotated[int, typer.Option(help="The last days of the file, of which the events are.")] = 14,
+    covariates_days: Annotated[int, typer.Option(help="Days before, in which covariates are measured.")] = 28,
+    categories: Annotated[int, typer.Option(help="Clusters of the tracks' audio embeddings.")] = 24,
+) -> None:
+    """Make a dataset folder of Yambda's listens, and say what was left out, and why."""
+    with plain_errors():
+        from pyro_hmvcrl.data.yambda.importing import import_yambda
+        from pyro_hmvcrl.run.files import check_new_folder
+
+        check_new_folder(out)
+        _say_account(import_yambda(folder, out, users, days, covariates_days, categories), out)
 
 
 def _say_account(account: Account, out: Path) -> None:

@@ -8,3 +8,4 @@ from .frames import ProblemsError as ProblemsError
 from .frames import from_frames as from_frames
 from .importing import import_files as import_files
 from .tables import DatasetError as DatasetError
+from .yambda import import_yambda as import_yambda

@@ -36,7 +36,7 @@ def _popularity(steps: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
     return np.log(times[shown["surface"] == "rec"]).groupby(shown["user"]).mean()
 
 
-def _differing(shown: pd.DataFrame, by: list[str], column: str) -> pd.Series:
+def differing(shown: pd.DataFrame, by: list[str], column: str) -> pd.Series:
     """Share of the pairs of items inside a group that differ, summed over the groups of a user."""
     number = shown.groupby(by).size()
     same = shown.groupby([*by, column]).size()
@@ -45,12 +45,12 @@ def _differing(shown: pd.DataFrame, by: list[str], column: str) -> pd.Series:
 
 
 def _variety(steps: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
-    return _differing(shown[shown["surface"] == "rec"], ["user", "step"], "category")
+    return differing(shown[shown["surface"] == "rec"], ["user", "step"], "category")
 
 
 def _spread(steps: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
     placed = shown[(shown["surface"] == "rec") & (shown["place"] != "")]
-    return _differing(placed, ["user", "step"], "place")
+    return differing(placed, ["user", "step"], "place")
 
 
 def _search_share(steps: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
@@ -58,7 +58,7 @@ def _search_share(steps: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
 
 
 def _search_breadth(steps: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
-    return _differing(shown[shown["surface"] == "search"], ["user"], "category")
+    return differing(shown[shown["surface"] == "search"], ["user"], "category")
 
 
 def _place(steps: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
