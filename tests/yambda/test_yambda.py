@@ -153,6 +153,13 @@ def test_the_first_users_alone_are_read(tmp_path):
     assert "listens: 7 of 15 are of the window and of the first 1 of 2 users" in read.account.said
 
 
+def test_categories_are_the_same_whenever_they_are_made(tmp_path):
+    """Of a number of clusters that is not that of the copy, so that the start matters."""
+    write_yambda_copy(tmp_path / "y", users=20)
+    one, other = (read_yambda(tmp_path / "y", categories=13).listens["category"] for _ in range(2))
+    assert one.equals(other)
+
+
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
 
