@@ -12,6 +12,8 @@ from .data import Dataset as Dataset
 from .data import DatasetError as DatasetError
 from .data import from_frames as from_frames
 from .data import import_files as import_files
+from .data import import_finn as import_finn
+from .data import import_yambda as import_yambda
 from .data import read_dataset as read_dataset
 from .data import write_dataset as write_dataset
 from .door import Run as Run

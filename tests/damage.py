@@ -248,6 +248,8 @@ LINE = st.one_of(
     st.tuples(st.just("fit"), PLACES, st.just("--out"), PLACES, st.just("--platform-factors"), WORD,
               st.just("--preference-factors"), st.just("1"), st.sampled_from(["--device", "--seed", "--steps"]), WORD),
     st.tuples(st.just("import-kuaisar"), PLACES, PLACES, st.sampled_from(["--since", "--until", "--level"]), WORD),
+    st.tuples(st.just("import-finn"), PLACES, PLACES, st.sampled_from(["--users", "--level", "--exposure"]), WORD),
+    st.tuples(st.just("import-yambda"), PLACES, PLACES, st.sampled_from(["--users", "--days", "--categories"]), WORD),
     st.tuples(st.just("kuaisar"), PLACES, st.just("--out"), PLACES, st.just("--shift"), SHIFTS),
 )  # fmt: skip
 

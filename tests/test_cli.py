@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pyro_hmvcrl.cli import app, kuaisar, logs, questions, runs
+from pyro_hmvcrl.data.finn.importing import import_finn
+from pyro_hmvcrl.data.yambda.importing import import_yambda
 from pyro_hmvcrl.kuaisar.download import DownloadError
 from pyro_hmvcrl.kuaisar.folder import write_kuaisar
 from pyro_hmvcrl.kuaisar.published import study
@@ -165,3 +167,9 @@ def test_defaults_of_commands_are_those_of_what_they_call():
     share = "covariates_share"
     assert said["kuaisar"][share].default == signature(study).parameters[share].default
     assert said["import-kuaisar"][share].default == signature(write_kuaisar).parameters[share].default
+    for command, call in (("import-finn", import_finn), ("import-yambda", import_yambda)):
+        assert _defaults(said[command]) == _defaults(signature(call).parameters)
+
+
+def _defaults(parameters):
+    return {name: of.default for name, of in parameters.items()}

@@ -152,7 +152,7 @@ def test_a_mark_that_is_no_text_is_of_another_fit(base, tmp_path):
 @pytest.mark.usefixtures("no_work")
 def test_an_unknown_format_is_refused_before_the_work(tmp_path):
     assert (
-        "'xlsx' is none of parquet, csv, kuaisar"
+        "'xlsx' is none of parquet, csv, kuaisar, finn, yambda"
         in run("simulate", tmp_path / "x", "--format", "xlsx").stderr
     )
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pyro_hmvcrl.cli.terminal import once, plain_errors, say
 from pyro_hmvcrl.synthetic.design import Design
 
+if TYPE_CHECKING:
+    from pyro_hmvcrl.data.frames import Account
+
 app = typer.Typer()
 
-FORMATS = ("parquet", "csv", "kuaisar")
+FORMATS = ("parquet", "csv", "kuaisar", "finn", "yambda")
 
 
 @app.command("simulate")
@@ -25,13 +28,18 @@ def simulate_command(
         list[str] | None, typer.Option(help="Any knob of synthetic.Design as NAME=JSON, e.g. scale=0.")
     ] = None,
     format: Annotated[
-        str, typer.Option(help="parquet, csv, or kuaisar: a generated copy of KuaiSAR's files.")
+        str,
+        typer.Option(
+            help="parquet, csv, or kuaisar, finn or yambda: a generated copy of that dataset's files."
+        ),
     ] = "parquet",
     events: Annotated[float, typer.Option(help="Of kuaisar: events a user, as a share of KuaiSAR's.")] = 1.0,
 ) -> None:
-    """Write a dataset folder with known truth, or (--format kuaisar) files like KuaiSAR's with known truth."""
+    """Write a dataset folder with known truth, or (--format kuaisar, finn, yambda) a copy of a public one's files."""
     with plain_errors():
+        from pyro_hmvcrl.data.finn.copy import write_finn_copy
         from pyro_hmvcrl.data.tables import DatasetError
+        from pyro_hmvcrl.data.yambda.copy import write_yambda_copy
         from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
         from pyro_hmvcrl.run.files import check_new_folder
         from pyro_hmvcrl.synthetic.folder import write_simulation
@@ -45,6 +53,11 @@ def simulate_command(
         if format == "kuaisar":
             write_kuaisar_copy(out, users, seed, events=events, progress=True)
             say(f"{out}: a generated copy of KuaiSAR with {users:,} users")
+            return
+        if format in ("finn", "yambda"):
+            write_copy = write_finn_copy if format == "finn" else write_yambda_copy
+            write_copy(out, users, seed)
+            say(f"{out}: a generated copy of {format}'s files with {users:,} users")
             return
         knobs = once([text.partition("=") for text in knob or []], "--knob")
         design = Design.with_knobs(**({"users": users} | {name: _as_json(value) for name, _, value in knobs}))
@@ -98,10 +111,87 @@ def import_command(
             columns={own: name for own, _, name in pairs},
             top_categories=top_categories,
         )
-        for sentence in account.said:
-            say(f"- {sentence}")
-        kept = [f"{of['kept']:,} {label}" for label, of in account.tables.items()]
-        say(f"{out}: {', '.join(kept)}")
+        _say_account(account, out)
+
+
+@app.command("import-finn")
+def import_finn_command(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of FINN.no's data.npz, itemattr.npz and ind2val.json.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Dataset folder to write, with import.json in it.")],
+    users: Annotated[int, typer.Option(help="The first so many of the file are read.")] = 25_000,
+    level: Annotated[
+        str, typer.Option(help="Of the categories: main (BAP), kind (BAP,antiques) or place (all of it).")
+    ] = "kind",
+    top_categories: Annotated[
+        int, typer.Option(help="All but this many of the most frequent categories become one.")
+    ] = 40,
+    covariates_share: Annotated[
+        float,
+        typer.Option(
+            help="Share of each user's steps, the first, in which covariates are measured; events are of the rest."
+        ),
+    ] = 0.33,
+    covariates: Annotated[
+        Path | None, typer.Option(help="A file of your own with userId and columns, a row a user.")
+    ] = None,
+    exposure: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Columns of it, or measured ones, that tell what the platform did; by default all measured."
+        ),
+    ] = None,
+    preference: Annotated[list[str] | None, typer.Option(help="Likewise, that tell who the user is.")] = None,
+) -> None:
+    """Make a dataset folder of FINN.no's slates, and say what was left out, and why."""
+    with plain_errors():
+        from pyro_hmvcrl.data.finn.importing import import_finn
+        from pyro_hmvcrl.run.files import check_new_folder
+
+        check_new_folder(out)
+        account = import_finn(
+            folder,
+            out,
+            users=users,
+            level=level,
+            top_categories=top_categories,
+            covariates_share=covariates_share,
+            covariates=covariates,
+            exposure=None if exposure is None else _parted(exposure),
+            preference=None if preference is None else _parted(preference),
+        )
+        _say_account(account, out)
+
+
+@app.command("import-yambda")
+def import_yambda_command(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of Yambda's listens.parquet, of one size, and embeddings.parquet.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Dataset folder to write, with import.json in it.")],
+    users: Annotated[int, typer.Option(help="The first so many, by uid.")] = 10_000,
+    days: Annotated[int, typer.Option(help="The last days of the file, of which the events are.")] = 14,
+    covariates_days: Annotated[int, typer.Option(help="Days before, in which covariates are measured.")] = 28,
+    categories: Annotated[int, typer.Option(help="Clusters of the tracks' audio embeddings.")] = 24,
+) -> None:
+    """Make a dataset folder of Yambda's listens, and say what was left out, and why."""
+    with plain_errors():
+        from pyro_hmvcrl.data.yambda.importing import import_yambda
+        from pyro_hmvcrl.run.files import check_new_folder
+
+        check_new_folder(out)
+        _say_account(import_yambda(folder, out, users, days, covariates_days, categories), out)
+
+
+def _say_account(account: Account, out: Path) -> None:
+    """What was done to tables, and what there is of each."""
+    from pyro_hmvcrl.data.frames import LABELS
+
+    for sentence in account.said:
+        say(f"- {sentence}")
+    kept = [f"{of['kept']:,} {label}" for label, of in account.tables.items() if label in LABELS]
+    say(f"{out}: {', '.join(kept)}")
 
 
 def _parted(texts: list[str]) -> list[str]:

@@ -1,9 +1,11 @@
 from .dataset import CHANNELS as CHANNELS
 from .dataset import Dataset as Dataset
 from .dataset import Standardisation as Standardisation
+from .finn import import_finn as import_finn
 from .folder import read_dataset as read_dataset
 from .folder import write_dataset as write_dataset
 from .frames import ProblemsError as ProblemsError
 from .frames import from_frames as from_frames
 from .importing import import_files as import_files
 from .tables import DatasetError as DatasetError
+from .yambda import import_yambda as import_yambda

@@ -237,7 +237,7 @@ def assemble(
     keys = Keys(ids, pd.Index(known, dtype="str"), users.label, leave_out=fitted)
     counted = {stem: keys.count(table, checks[stem], cut, until) for stem, table in events.items()}
     for stem, table in events.items():
-        said += remarks.of_events(table.label, counted[stem], found[stem].events)
+        said += remarks.of_events(table.label, counted[stem], found[stem].events, window[0] < window[1])
     counts = dict(zip(("search", "suggested"), counted["search_events"].matrices, strict=False))
     counts |= dict(zip(("exposure", "engagement"), counted["recommendation_events"].matrices, strict=True))
     if not fitted:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from pyro_hmvcrl.data.folder import write_dataset
-from pyro_hmvcrl.data.frames import LABELS, Account, prepare
+from pyro_hmvcrl.data.frames import LABELS, Account, Prepared, prepare
 from pyro_hmvcrl.data.tables import SEPARATORS, DatasetError, Table, check_header, other_form, readable
 
 UNPACK: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -60,7 +60,18 @@ def import_files(
     paths = map(Path, (users, searches, recommendations))
     tables = {label: read_own(path) for label, path in zip(LABELS, paths, strict=True)}
     made = prepare(tables, exposure, preference, columns, top_categories, name or out.name)
-    account = json.dumps(made.account.to_dict(), indent=2).encode()
+    return write_prepared(made, out)
+
+
+def write_prepared(made: Prepared, out: Path, **more: Any) -> Account:
+    """Write tables that are prepared as a dataset folder, with ``import.json``, in which there may be more.
+
+    Raises
+    ------
+    DatasetError
+        If the folder exists, or on anything that a dataset folder cannot have.
+    """
+    account = json.dumps(more | made.account.to_dict(), indent=2, ensure_ascii=False).encode()
     parts = made.users, made.search_events, made.recommendation_events
     description = dict(made.description)
     files = {"import.json": account}

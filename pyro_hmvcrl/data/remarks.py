@@ -186,10 +186,10 @@ def _by_period(counts: csr_matrix, periods: int) -> NDArray[np.float32]:
     return np.asarray((counts @ kron(identity(periods, np.float32), categories, "csr")).toarray())
 
 
-def of_events(label: str, counted: Counted, rows: int) -> list[str]:
-    """Copies, and events of categories that are not known."""
+def of_events(label: str, counted: Counted, rows: int, timed: bool = True) -> list[str]:
+    """Copies, which without times nothing tells from events that are alike, and events of categories not known."""
     said = []
-    if rows and counted.copies / rows > COPIES:
+    if timed and rows and counted.copies / rows > COPIES:
         said.append(
             f"{label}: {counted.copies:,} of {rows:,} rows ({counted.copies / rows:.0%}) are exact copies of another "
             "(same user, time, category and mark). If events were written more than once, drop the copies: every "

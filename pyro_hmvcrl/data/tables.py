@@ -207,7 +207,9 @@ def other_form(path: Path | None) -> str | None:
         return None
     with path.open("rb") as file:
         start = file.read(64)
-    own = {".parquet": b"PAR1", ".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b"}.get(path.suffix.lower())
+    own = {".parquet": b"PAR1", ".zip": b"PK\x03\x04", ".npz": b"PK\x03\x04", ".gz": b"\x1f\x8b"}.get(
+        path.suffix.lower()
+    )
     return next(
         (
             what
