@@ -162,10 +162,10 @@ class _Question:
     seed: int
     progress: bool
 
-    def made(self, rows: Tensor) -> Iterator[Tensor]:
-        """Scores of users at these rows, of logs that the model makes."""
+    def made(self, rows: Tensor, anew: int = 0) -> Iterator[Tensor]:
+        """Scores of users at these rows, of logs that the model makes; `anew`, of others."""
         asked = self.guide, self.values, self.users, self.exposure_covariates
-        return scores_of(*asked, rows, self.seed + len(rows), made=True, progress=self.progress)
+        return scores_of(*asked, rows, self.seed + anew, made=True, progress=self.progress)
 
 
 def _dense(q: _Question, needed: int) -> Dense:
@@ -224,7 +224,7 @@ def _sums(q: _Question, rows: Tensor, at: Tensor, basis: Tensor) -> tuple[Tensor
     n_categories, width = at.shape
     blocks = torch.zeros(n_categories, width, width, dtype=torch.double)
     within = torch.zeros(basis.shape[1], basis.shape[1], dtype=torch.double)
-    for scores in q.made(rows):
+    for scores in q.made(rows, anew=basis.shape[1]):
         by_category = scores[:, at].transpose(0, 1)
         blocks += by_category.mT @ by_category
         along = (scores @ basis).double()

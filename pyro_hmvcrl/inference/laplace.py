@@ -168,29 +168,30 @@ def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = F
 
     Returns what each step saw: the squared distance from the mode in standard deviations of the posterior, a
     parameter that the users determine; nothing, and nothing is moved, where the users are too few
-    (`USERS_A_PARAMETER`).  A step that led away from the mode is taken back.  The Laplace prior of the edges is taken
-    as a Normal of its variance.
+    (`USERS_A_PARAMETER`).  Of a step that led away from the mode, half is taken.  The Laplace prior of the edges is
+    taken as a Normal of its variance.
     """
     own = dict(guide.model.named_parameters()) | guide.coefficients.means()
     distances: list[float] = []
-    before = flat(fitted_values(guide))  # the last step
+    before = step = torch.empty(0)  # the nearest place so far, and what leads on from there
+    length = 1.0
     known: Information | None = None
     while len(distances) < SCORING_STEPS:
         values = fitted_values(guide)
         known = information(guide, values, users, users.exposure_covariates, seed, known, progress)
-        determined = known.curvature.determined
         if users.n_users < USERS_A_PARAMETER * known.curvature.tied:
             break
-        step = known.step
-        distances.append(float(known.gradient @ step) / determined)
-        away = len(distances) > 1 and distances[-1] > distances[-2]
-        here = flat(values)  # a copy, as the step changes the values in place
-        stepped = before if away else here + step
-        for name, value in unflat(stepped, values).items():
+        nearest = min(distances, default=torch.inf)
+        distances.append(float(known.gradient @ known.step) / known.curvature.determined)
+        if away := distances[-1] > nearest:
+            length /= 2
+        else:
+            before, step = flat(values), known.step  # a copy, as the step changes the values in place
+        stay = away and len(distances) == SCORING_STEPS
+        for name, value in unflat(before if stay else before + length * step, values).items():
             own[name].data.copy_(value)
-        if away or distances[-1] < NEAR:
+        if distances[-1] < NEAR:
             break
-        before = here
     return distances
 
 

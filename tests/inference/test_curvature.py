@@ -108,6 +108,7 @@ def test_every_parameter_is_structural_or_of_one_category(world):
 
 def test_blocks_agree_with_the_matrix_of_all_parameters(world, monkeypatch):
     """So much that without the directions they do not."""
+    monkeypatch.setattr(scoring, "PARTICLES", 32)
     monkeypatch.setattr(curving, "MOST_MADE", 10**6)
     dense = of(world)
     assert isinstance(dense.curvature, Dense)
@@ -118,12 +119,13 @@ def test_blocks_agree_with_the_matrix_of_all_parameters(world, monkeypatch):
         found = of(world).curvature
         assert isinstance(found, Blocks)
         sds[directions] = matrix(found, len(dense.prior)).diagonal().sqrt()
+        assert found.tied < found.determined
     expected = matrix(dense.curvature, len(dense.prior)).diagonal().sqrt()
     off = {n: (sd / expected).log().abs() for n, sd in sds.items()}
     assert off[100].median() < 0.03
     assert off[100].quantile(0.95) < 0.15
-    assert off[1].quantile(0.95) > 0.3
-    assert found.diagonal == pytest.approx(dense.curvature.diagonal, rel=0.3)
+    assert off[1].quantile(0.95) > 0.2
+    assert (found.diagonal / dense.curvature.diagonal).median() == pytest.approx(1, abs=0.02)
 
 
 def test_a_posterior_of_many_categories_holds_no_matrix(monkeypatch):

@@ -247,24 +247,28 @@ def test_a_scoring_step_is_that_of_the_curvature(world, monkeypatch):
 
 
 @torch.no_grad()
-def test_a_step_that_led_away_from_the_mode_is_taken_back(world, monkeypatch):
+@pytest.mark.parametrize(("too_long", "seen"), [(3.0, [0, 3, 1.5, 0.75]), (100.0, [0, 100, 50, 25, 12.5])])
+def test_of_a_step_that_led_away_from_the_mode_half_is_taken(world, monkeypatch, too_long, seen):
+    """And half of that, from where it was nearest; where all led away, nothing has moved."""
     sim, _, logs = world
-    guide, seen = true_expansion(sim), []
+    guide, places, start = true_expansion(sim), [], flat(fitted_values(true_expansion(sim)))
 
     def misled(guide, values, *_):
-        seen.append(flat(values))
-        n = len(seen[-1])
-        gradient = torch.full((n,), 0.4 * len(seen), dtype=torch.double)  # larger with every step
-        one = torch.ones(n).double()
-        flat_curvature = Dense(2 * one, n / 2, n / 2, 1.0, torch.eye(n).double() / 2)
-        return Information(flat_curvature, gradient, one, 2_000, one, torch.zeros(n, 0), one)
+        """One parameter away from the mode by 1, and steps that are too long."""
+        places.append(flat(values) - start)
+        n = len(start)
+        one, gradient = torch.ones(n).double(), torch.zeros(n).double()
+        gradient[0] = float(1 - places[-1][0])
+        of = Dense(one, 1.0, 1.0, 1.0, too_long * torch.eye(n).double())
+        return Information(of, gradient, one, 2_000, one, torch.zeros(n, 0), one)
 
     monkeypatch.setattr(laplace, "information", misled)
     distances = score_to_the_mode(guide, everyone(logs), 0)
-    assert len(distances) == len(seen) == 2
-    assert distances[1] > distances[0]
-    assert np.abs(seen[1] - seen[0]).min() > 1e-3
-    np.testing.assert_allclose(flat(fitted_values(guide)), seen[0], atol=1e-7)
+    assert [p[0] for p in places[: len(seen)]] == pytest.approx(seen, abs=1e-5)
+    assert all(np.abs(p[1:]).max() < 1e-6 for p in places)
+    assert distances == pytest.approx([too_long * (1 - p[0]) ** 2 for p in places], rel=1e-4)
+    moved = flat(fitted_values(guide))[0] - start[0]
+    assert moved == pytest.approx(0 if too_long == 100 else 1, abs=0.1)
 
 
 def test_scores_that_are_not_finite_are_refused(world, monkeypatch):
