@@ -15,12 +15,15 @@ of its own parameters only.  What ties them changes smoothly with the few factor
 events' chance, as principal directions of the ties in units of the blocks; a direction in which all categories move
 alike belongs to them, as shares do not see it.  Then the curvature **within** them, and with the structural
 coefficients, is what made users' scores have there: a small matrix, which a few thousand users determine however many
-parameters there are.  Across the others the blocks stand alone::
+parameters there are.  Across the others the blocks stand alone, as they would be if nothing tied categories::
 
     H^-1 = blocks^-1 + Z (T^-1 - 1) Z'          Z' blocks Z = 1,   T = Z' H Z
 
 The outer products of all users' scores would not do: with fewer users than parameters they are mostly chance, which
 no shrinking mends, as the directions that matter are those of **little** information (Marchenko & Pastur 1967).
+
+Measured at 12 and 24 categories against a matrix from 9,000 to 15,000 made users: effects' standard deviations within
+some 3 percent, which is the chance of the made users; `alpha`, `a` and `b` by themselves up to a tenth too narrow.
 
 The inverse of a sum over m made users is too large by m / (m - k), k being the parameters that they determine: the
 mean of an inverse Wishart matrix.  It is made up for.
@@ -46,7 +49,7 @@ MADE_A_DIRECTION = 24  #: the same for each direction
 MOST_MADE = 12_000  #: of them, for a matrix of all parameters
 MOST_COPIES = 8  #: of each user, which do where users are few
 MADE_FOR_BLOCKS = 2_000  #: users, for a first look at the blocks
-TIED = 256  #: users of whom it is asked what ties categories
+TIED = 128  #: users of whom it is asked what ties categories
 DIRECTIONS = 300  #: in which they may be tied
 FEWEST_LEFT = 0.25  #: the least that finite sums are made up for by
 
