@@ -26,7 +26,8 @@ from pyro import poutine
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.inference.ambient import own_state
-from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
+from pyro_hmvcrl.inference.laplace import ParameterPosterior
+from pyro_hmvcrl.inference.scores import Values
 from pyro_hmvcrl.story.logs import Logs, SparseLogs
 from pyro_hmvcrl.story.model import HMVCRL
 from pyro_hmvcrl.story.programs import at, observe

@@ -13,18 +13,19 @@ prior's share and all.  Where users differ more than the model lets them, J is l
 the inverse of J alone would shrink.  What J is to the curvature, block by block, tells which part of the model is too
 sure: White's information-matrix test (:func:`information_ratios`).
 
-A user's score is the gradient of the log likelihood of that user's events: by Fisher's identity an expectation over the
-user's posterior, taken by importance sampling from the expansion guide.  Structural coefficients and decoder weights
-are taken together, so that an edge's uncertainty has in it that of the decoders, which say what a factor's unit is.
-The decoders' hidden features (``inner``, ``shift``) stay as fitted: what they could do, ``outer`` can.
+Scores are those of :mod:`~pyro_hmvcrl.inference.scores`; the inverse of H is a matrix of all parameters, or for many
+categories blocks and directions (:mod:`~pyro_hmvcrl.inference.curvature`).  J is never a matrix: where scores go by,
+random pulls add up that have it for their covariance, and H^-1 turns these into draws.
+
+Structural coefficients and decoder weights are taken together, so that an edge's uncertainty has in it that of the
+decoders, which say what a factor's unit is.  The decoders' hidden features (``inner``, ``shift``) stay as fitted: what
+they could do, ``outer`` can.
 
 The same scores bring the fit to the mode (:func:`score_to_the_mode`): it starts near, and ends within a fraction of
 a standard deviation, where without it the bound's slack, which no number of users mends, would bias the effects.
 
-Both sums are of finitely many users: of n to whom k parameters were fitted, what they pull by is too small by
-(n - k) / n, as residuals are; of m that the model made, the inverse of the curvature is too large by m / (m - k), the
-mean of an inverse Wishart matrix.  Both are made up for.  A model with too many parameters for as many made users takes
-J for its curvature.
+Of n users to whom k parameters were fitted, the spread of what they pull by is taken to be too small by (n - k) / n,
+as that of residuals is, and is made up for; k counts what categories share, but no category's own.
 
 The same pass gives a **placebo**.  A copy of the exposure covariates, dealt out anew among the users, stands beside
 the real ones, and its coefficients, truly zero, are estimated too, by one scoring step.  The effect that a policy
@@ -33,41 +34,32 @@ shift of the copy seems to have is what this fit makes of nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
-from torch.func import grad, vmap
 from torch.nn.functional import pad
-from tqdm.auto import tqdm
 
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.ambient import own_state
-from pyro_hmvcrl.inference.processes import every_nth, place, total
+from pyro_hmvcrl.inference.curvature import FEWEST_LEFT, Curvature, curvature
+from pyro_hmvcrl.inference.processes import place, total
+from pyro_hmvcrl.inference.scores import Values, flat, scores_of, unflat
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
-from pyro_hmvcrl.story.logs import Cohort, Logs
+from pyro_hmvcrl.story.logs import Cohort
 from pyro_hmvcrl.story.model import HMVCRL
-from pyro_hmvcrl.story.programs import at, log_joint, observe
 
 DRAWS = 200
-PARTICLES = 128  #: of a user's noise, in antithetic pairs
-SCORES_AT_ONCE = 1 << 20  #: users times particles times categories, which bounds the memory
 SCORING_STEPS = 5  #: at most
 NEAR = 0.05  #: steps end at this squared distance from the mode a parameter, in its standard deviations
 FAR_FROM_MODE = (
     0.5  #: standard deviations of the posterior, a parameter: a fit that scoring leaves there is stuck
 )
-MOST_PARAMETERS = 15_000  #: a matrix of their size takes 1.7 GiB, and there are four
-USERS_A_PARAMETER = 2  #: with fewer, the log posterior is no parabola as far as a step goes
-MADE_A_PARAMETER = 12  #: users whose logs the model makes for its curvature
-MOST_MADE = 12_000  #: of them; where more would be needed, the users' own scatter serves
-MOST_COPIES = 8  #: of each user, which do where users are few
-FEWEST_LEFT = 0.25  #: the least that finite sums are made up for by
+MOST_PARAMETERS = 150_000  #: about 3,400 categories; each takes some 30 KiB while directions are looked for
+USERS_A_PARAMETER = (
+    2  #: of those that categories share; with fewer, the log posterior is no parabola as far as a step goes
+)
 #: Parts of the model of which the information-matrix test asks, and their parameters.
 BLOCKS = {
     "search": {"f_search", "influence"},
@@ -89,7 +81,6 @@ OF_EXPOSURE_COVARIATES = (
     *("platform_location", "platform_bend", "platform_log_scale", "delta", "delta_bend"),
     *("personalisation", "personalisation_bend"),
 )
-Values = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -135,38 +126,41 @@ class ParameterPosterior:
         return cls(**parts)
 
 
-class Information(NamedTuple):
-    """What the users say of the parameters, with the prior, and what the model expects them to say."""
+@dataclass(frozen=True)
+class Information:
+    """What the users say of the parameters, with the prior, and what the model expects them to say.
 
-    scatter: Tensor  #: (parameters, parameters), of these users' scores
-    cholesky: Tensor  #: of the curvature with the prior's precision
+    Of the scatter, which would be a matrix of all parameters, only its diagonal is kept, and what is to be multiplied
+    with it: random pulls of which it is the covariance, and what variance they make.
+    """
+
+    curvature: Curvature
     gradient: Tensor  #: (parameters,), of the log posterior
     prior: Tensor  #: (parameters,), precision
     n_users: int
-    n_made: int  #: users whose logs the model made, for the curvature
+    scatter: Tensor  #: (parameters,), the diagonal
+    pulls: Tensor  #: (parameters, draws)
+    variance: Tensor  #: (parameters,) that the scatter makes at the mode; not worked out where no draws are asked for
 
     @property
     def step(self) -> Tensor:
         """From here to the mode, were the log posterior a parabola."""
-        return self.shortened * torch.cholesky_solve(self.gradient[:, None], self.cholesky)[:, 0]
+        return self.curvature.solve(self.gradient)
 
     @property
-    def determined(self) -> float:
-        """The number k of parameters that the users determine rather than the prior."""
-        inverse = torch.cholesky_inverse(self.cholesky)
-        return float(len(self.prior) - inverse.diagonal() @ self.prior)
+    def left(self) -> float:
+        """Of what the users would pull by, that is left at the mode of parameters that were fitted to them."""
+        return max(1 - self.curvature.tied / self.n_users, FEWEST_LEFT)
 
     @property
-    def shortened(self) -> float:
-        """``1 - k / m``, by which the inverse of the curvature of m made users is to be multiplied."""
-        return max(1 - self.determined / self.n_made, FEWEST_LEFT)
+    def sd(self) -> Tensor:
+        """Standard deviations ``(parameters,)`` of the posterior."""
+        return (self.variance / self.left + self.curvature.variance(self.prior)).sqrt()
 
-    def root(self) -> Tensor:
-        """A matrix ``(parameters, parameters)`` whose product with its transpose is the covariance at the mode."""
-        left = max(1 - self.determined / self.n_users, FEWEST_LEFT)  # of what the users would pull by
-        pull = self.scatter / left
-        pull.diagonal().add_(self.prior)
-        return self.shortened**1.5 * torch.cholesky_solve(torch.linalg.cholesky(pull), self.cholesky)
+    def draws(self, generator: torch.Generator) -> Tensor:
+        """Of the posterior about its mode, ``(draws, parameters)``."""
+        of_prior = torch.randn(self.pulls.shape, dtype=torch.double, generator=generator)
+        return self.curvature.spread(self.pulls / self.left**0.5 + self.prior.sqrt()[:, None] * of_prior).T
 
 
 def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = False) -> list[float]:
@@ -174,29 +168,30 @@ def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = F
 
     Returns what each step saw: the squared distance from the mode in standard deviations of the posterior, a
     parameter that the users determine; nothing, and nothing is moved, where the users are too few
-    (`USERS_A_PARAMETER`).  A step that led away from the mode is taken back.  The Laplace prior of the edges is taken
-    as a Normal of its variance.
+    (`USERS_A_PARAMETER`).  Of a step that led away from the mode, half is taken.  The Laplace prior of the edges is
+    taken as a Normal of its variance.
     """
     own = dict(guide.model.named_parameters()) | guide.coefficients.means()
     distances: list[float] = []
-    before = _flat(fitted_values(guide))  # the last step
+    before = step = torch.empty(0)  # the nearest place so far, and what leads on from there
+    length = 1.0
     known: Information | None = None
     while len(distances) < SCORING_STEPS:
         values = fitted_values(guide)
         known = information(guide, values, users, users.exposure_covariates, seed, known, progress)
-        determined = known.determined
-        if users.n_users < USERS_A_PARAMETER * determined:
+        if users.n_users < USERS_A_PARAMETER * known.curvature.tied:
             break
-        step = known.step
-        distances.append(float(known.gradient @ step) / determined)
-        away = len(distances) > 1 and distances[-1] > distances[-2]
-        here = _flat(values)  # a copy, as the step changes the values in place
-        stepped = before if away else here + step
-        for name, value in _unflat(stepped, values).items():
+        nearest = min(distances, default=torch.inf)
+        distances.append(float(known.gradient @ known.step) / known.curvature.determined)
+        if away := distances[-1] > nearest:
+            length /= 2
+        else:
+            before, step = flat(values), known.step  # a copy, as the step changes the values in place
+        stay = away and len(distances) == SCORING_STEPS
+        for name, value in unflat(before if stay else before + length * step, values).items():
             own[name].data.copy_(value)
-        if away or distances[-1] < NEAR:
+        if distances[-1] < NEAR:
             break
-        before = here
     return distances
 
 
@@ -225,7 +220,7 @@ def check_size(guide: Guide) -> None:
 def laplace_posterior(guide: Guide, users: Cohort, seed: int, draws: int = DRAWS) -> ParameterPosterior:
     """The posterior at the fitted values, given these users; on the CPU, in double precision.
 
-    Cost: the scores, a gradient for each user and each made one, and a Cholesky factor of the size of the parameters.
+    Cost: the scores, a gradient for each user and each made one, and memory as :func:`curvature` takes it.
     """
     generator = torch.Generator().manual_seed(seed)
     fitted = fitted_values(guide)
@@ -234,15 +229,13 @@ def laplace_posterior(guide: Guide, users: Cohort, seed: int, draws: int = DRAWS
     beside, n_copies = torch.cat([real, real[dealt]], 1), real.shape[1]
     start = fitted | {n: _with_rows(fitted[n], n_copies) for n in OF_EXPOSURE_COVARIATES if n in fitted}
 
-    known = information(guide, start, users, beside, seed)
-    root = known.root()
-    standard = torch.randn(len(root), draws, dtype=torch.double, generator=generator)
-    around, sd = (root @ standard).T, root.square().sum(1).sqrt()
+    known = information(guide, start, users, beside, seed, draws=draws)
+    around, sd = known.draws(generator), known.sd
 
-    spread, of_copy = (_unflat(flat, start) for flat in (around, known.step + around))
+    spread, of_copy = (unflat(flat, start) for flat in (around, known.step + around))
     drawn = {n: fitted[n].cpu() + spread[n][:, : len(fitted[n])] for n in fitted}
     placebo = {n: of_copy[n][:, -n_copies:] for n in OF_EXPOSURE_COVARIATES if n_copies and n in fitted}
-    kept = {n: t[: len(fitted[n])] for n, t in _unflat(sd, start).items()}
+    kept = {n: t[: len(fitted[n])] for n, t in unflat(sd, start).items()}
     mean = {n: t.cpu() for n, t in fitted.items()}
     return ParameterPosterior(mean, kept, drawn, placebo, information_ratios(known, start))
 
@@ -256,6 +249,7 @@ def information(
     seed: int,
     before: Information | None = None,
     progress: bool = False,
+    draws: int = 0,
 ) -> Information:
     """From the scores at `values`, with the prior's part; on the CPU, in double precision.
 
@@ -266,70 +260,24 @@ def information(
     FloatingPointError
         If the scores are not finite.
     """
-    prior = _flat(_prior_precision(guide.model, values))
-    question = guide, values, users, exposure_covariates, seed
-    scatter, gradient = _scores_together(*question, made=0, progress=progress)
-    gradient -= prior * _flat(values)
-    if before is not None:
-        return before._replace(scatter=scatter, gradient=gradient)
-    copies = _copies(len(prior), users.n_users)
-    curvature = (
-        _scores_together(*question, made=copies, progress=progress)[0] / copies if copies else scatter.clone()
-    )
-    curvature.diagonal().add_(prior)
-    cholesky, failed = torch.linalg.cholesky_ex(curvature)
-    if failed or not gradient.isfinite().all():
+    prior = flat(_prior_precision(guide.model, values))
+    question = guide, values, users, exposure_covariates
+    of = before.curvature if before else curvature(*question, prior, seed, progress)
+    generator = torch.Generator().manual_seed(seed + place()[0])
+    gradient, scatter, variance = torch.zeros(3, len(prior), dtype=torch.double)
+    pulls = torch.zeros(len(prior), draws, dtype=torch.double)
+    for scores in scores_of(*question, torch.arange(users.n_users), seed, made=False, progress=progress):
+        own = scores.double().T
+        gradient += own.sum(1)
+        scatter += own.square().sum(1)
+        if draws:
+            pulls += own @ torch.randn(own.shape[1], draws, dtype=torch.double, generator=generator)
+            variance += of.spread(own).square().sum(1)
+    gradient, scatter, pulls, variance = map(total, (gradient, scatter, pulls, variance))
+    gradient -= prior * flat(values)
+    if not gradient.isfinite().all():
         raise FloatingPointError("the users' scores are not finite; look for extreme covariates in users")
-    return Information(scatter, cholesky, gradient, prior, users.n_users, max(copies, 1) * users.n_users)
-
-
-def _copies(n_parameters: int, n_users: int) -> int:
-    """How often the model makes the users' logs, for its curvature; 0: they would be too many."""
-    needed = MADE_A_PARAMETER * n_parameters
-    return min(math.ceil(needed / n_users), MOST_COPIES) if needed <= MOST_MADE else int(needed <= n_users)
-
-
-def _scores_together(
-    guide: Guide,
-    values: Values,
-    users: Cohort,
-    exposure_covariates: Tensor,
-    seed: int,
-    made: int,
-    progress: bool,
-) -> tuple[Tensor, Tensor]:
-    """Sum of the scores' outer products, and of the scores: of the users' own logs, or of so many `made` for them."""
-    n = sum(t.numel() for t in values.values())
-    outer, total_score = (torch.zeros(*[n] * d, dtype=torch.double) for d in (2, 1))
-    at_once = max(SCORES_AT_ONCE // (PARTICLES * len(values["b"])), 1)
-    batches = torch.arange(users.n_users, device=users.rows.device).repeat(max(made, 1)).split(at_once)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed + place()[0])
-        for i in tqdm(every_nth(len(batches)), "scoring", disable=not progress, leave=False):
-            logs, covariates = users.batch(batches[i]), exposure_covariates[batches[i]]
-            if made:
-                logs = _made(guide.model, values, logs, covariates)
-            scores = user_scores(guide, values, logs, covariates).double().cpu()
-            outer += scores.T @ scores
-            total_score += scores.sum(0)
-    return total(outer), total(total_score)
-
-
-def _made(model: HMVCRL, values: Values, logs: Logs, exposure_covariates: Tensor) -> Logs:
-    """Logs that the model makes of these users, with their numbers of events."""
-    asked = logs._replace(shown_cells=None, exposure_covariates=exposure_covariates)
-    sites = poutine.trace(at(model, values)).get_trace(asked).nodes
-    periods = [f"_{t + 1}" for t in range(logs.n_periods)] if logs.n_periods > 1 else [""]
-    drawn = {
-        name: torch.stack([sites[f"{name}{t}"]["value"] for t in periods], -2)
-        for name in (
-            "search",
-            "exposure",
-            "engagement",
-            *(["suggested"] if logs.suggested is not None else []),
-        )
-    }
-    return logs._replace(**{name: of if logs.n_periods > 1 else of.squeeze(-2) for name, of in drawn.items()})
+    return Information(of, gradient, prior, users.n_users, scatter, pulls, variance)
 
 
 def information_ratios(known: Information, values: Values) -> dict[str, Tensor]:
@@ -337,42 +285,15 @@ def information_ratios(known: Information, values: Values) -> dict[str, Tensor]:
 
     The median of the block's parameters of which the users tell more than the prior; 1 where the model is right.
     """
-    expected = (known.cholesky**2).sum(1) - known.prior  # the curvature's diagonal
+    expected = known.curvature.diagonal - known.prior
     told = expected > known.prior
     blocks = [name.partition(".")[0] for name, t in values.items() for _ in range(t.numel())]
-    ratio, found = known.scatter.diagonal() / expected, {}
+    ratio, found = known.scatter / expected, {}
     for block, names in BLOCKS.items():
         inside = told & torch.tensor([name in names for name in blocks])
         if inside.any():
             found[block] = ratio[inside].median().float()
     return found
-
-
-@torch.no_grad()
-def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: Tensor) -> Tensor:
-    """Gradients ``(N, parameters)`` of each user's log likelihood at `values`, which may have more covariates.
-
-    The gradient of the importance-weighted bound with its particles held still is the self-normalised estimate of
-    the posterior expectation in Fisher's identity.
-    """
-    index = torch.arange(len(logs.index), device=logs.index.device)
-    logs = logs._replace(index=index).given_past()
-    proposal = guide.proposal(logs)
-    noise = proposal.antithetic(PARTICLES)
-
-    def log_likelihood(parameters: Values, noise: Tensor, log_proposal: Tensor, *data: Tensor) -> Tensor:
-        user = Logs(data[0][None], 1, *(t[None] for t in data[1:6]))
-        user = user._replace(**{name: t[None] for name, t in zip(more, data[6:], strict=True)})
-        held = pyro.condition(observe(at(guide.model, parameters), user), data={"noise": noise[:, None]})
-        joint = log_joint(poutine.trace(held).get_trace(user))[:, 0]
-        return (joint - log_proposal).logsumexp(0) - math.log(PARTICLES)
-
-    more = [name for name in ("suggested", "shown_cells") if getattr(logs, name) is not None]
-    data = (logs.index, exposure_covariates, *logs[3:7], *(getattr(logs, name) for name in more))
-    each_user = vmap(grad(log_likelihood), in_dims=(None, 1, 1, *(0 for _ in data)))
-    with pyro.validation_enabled(False):  # its checks look at values, which vmap hides
-        scores = each_user(values, noise, proposal.log_prob(noise), *data)
-    return torch.cat([t.flatten(1) for t in scores.values()], 1)
 
 
 def fitted_values(guide: Guide) -> Values:
@@ -390,13 +311,3 @@ def _prior_precision(model: HMVCRL, values: Values) -> Values:
 
 def _with_rows(rows: Tensor, more: int) -> Tensor:
     return pad(rows, (0,) * (2 * rows.dim() - 1) + (more,))
-
-
-def _flat(values: Values) -> Tensor:
-    return torch.cat([t.flatten() for t in values.values()]).double().cpu()
-
-
-def _unflat(flat: Tensor, like: Values) -> Values:
-    """``(..., parameters)`` by name, in single precision."""
-    parts = flat.float().split([t.numel() for t in like.values()], -1)
-    return {n: part.unflatten(-1, t.shape) for part, (n, t) in zip(parts, like.items(), strict=True)}

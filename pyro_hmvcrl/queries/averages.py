@@ -17,7 +17,8 @@ from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.guide.experts import Expert, product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.ambient import few_threads, own_state
-from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
+from pyro_hmvcrl.inference.laplace import ParameterPosterior
+from pyro_hmvcrl.inference.scores import Values
 from pyro_hmvcrl.queries.interventions import Interventions, World, by_chance, hold
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome, UserEffects, natural_effects
 from pyro_hmvcrl.story.logs import Logs

@@ -32,7 +32,8 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl.evidence.measures import cross_r2
 from pyro_hmvcrl.guide.experts import product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
-from pyro_hmvcrl.inference.laplace import ParameterPosterior, Values
+from pyro_hmvcrl.inference.laplace import ParameterPosterior
+from pyro_hmvcrl.inference.scores import Values
 from pyro_hmvcrl.queries.averages import Users, average_effects
 from pyro_hmvcrl.queries.findings import interval
 from pyro_hmvcrl.queries.interventions import Interventions, World

@@ -19,9 +19,9 @@ from pyro_hmvcrl.inference.laplace import (
     BLOCKS,
     OF_EXPOSURE_COVARIATES,
     ParameterPosterior,
-    Values,
     fitted_values,
 )
+from pyro_hmvcrl.inference.scores import Values
 from pyro_hmvcrl.run.files import RunError, finite_tensors, of_file
 from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.story.model import HMVCRL

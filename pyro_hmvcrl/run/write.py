@@ -19,7 +19,7 @@ from pyro_hmvcrl.evidence.identifiability import IdentifiabilityReport
 from pyro_hmvcrl.evidence.observed import observed_figures
 from pyro_hmvcrl.evidence.predictive import Counts
 from pyro_hmvcrl.inference.checkpoints import save_tensors
-from pyro_hmvcrl.inference.laplace import Values
+from pyro_hmvcrl.inference.scores import Values
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Fit
 from pyro_hmvcrl.run.judge import Truth, as_numpy, evaluate, guide_quality

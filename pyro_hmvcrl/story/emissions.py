@@ -96,8 +96,13 @@ class CategoryEvents(EventCounts):
         """Of each category, ``(..., C)``."""
         return self.logits.softmax(-1)
 
+    @property
+    def log_normaliser(self) -> Tensor:
+        """``log sum_c exp(logits)``, ``(...)``."""
+        return self.logits.logsumexp(-1)
+
     def log_prob(self, value: Tensor) -> Tensor:
-        return (value * self.logits).sum(-1) - value.sum(-1) * self.logits.logsumexp(-1)
+        return (value * self.logits).sum(-1) - value.sum(-1) * self.log_normaliser
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:

@@ -13,9 +13,11 @@ from pyro_hmvcrl.guide import guide as guide_module
 from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, product_of_experts
 from pyro_hmvcrl.guide.guide import TAILS
 from pyro_hmvcrl.guide.transformers import EventEncoder, TransformerGuide
-from pyro_hmvcrl.inference import laplace, svi
+from pyro_hmvcrl.inference import scores as scoring
+from pyro_hmvcrl.inference import svi
 from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
-from pyro_hmvcrl.inference.laplace import fitted_values, user_scores
+from pyro_hmvcrl.inference.laplace import fitted_values
+from pyro_hmvcrl.inference.scores import user_scores
 from pyro_hmvcrl.inference.svi import factor_posterior
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
 from pyro_hmvcrl.story.model import READINESS
@@ -234,7 +236,7 @@ def test_the_restarts_gradient_is_the_users_scores(monkeypatch, design):
     guide, logs = true_expansion(sim, scoring_steps=15), logs_of(sim)
     for log_sd in guide.coefficients.log_sd.values():
         log_sd.data.fill_(-12.0)
-    monkeypatch.setattr(laplace, "PARTICLES", 8_192)
+    monkeypatch.setattr(scoring, "PARTICLES", 8_192)
     torch.manual_seed(0)
     UserELBO(20_000, True).differentiable_loss(guide.model, guide, logs).backward()
     with torch.no_grad():

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_hmvcrl.inference import laplace
+from pyro_hmvcrl.inference import curvature, laplace
+from pyro_hmvcrl.inference import scores as scoring
+from pyro_hmvcrl.inference.curvature import Dense
 from pyro_hmvcrl.inference.laplace import (
     Information,
     ParameterPosterior,
     fitted_values,
     laplace_posterior,
     score_to_the_mode,
-    user_scores,
 )
+from pyro_hmvcrl.inference.scores import user_scores
 from pyro_hmvcrl.synthetic import oracle
 from pyro_hmvcrl.synthetic.simulation import simulate
 from pyro_hmvcrl.synthetic.world import World
@@ -125,7 +127,7 @@ def test_scores_are_the_derivatives_of_the_likelihood(monkeypatch):
 
     Along a random direction of each block of parameters in turn, then of all at once.
     """
-    monkeypatch.setattr(laplace, "PARTICLES", 8_192)
+    monkeypatch.setattr(scoring, "PARTICLES", 8_192)
     few = replace(
         DESIGN, users=6, search_events=(2, 4), recommendation_events=(2, 4)
     )  # the prior covers them
@@ -218,7 +220,7 @@ def test_scoring_finds_one_mode_from_two_sides(world, posterior):
         users = everyone(logs)
         distances = score_to_the_mode(guide, users, seed=0)
         ends.append(fitted_values(guide))
-        k = laplace.information(guide, ends[-1], users, users.exposure_covariates, 0).determined
+        k = laplace.information(guide, ends[-1], users, users.exposure_covariates, 0).curvature.determined
         assert k * distances[0] > 100 > 8 > k * distances[-1]
     sd = flat(posterior.sd)
     one, two = map(flat, ends)
@@ -235,40 +237,44 @@ def test_a_scoring_step_is_that_of_the_curvature(world, monkeypatch):
     before = fitted_values(guide)
     known = laplace.information(guide, before, users, users.exposure_covariates, 0)
     before = flat(before)  # which the step changes in place
-    assert 20 < known.determined < len(known.prior)
-    assert known.n_made >= laplace.MADE_A_PARAMETER * len(known.prior)
-    newton = torch.cholesky_solve(known.gradient[:, None], known.cholesky)[:, 0]
-    assert torch.allclose(known.step, (1 - known.determined / known.n_made) * newton)
+    of = known.curvature
+    assert 20 < of.determined < len(known.prior)
+    n_made = 2_000 * math.ceil(curvature.MADE_A_PARAMETER * len(known.prior) / 2_000)
+    assert torch.allclose(known.step, (1 - of.determined / n_made) * (of.inverse @ known.gradient))
     score_to_the_mode(guide, users, 0)
     moved = flat(fitted_values(guide)) - before
     assert np.abs(moved - known.step.numpy()).max() < 1e-4 * np.abs(known.step.numpy()).max()
 
 
 @torch.no_grad()
-def test_a_step_that_led_away_from_the_mode_is_taken_back(world, monkeypatch):
+@pytest.mark.parametrize(("too_long", "seen"), [(3.0, [0, 3, 1.5, 0.75]), (100.0, [0, 100, 50, 25, 12.5])])
+def test_of_a_step_that_led_away_from_the_mode_half_is_taken(world, monkeypatch, too_long, seen):
+    """And half of that, from where it was nearest; where all led away, nothing has moved."""
     sim, _, logs = world
-    guide, seen = true_expansion(sim), []
+    guide, places, start = true_expansion(sim), [], flat(fitted_values(true_expansion(sim)))
 
     def misled(guide, values, *_):
-        seen.append(flat(values))
-        n = len(seen[-1])
-        gradient = torch.full((n,), 0.4 * len(seen), dtype=torch.double)  # larger with every step
-        one = torch.ones(n).double()
-        return Information(
-            torch.eye(n).double(), 2**0.5 * torch.eye(n).double(), gradient, one, 2_000, 10_000
-        )
+        """One parameter away from the mode by 1, and steps that are too long."""
+        places.append(flat(values) - start)
+        n = len(start)
+        one, gradient = torch.ones(n).double(), torch.zeros(n).double()
+        gradient[0] = float(1 - places[-1][0])
+        of = Dense(one, 1.0, 1.0, 1.0, too_long * torch.eye(n).double())
+        return Information(of, gradient, one, 2_000, one, torch.zeros(n, 0), one)
 
     monkeypatch.setattr(laplace, "information", misled)
     distances = score_to_the_mode(guide, everyone(logs), 0)
-    assert len(distances) == len(seen) == 2
-    assert distances[1] > distances[0]
-    assert np.abs(seen[1] - seen[0]).min() > 1e-3
-    np.testing.assert_allclose(flat(fitted_values(guide)), seen[0], atol=1e-7)
+    assert [p[0] for p in places[: len(seen)]] == pytest.approx(seen, abs=1e-5)
+    assert all(np.abs(p[1:]).max() < 1e-6 for p in places)
+    assert distances == pytest.approx([too_long * (1 - p[0]) ** 2 for p in places], rel=1e-4)
+    moved = flat(fitted_values(guide))[0] - start[0]
+    assert moved == pytest.approx(0 if too_long == 100 else 1, abs=0.1)
 
 
 def test_scores_that_are_not_finite_are_refused(world, monkeypatch):
     _, guide, logs = world
-    monkeypatch.setattr(laplace, "user_scores", lambda *_: torch.full((1, 1), torch.nan))
+    n = len(flat(fitted_values(guide)))
+    monkeypatch.setattr(scoring, "user_scores", lambda *_: torch.full((1, n), torch.nan))
     with pytest.raises(FloatingPointError, match="scores are not finite; look for extreme covariates"):
         score_to_the_mode(guide, everyone(logs), 0)
 
@@ -433,14 +439,15 @@ def test_the_placebo_is_zero_within_its_own_sd(posterior):
 def test_the_placebo_is_one_step_away_with_its_spread(world, monkeypatch):
     _, guide, logs = world
     seen, information = [], laplace.information
-    monkeypatch.setattr(laplace, "information", lambda *args: seen.append(information(*args)) or seen[0])
+    monkeypatch.setattr(
+        laplace, "information", lambda *of, **n: seen.append(information(*of, **n)) or seen[0]
+    )
     found = laplace_posterior(guide, logs.only(torch.arange(300)), seed=0, draws=4_000).placebo
     [known], values = seen, fitted_values(guide)
     wider = values | {n: torch.cat([values[n], values[n]]) for n in BY_COVARIATE}
-    sd = known.root().square().sum(1).sqrt()
     for name, at in columns(wider).items():
         if name in BY_COVARIATE:
-            step, spread = (t[at].unflatten(0, wider[name].shape)[3:] for t in (known.step, sd))
+            step, spread = (t[at].unflatten(0, wider[name].shape)[3:] for t in (known.step, known.sd))
             assert torch.allclose(found[name].std(0).double(), spread, rtol=0.06), name
             off = (found[name].mean(0) - step) / spread
             assert off.abs().max() < 4.5 / 4_000**0.5, name

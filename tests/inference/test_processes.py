@@ -17,7 +17,7 @@ import torch
 
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.evidence.measures import mcc
-from pyro_hmvcrl.inference import laplace, processes, stage
+from pyro_hmvcrl.inference import processes, scores, stage
 from pyro_hmvcrl.inference.processes import agreed, first, together
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import factor_posterior, fit
@@ -42,11 +42,11 @@ def main(folder: Path) -> None:
         return batch(*step)
 
     stage._batch = seen
-    laplace.every_nth = lambda n: scored.extend(every_nth(n)) or every_nth(n)
+    scores.every_nth = lambda n: scored.extend(every_nth(n)) or every_nth(n)
     kept: list[str] = []
     save = stage.save_checkpoint
     stage.save_checkpoint = lambda path, *content: kept.append(path.stem) or save(path, *content)
-    laplace.SCORES_AT_ONCE //= 64  # so that there are many batches
+    scores.SCORES_AT_ONCE //= 64  # so that there are many batches
     with together("cpu"):
         dataset = read_dataset(folder / "data")
         found = fit(dataset, SETTINGS, folder / "checkpoints")
