@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.inference import checkpoints
 from pyro_hmvcrl.inference.checkpoints import CheckpointError, load_tensors, save_tensors
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import fit
@@ -99,14 +99,14 @@ def test_a_header_without_end_is_not_read(tmp_path, length):
         load_tensors(tmp_path / "t.safetensors")
 
 
-def test_a_crowd_of_empty_tensors_is_refused_at_once(tmp_path):
+def test_a_crowd_of_empty_tensors_is_refused_at_once(tmp_path, monkeypatch):
+    """Before the library looks at each of them."""
+    monkeypatch.setattr(checkpoints, "safe_open", None)
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     header = json.dumps({str(i): entry for i in range(200_000)}).encode()
     (tmp_path / "t.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    begun = time.process_time()
     with pytest.raises(ValueError, match="its header is longer"):
         load_tensors(tmp_path / "t.safetensors")
-    assert time.process_time() - begun < 2
 
 
 def test_what_was_written_is_read(tmp_path):
