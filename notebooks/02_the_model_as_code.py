@@ -214,7 +214,7 @@ excerpt(HMVCRL.period, "search = pyro.sample", "return")
 
 # %%
 excerpt(HMVCRL.forward, "learning = self.learning", "past = past.and_then")
-excerpt(HMVCRL.learning, "along =", "return")
+excerpt(HMVCRL.learning, "along, bend =", "return")
 
 # %% [markdown]
 # In the logs the past is observed, so that the likelihood is a product over periods; under `pyro.do` it is a

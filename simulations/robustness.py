@@ -506,26 +506,29 @@ def summarise(found: dict[str, pd.DataFrame], out: Path) -> None:
     """Tables by cell, and the figure with every replication."""
     results, effects = with_bounds_compared(found["results"]), found["effects"]
     scores = [f"{channel}_{score}" for channel in CHANNELS for score in ("mcc", "weak_mcc")]
-    recovered = by_cell(results)[[*scores, "substitution_found"]].agg(with_error)
+    recovered = by_cell(results)[[*scores, "substitution_found"]].agg(with_error).replace("nan ± nan", "")
     failures = found["failures"]["replication"].str.replace(r"-\d+$", "", regex=True).value_counts()
     by_effect = by_cell(effects, "effect")[["error", "covered"]].agg(with_error).replace("nan ± nan", "")
     warning = warned(results).map("{:.2f}".format).replace("nan", "")
     seeds = results["seed"].nunique()
     failing = results.filter(like="predictive: ").astype(float).assign(cell=results["cell"])
     failing = by_cell(failing).mean().rename(columns=lambda name: name.removeprefix("predictive: "))
+    replications = pd.concat([frame["replication"] for frame in found.values()])
+    have_run = [cell for cell in CELLS if (replications.str.rpartition("-")[0] == cell).any()]
     tables = {
         "Recovery": recovered.assign(failures=failures.reindex(recovered.index, fill_value=0)),
-        "Bias, as a share of the largest true effect on the outcome": by_effect["error"].unstack()[ASKED],
-        "Coverage of 90% intervals": by_effect["covered"].unstack()[ASKED],
+        "Bias, as a share of the largest true effect on the outcome": by_effect["error"].unstack(),
+        "Coverage of 90% intervals": by_effect["covered"].unstack(),
         f"Share of the seeds in which a diagnostic warns (± at most {0.5 / seeds**0.5:.2f})": warning,
         "Share of the seeds in which a predictive check fails": failing.loc[:, failing.max() > 0],
     }
     text = (
         f"# Robustness\n\n{account(found)}\n\nMeans over {seeds} data seeds ± Monte Carlo standard errors. "
     )
-    text += "*: not done by the package.\n"
+    text += "*: not done by the package. Cells that are not listed have not been run by this code.\n"
     for title, of_cells in tables.items():
-        text += f"\n## {title}\n\n{table(of_cells.reset_index())}\n"
+        asked = [column for column in ASKED if column in of_cells] or list(of_cells)
+        text += f"\n## {title}\n\n{table(of_cells.loc[have_run, asked].reset_index())}\n"
     (out / "summary.md").write_text(text)
     _draw(results, effects).savefig(out / "robustness.png", dpi=150)
 
