@@ -516,15 +516,15 @@ def summarise(found: dict[str, pd.DataFrame], out: Path) -> None:
     replications = pd.concat([frame["replication"] for frame in found.values()])
     have_run = [cell for cell in CELLS if (replications.str.rpartition("-")[0] == cell).any()]
     tables = {
-        "Recovery": recovered.assign(failures=failures.reindex(recovered.index, fill_value=0)),
+        "Recovery": recovered.assign(
+            seeds=by_cell(results)["seed"].nunique(), failures=failures.reindex(recovered.index, fill_value=0)
+        ),
         "Bias, as a share of the largest true effect on the outcome": by_effect["error"].unstack(),
         "Coverage of 90% intervals": by_effect["covered"].unstack(),
         f"Share of the seeds in which a diagnostic warns (± at most {0.5 / seeds**0.5:.2f})": warning,
         "Share of the seeds in which a predictive check fails": failing.loc[:, failing.max() > 0],
     }
-    text = (
-        f"# Robustness\n\n{account(found)}\n\nMeans over {seeds} data seeds ± Monte Carlo standard errors. "
-    )
+    text = f"# Robustness\n\n{account(found)}\n\nMeans over at most {seeds} data seeds ± Monte Carlo standard errors. "
     text += "*: not done by the package. Cells that are not listed have not been run by this code.\n"
     for title, of_cells in tables.items():
         asked = [column for column in ASKED if column in of_cells] or list(of_cells)
