@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 LOCK = "lock"  #: in a folder that is being filled
+FEWEST_COPIED = 20  #: users of a generated copy
 
 
 def read_json(path: Path) -> Any:
@@ -87,3 +88,17 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_copy(out: Path, users: int) -> None:
+    """Refuse to generate a copy of somebody's files where something is, or of fewer than `FEWEST_COPIED` users.
+
+    Raises
+    ------
+    ValueError
+        Which says so.
+    """
+    if out.exists():
+        raise ValueError(f"{out}: exists already; choose another folder or remove this one")
+    if users < FEWEST_COPIED:
+        raise ValueError(f"users is {users}: it must be at least {FEWEST_COPIED}")

@@ -22,6 +22,26 @@ UNPACK: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, 
 LARGE, MOST_UNFOLDED = 1 << 28, 100  #: bytes, and times as many as packed, that a file may have
 
 
+def check_new(out: Path) -> None:
+    """Refuse to write a dataset folder where something is.
+
+    Raises
+    ------
+    DatasetError
+        Which says so.
+    """
+    if out.exists():
+        raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
+
+
+def tables_of(
+    source: str, users: pd.DataFrame, searches: pd.DataFrame, recommendations: pd.DataFrame
+) -> dict[str, Table]:
+    """What an importer made of a `source`, as :func:`~pyro_hmvcrl.data.frames.prepare` takes it."""
+    frames = zip(LABELS, (users, searches, recommendations), strict=True)
+    return {label: Table(f"{source}, {label}", frame.reset_index(drop=True)) for label, frame in frames}
+
+
 def import_files(
     users: str | Path,
     searches: str | Path,
@@ -55,8 +75,7 @@ def import_files(
         As in :func:`~pyro_hmvcrl.data.frames.from_frames`; nothing is written then.
     """
     out = Path(out)
-    if out.exists():
-        raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
+    check_new(out)
     paths = map(Path, (users, searches, recommendations))
     tables = {label: read_own(path) for label, path in zip(LABELS, paths, strict=True)}
     made = prepare(tables, exposure, preference, columns, top_categories, name or out.name)

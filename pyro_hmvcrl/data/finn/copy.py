@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_hmvcrl.data.files import whole_folder
+from pyro_hmvcrl.data.files import check_copy, whole_folder
 from pyro_hmvcrl.data.finn.files import DATA, ITEMS, NAMES
 from pyro_hmvcrl.data.finn.slates import SPECIAL
 
@@ -32,7 +32,6 @@ STEPS, SLATE = 20, 25  #: places for steps, and for items with the one that stan
 ITEMS_A_GROUP = 12
 FIRST = len(SPECIAL)  #: of the items that are some
 CLICKS = {"search": 0.85, "rec": 0.45}  #: share of slates with a click
-FEWEST_USERS = 20
 
 
 def write_finn_copy(out: str | Path, users: int = 200, seed: int = 0, quirks: bool = True) -> dict[str, int]:
@@ -54,10 +53,7 @@ def write_finn_copy(out: str | Path, users: int = 200, seed: int = 0, quirks: bo
         If the folder exists, or there are fewer than 20 users.
     """
     out = Path(out)
-    if out.exists():
-        raise ValueError(f"{out}: exists already; choose another folder or remove this one")
-    if users < FEWEST_USERS:
-        raise ValueError(f"users is {users}: it must be at least {FEWEST_USERS}")
+    check_copy(out, users)
     rng = np.random.default_rng(seed)
     groups = [*SPECIAL, *(f"{kind},{place}" for kind in KINDS for place in PLACES)]
     group = np.append(np.arange(FIRST), np.arange(FIRST, len(groups)).repeat(ITEMS_A_GROUP))

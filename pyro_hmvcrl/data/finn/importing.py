@@ -22,10 +22,10 @@ import pandas as pd
 from pyro_hmvcrl.data.columns import as_codes
 from pyro_hmvcrl.data.finn.covariates import EXPOSURE, PREFERENCE
 from pyro_hmvcrl.data.finn.slates import USERS, Slates, read_finn
-from pyro_hmvcrl.data.frames import LABELS, Account, prepare
-from pyro_hmvcrl.data.importing import read_own, write_prepared
+from pyro_hmvcrl.data.frames import Account, prepare
+from pyro_hmvcrl.data.importing import check_new, read_own, tables_of, write_prepared
 from pyro_hmvcrl.data.names import listed, short
-from pyro_hmvcrl.data.tables import DatasetError, Table
+from pyro_hmvcrl.data.tables import DatasetError
 
 COVARIATES_SHARE = (
     0.33  #: of a user's steps, the first; a user has 16 on average, of which 5 are recommended slates
@@ -79,8 +79,7 @@ def import_finn(
         If something is wrong with a file or an array, or `out` exists; nothing is written then.
     """
     out = Path(out)
-    if out.exists():
-        raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
+    check_new(out)
     if not 0 < covariates_share < 1:
         raise DatasetError(f"covariates_share is {covariates_share}: it must be between 0 and 1")
     slates = read_finn(folder, users, level)
@@ -95,8 +94,7 @@ def import_finn(
     found = slates.account
     there = people["user_id"].isin(pd.concat(events)["user_id"])
     people = found.only("sequences", people, there, "no event after the steps that covariates describe")
-    frames = dict(zip(LABELS, (people, *events), strict=True))
-    tables = {of: Table(f"{slates.source}, {of}", f.reset_index(drop=True)) for of, f in frames.items()}
+    tables = tables_of(slates.source, people, *events)
     made = prepare(tables, exposed, preferred, top_categories=top_categories, name=NAME)
     made.account.tables = found.tables | made.account.tables
     made.account.said[:0] = [*found.said, *([NO_POLICY] if exposure is None else [])]

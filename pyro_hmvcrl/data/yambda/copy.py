@@ -13,13 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pyro_hmvcrl.data.files import whole_folder
+from pyro_hmvcrl.data.files import check_copy, whole_folder
 from pyro_hmvcrl.data.yambda.listens import DAY, EMBEDDINGS, LISTENS
 
 CLUSTERS, TRACKS_A_CLUSTER, WIDTH = 8, 60, 16  #: the real embeddings have 128 numbers
 LISTENS_A_DAY = 6
 WITHOUT_EMBEDDING = 0.1  #: share of the tracks
-FEWEST_USERS = 20
 
 
 def write_yambda_copy(out: str | Path, users: int = 100, seed: int = 0, days: int = 50) -> None:
@@ -40,10 +39,7 @@ def write_yambda_copy(out: str | Path, users: int = 100, seed: int = 0, days: in
         If the folder exists, or there are fewer than 20 users.
     """
     out = Path(out)
-    if out.exists():
-        raise ValueError(f"{out}: exists already; choose another folder or remove this one")
-    if users < FEWEST_USERS:
-        raise ValueError(f"users is {users}: it must be at least {FEWEST_USERS}")
+    check_copy(out, users)
     rng = np.random.default_rng(seed)
     n_tracks = CLUSTERS * TRACKS_A_CLUSTER
     cluster = np.arange(CLUSTERS).repeat(TRACKS_A_CLUSTER)

@@ -22,10 +22,9 @@ import numpy as np
 import pandas as pd
 
 from pyro_hmvcrl.data.finn.covariates import differing
-from pyro_hmvcrl.data.frames import LABELS, Account, prepare
-from pyro_hmvcrl.data.importing import write_prepared
+from pyro_hmvcrl.data.frames import Account, prepare
+from pyro_hmvcrl.data.importing import check_new, tables_of, write_prepared
 from pyro_hmvcrl.data.periods import EARLIEST
-from pyro_hmvcrl.data.tables import DatasetError, Table
 from pyro_hmvcrl.data.yambda.listens import CATEGORIES, USERS, Listens, read_yambda
 
 NAME = "Yambda"
@@ -74,8 +73,7 @@ def import_yambda(
         If something is wrong with a file, or `out` exists; nothing is written then.
     """
     out = Path(out)
-    if out.exists():
-        raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
+    check_new(out)
     read = read_yambda(folder, users, days, covariates_days, categories)
     early = read.listens["timestamp"] < read.border
     events = _events(read, read.listens[~early])
@@ -83,8 +81,7 @@ def import_yambda(
     there = people["user_id"].isin(pd.concat(events)["user_id"])
     read.account.tables["uids"] = {"read": len(people), "dropped": {}}
     people = read.account.only("uids", people, there, "no event after the days that covariates describe")
-    frames = dict(zip(LABELS, (people, *events), strict=True))
-    tables = {of: Table(f"{read.source}, {of}", f.reset_index(drop=True)) for of, f in frames.items()}
+    tables = tables_of(read.source, people, *events)
     made = prepare(tables, [*EXPOSURE], [*PREFERENCE], name=NAME)
     made.account.tables = read.account.tables | made.account.tables
     made.account.said[:0] = [*read.account.said, NO_POLICY]
