@@ -423,4 +423,10 @@ def _policy(change: Change) -> tuple[str, Policy | list[Shift]]:
 
 def _watched(progress: bool | None) -> bool:
     """Whether bars are shown: as is asked, or else in a terminal and in a notebook."""
-    return (sys.stderr.isatty() or "ipykernel" in sys.modules) if progress is None else progress
+    return (sys.stderr.isatty() or _in_a_notebook()) if progress is None else progress
+
+
+def _in_a_notebook() -> bool:
+    """Whether this process is a notebook's: others may have loaded its libraries, too."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
