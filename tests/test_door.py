@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyro
@@ -15,7 +17,7 @@ from company import company, write_company
 from typer.testing import CliRunner
 
 import pyro_hmvcrl as hm
-from pyro_hmvcrl import cli
+from pyro_hmvcrl import cli, door
 from pyro_hmvcrl.report.reading import read_run
 
 PREFERENCE = ["plan", "tenure", "country", "device", "kids", "signed_up"]
@@ -196,3 +198,13 @@ def test_the_names_are_there_and_bring_nothing_in_that_is_not_asked_for():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False", "False"]
     assert (Path(hm.__path__[0]) / "py.typed").exists()
+
+
+@pytest.mark.parametrize(
+    ("shell", "shown"), [(None, False), (object(), False), (SimpleNamespace(kernel=1), True)]
+)
+def test_bars_are_shown_in_a_notebook_not_wherever_its_libraries_are_loaded(monkeypatch, shell, shown):
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert door._watched(None) == shown
+    assert door._watched(not shown) != shown
