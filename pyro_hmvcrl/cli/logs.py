@@ -37,9 +37,7 @@ def simulate_command(
 ) -> None:
     """Write a dataset folder with known truth, or (--format kuaisar, finn, yambda) a copy of a public one's files."""
     with plain_errors():
-        from pyro_hmvcrl.data.finn.copy import write_finn_copy
         from pyro_hmvcrl.data.tables import DatasetError
-        from pyro_hmvcrl.data.yambda.copy import write_yambda_copy
         from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
         from pyro_hmvcrl.run.files import check_new_folder
         from pyro_hmvcrl.synthetic.folder import write_simulation
@@ -55,6 +53,9 @@ def simulate_command(
             say(f"{out}: a generated copy of KuaiSAR with {users:,} users")
             return
         if format in ("finn", "yambda"):
+            from pyro_hmvcrl.data.finn.copy import write_finn_copy
+            from pyro_hmvcrl.data.yambda.copy import write_yambda_copy
+
             write_copy = write_finn_copy if format == "finn" else write_yambda_copy
             write_copy(out, users, seed)
             say(f"{out}: a generated copy of {format}'s files with {users:,} users")

@@ -75,6 +75,18 @@ def read_dataset(
     return assemble(description, [read_table(folder, stem) for stem in TABLES], categories, periods)
 
 
+def check_new(out: Path) -> None:
+    """Refuse to write a dataset folder where something is.
+
+    Raises
+    ------
+    DatasetError
+        Which says so.
+    """
+    if out.exists():
+        raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
+
+
 def write_dataset(
     folder: str | Path,
     name: str,
@@ -113,8 +125,7 @@ def write_dataset(
     folder = Path(folder)
     if format not in ("parquet", "csv"):
         raise DatasetError(f"{folder}: format {format!r} is neither parquet nor csv; choose one of them")
-    if folder.exists():
-        raise DatasetError(f"{folder}: exists already; choose another folder or remove this one")
+    check_new(folder)
     description: dict[str, Any] = {
         "name": name,
         "exposure_covariates": list(exposure_covariates),

@@ -14,24 +14,12 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pyro_hmvcrl.data.folder import write_dataset
+from pyro_hmvcrl.data.folder import check_new, write_dataset
 from pyro_hmvcrl.data.frames import LABELS, Account, Prepared, prepare
 from pyro_hmvcrl.data.tables import SEPARATORS, DatasetError, Table, check_header, other_form, readable
 
 UNPACK: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 LARGE, MOST_UNFOLDED = 1 << 28, 100  #: bytes, and times as many as packed, that a file may have
-
-
-def check_new(out: Path) -> None:
-    """Refuse to write a dataset folder where something is.
-
-    Raises
-    ------
-    DatasetError
-        Which says so.
-    """
-    if out.exists():
-        raise DatasetError(f"{out}: exists already; choose another folder or remove this one")
 
 
 def tables_of(
@@ -40,6 +28,14 @@ def tables_of(
     """What an importer made of a `source`, as :func:`~pyro_hmvcrl.data.frames.prepare` takes it."""
     frames = zip(LABELS, (users, searches, recommendations), strict=True)
     return {label: Table(f"{source}, {label}", frame.reset_index(drop=True)) for label, frame in frames}
+
+
+def differing(shown: pd.DataFrame, by: list[str], column: str) -> pd.Series:
+    """Share of the pairs of items inside a group that differ, summed over the groups of a user."""
+    number = shown.groupby(by).size()
+    same = shown.groupby([*by, column]).size()
+    pairs, alike = ((n * (n - 1)).groupby(level="user").sum() for n in (number, same))
+    return 1 - alike / pairs.where(pairs > 0)
 
 
 def import_files(

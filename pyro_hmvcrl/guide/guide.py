@@ -127,8 +127,7 @@ class Guide(nn.Module):
 
     def proposal(self, logs: Logs) -> PrecisionNormal:
         """What importance sampling draws these users' noise from: the expansion at its mode, with wider tails."""
-        index = torch.arange(len(logs.index), device=logs.index.device)
-        _, noise = self.expansion(len(index)).posterior(logs._replace(index=index))
+        _, noise = self.expansion(len(logs.index)).posterior(logs.numbered())
         return noise.wider(TAILS)
 
     def added(self, logs: Logs) -> OfPast | None:

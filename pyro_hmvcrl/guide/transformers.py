@@ -143,12 +143,11 @@ class TransformerGuide(Guide):
         return [widened(search, self.model.n_platform, 1), recommendation]
 
     def own_evidence(self, users: Logs) -> Expert:
-        users = users._replace(index=torch.arange(len(users.index), device=users.index.device))
         polished = ExpansionGuide.of(self, len(users.index))
         polished.scoring_steps = POLISH
         prior = self.prior(self.coefficients.means(), users)
         polished.mode.copy_(product_of_experts(prior, [super().own_evidence(users)]).mean)
-        return polished.own_evidence(users)
+        return polished.own_evidence(users.numbered())
 
     @contextmanager
     def knowing_longest(self, users: Logs | Cohort) -> Iterator[None]:

@@ -74,7 +74,7 @@ def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: T
     The gradient of the importance-weighted bound with its particles held still is the self-normalised estimate of
     the posterior expectation in Fisher's identity.
     """
-    logs = logs._replace(index=torch.arange(len(logs.index), device=logs.index.device)).given_past()
+    logs = logs.numbered().given_past()
     proposal = guide.proposal(logs)
     noise = proposal.antithetic(PARTICLES)
     data, traced = _by_user(guide.model, logs, exposure_covariates)

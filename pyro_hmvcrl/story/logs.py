@@ -67,6 +67,10 @@ class Logs(NamedTuple):
         per_user = (None if t is None else t[rows] for t in self[2:])
         return Logs(self.index[rows], self.n_users, *per_user)
 
+    def numbered(self) -> Logs:
+        """The same users, at positions from 0 on."""
+        return self._replace(index=torch.arange(len(self.index), device=self.index.device))
+
     def batches(self, size: int) -> Iterator[Logs]:
         """All of them in order, `size` users at a time."""
         return map(self.batch, torch.arange(len(self.index), device=self.index.device).split(size))

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pyro_hmvcrl.data.importing import differing
+
 MOST_PLACES = 10  #: the commonest; the others are one
 ELSEWHERE = "elsewhere"
 
@@ -34,14 +36,6 @@ class Covariate:
 def _popularity(steps: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
     times = shown["item"].map(shown["item"].value_counts())
     return np.log(times[shown["surface"] == "rec"]).groupby(shown["user"]).mean()
-
-
-def differing(shown: pd.DataFrame, by: list[str], column: str) -> pd.Series:
-    """Share of the pairs of items inside a group that differ, summed over the groups of a user."""
-    number = shown.groupby(by).size()
-    same = shown.groupby([*by, column]).size()
-    pairs, alike = ((n * (n - 1)).groupby(level="user").sum() for n in (number, same))
-    return 1 - alike / pairs.where(pairs > 0)
 
 
 def _variety(steps: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:

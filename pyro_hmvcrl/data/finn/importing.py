@@ -22,8 +22,9 @@ import pandas as pd
 from pyro_hmvcrl.data.columns import as_codes
 from pyro_hmvcrl.data.finn.covariates import EXPOSURE, PREFERENCE
 from pyro_hmvcrl.data.finn.slates import USERS, Slates, read_finn
+from pyro_hmvcrl.data.folder import check_new
 from pyro_hmvcrl.data.frames import Account, prepare
-from pyro_hmvcrl.data.importing import check_new, read_own, tables_of, write_prepared
+from pyro_hmvcrl.data.importing import read_own, tables_of, write_prepared
 from pyro_hmvcrl.data.names import listed, short
 from pyro_hmvcrl.data.tables import DatasetError
 

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pyro_hmvcrl.data.finn.covariates import differing
+from pyro_hmvcrl.data.folder import check_new
 from pyro_hmvcrl.data.frames import Account, prepare
-from pyro_hmvcrl.data.importing import check_new, tables_of, write_prepared
+from pyro_hmvcrl.data.importing import differing, tables_of, write_prepared
 from pyro_hmvcrl.data.periods import EARLIEST
 from pyro_hmvcrl.data.yambda.listens import CATEGORIES, USERS, Listens, read_yambda
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from pyro_hmvcrl.data.files import whole_folder
+from pyro_hmvcrl.data.files import check_copy, whole_folder
 from pyro_hmvcrl.kuaisar.copy.catalogue import (
     ITEMS_A_USER,
     USERS_A_CHUNK,
@@ -102,10 +102,7 @@ def write_kuaisar_copy(
         If the folder exists, there are fewer than 20 users, or `events` is not above 0.
     """
     out = Path(out)
-    if out.exists():
-        raise ValueError(f"{out}: exists already; choose another folder or remove this one")
-    if users < 20:
-        raise ValueError(f"users is {users}: it must be at least 20")
+    check_copy(out, users)
     if not 0 < events < np.inf:
         raise ValueError(f"events is {events}: it must be above 0, and finite")
     population = draw_population(users, seed)
