@@ -47,11 +47,11 @@ from scipy.stats import binom
 from torch import Tensor
 
 from pyro_hmvcrl.evidence.to_arviz import pareto_k
-from pyro_hmvcrl.guide.experts import PrecisionNormal, product_of_experts
+from pyro_hmvcrl.guide.experts import PrecisionNormal, factor_posterior, product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.bound import UNRELIABLE
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import factor_posterior, fit, tensors_of
+from pyro_hmvcrl.inference.svi import fit, tensors_of
 from pyro_hmvcrl.story.logs import Logs
 from pyro_hmvcrl.story.programs import at, log_joint, log_prob, observe
 from pyro_hmvcrl.synthetic.design import Array, Design

@@ -33,12 +33,12 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_hmvcrl.evidence.measures import mcc
-from pyro_hmvcrl.guide.experts import product_of_experts
+from pyro_hmvcrl.guide.experts import factor_posterior, product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.bound import UserELBO
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import factor_posterior, fit, tensors_of
+from pyro_hmvcrl.inference.svi import fit, tensors_of
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR, engagement_logits
 from pyro_hmvcrl.story.logs import Logs
 from pyro_hmvcrl.story.mechanisms import line

@@ -37,9 +37,10 @@ from numpy.typing import NDArray
 
 from pyro_hmvcrl.data.dataset import CHANNELS
 from pyro_hmvcrl.evidence.measures import mcc, rotation_null, weak_mcc
+from pyro_hmvcrl.guide.experts import factor_posterior
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import factor_posterior, screen, tensors_of
+from pyro_hmvcrl.inference.svi import screen, tensors_of
 from pyro_hmvcrl.synthetic.design import Array, Design
 from pyro_hmvcrl.synthetic.oracle import oracle
 from pyro_hmvcrl.synthetic.simulation import Simulation, simulate

@@ -26,9 +26,10 @@ from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.guide.guide import STEPS_FROM_AFAR, ExpansionGuide
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.bound import UserELBO
+from pyro_hmvcrl.inference.restarts import PARTICLES, _new_model
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.stage import Stage, optimise
-from pyro_hmvcrl.inference.svi import PARTICLES, _new_model, choose_device, tensors_of
+from pyro_hmvcrl.inference.svi import choose_device, tensors_of
 from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
 
 from study import benchmark, measured

@@ -21,9 +21,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
 from pyro_hmvcrl.data.dataset import Dataset
+from pyro_hmvcrl.guide.experts import factor_posterior
 from pyro_hmvcrl.inference.laplace import ParameterPosterior, fitted_values
+from pyro_hmvcrl.inference.restarts import Build
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import Build, Screening, factor_posterior, screen, tensors_of
+from pyro_hmvcrl.inference.svi import Screening, screen, tensors_of
 from pyro_hmvcrl.kuaisar.published import PSEUDO_EVENTS
 from pyro_hmvcrl.queries.averages import Users, average_effects
 from pyro_hmvcrl.report.style import ESTIMANDS

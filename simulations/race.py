@@ -40,9 +40,11 @@ from torch import Tensor, nn
 
 from pyro_hmvcrl.data.dataset import Dataset, Standardisation
 from pyro_hmvcrl.evidence.measures import mcc, rotation_null
+from pyro_hmvcrl.guide.experts import factor_posterior
 from pyro_hmvcrl.guide.guide import ExpansionGuide
+from pyro_hmvcrl.inference.restarts import Build
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import Build, _held_out_users, factor_posterior, screen, tensors_of
+from pyro_hmvcrl.inference.svi import _held_out_users, screen, tensors_of
 from pyro_hmvcrl.story.logs import Logs
 from pyro_hmvcrl.story.model import HMVCRL
 from pyro_hmvcrl.synthetic.design import Array, Design

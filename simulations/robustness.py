@@ -82,10 +82,11 @@ from torch import Tensor
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.evidence.measures import mcc, weak_mcc
 from pyro_hmvcrl.evidence.predictive import predictive_checks
+from pyro_hmvcrl.guide.experts import factor_posterior
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.laplace import ParameterPosterior
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import Screening, factor_posterior, screen, tensors_of
+from pyro_hmvcrl.inference.svi import Screening, screen, tensors_of
 from pyro_hmvcrl.queries.answer import OF_CURVE
 from pyro_hmvcrl.queries.averages import Users, average_effects
 from pyro_hmvcrl.queries.checks import LOGISTIC_SD, negative_controls, noise_checks, placebo, rho_curve

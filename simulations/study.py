@@ -48,6 +48,7 @@ class Options:
 
     quick: bool
     seeds: float
+    only: frozenset[str]
     jobs: int
     scheduler: str
     out: Path
@@ -63,6 +64,7 @@ def options(doc: str, results: Path, brought: Mapping[str, str] | None = None) -
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small replication a design, for a check")
     parser.add_argument("--seeds", type=int, default=float("inf"), help="run no more data seeds than these")
+    parser.add_argument("--only", nargs="+", default=[], help="run no replications but those of these names")
     parser.add_argument("--jobs", type=int, default=2, help="processes on this machine")
     parser.add_argument(
         "--scheduler", default="", help="address of a Dask scheduler, whose workers replicate instead"
@@ -76,7 +78,8 @@ def options(doc: str, results: Path, brought: Mapping[str, str] | None = None) -
     parts.mkdir(parents=True, exist_ok=True)
     seeds = 1 if given.quick else given.seeds
     theirs = {name: getattr(given, name) for name in brought or {}}
-    return Options(given.quick, seeds, given.jobs, given.scheduler, out, parts, theirs)
+    only = frozenset(given.only)
+    return Options(given.quick, seeds, only, given.jobs, given.scheduler, out, parts, theirs)
 
 
 def run(replications: Mapping[str, Replication], o: Options) -> dict[str, pd.DataFrame]:
@@ -90,7 +93,8 @@ def run(replications: Mapping[str, Replication], o: Options) -> dict[str, pd.Dat
     """
     _restore(o)
     part_of = {name: o.parts / f"{name}.json" for name in replications}
-    missing = [n for n, part in part_of.items() if int(n.split("-")[-1]) < o.seeds and not part.exists()]
+    wanted = [n for n in replications if int(n.split("-")[-1]) < o.seeds and (not o.only or n in o.only)]
+    missing = [n for n in wanted if not part_of[n].exists()]
     commit = code_commit()
     jobs = (delayed(_replicate)(replications[name], part_of[name], commit) for name in missing)
     with _workers(o):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, Prior, widened
 from pyro_hmvcrl.guide.guide import ExpansionGuide, expand_categories, expand_engagement
-from pyro_hmvcrl.inference.svi import Build
+from pyro_hmvcrl.inference.restarts import Build
 from pyro_hmvcrl.story.emissions import CategoryDecoder
 from pyro_hmvcrl.story.logs import Logs
 from pyro_hmvcrl.story.mechanisms import location_scale

@@ -15,7 +15,7 @@ from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.data.folder import read_dataset, write_dataset
 from pyro_hmvcrl.data.tables import DatasetError
 from pyro_hmvcrl.guide.experts import Expert, Prior, product_of_experts
-from pyro_hmvcrl.inference import svi
+from pyro_hmvcrl.inference import restarts
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import fit
 from pyro_hmvcrl.run.fitting import fit_folder
@@ -140,7 +140,7 @@ def test_one_user_is_refused(dataset, tmp_path):
 
 def test_a_gradient_that_is_not_finite_ends_the_fit_at_once(dataset, monkeypatch):
     """Also in the last step, after which no bound would show it."""
-    backward, optimise, steps, guides = torch.Tensor.backward, svi.optimise, [], []
+    backward, optimise, steps, guides = torch.Tensor.backward, restarts.optimise, [], []
 
     def watched(stage, guide, *args, **options):
         guides.append(guide)
@@ -152,7 +152,7 @@ def test_a_gradient_that_is_not_finite_ends_the_fit_at_once(dataset, monkeypatch
         if len(steps) == SETTINGS.steps:
             guides[-1].coefficients.loc["b"].grad.fill_(torch.nan)
 
-    monkeypatch.setattr(svi, "optimise", watched)
+    monkeypatch.setattr(restarts, "optimise", watched)
     monkeypatch.setattr(torch.Tensor, "backward", spoilt)
     with pytest.raises(FloatingPointError, match=r"restart 1 of 2: the gradient is nan at step 29"):
         fit(dataset, SETTINGS)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.nn.functional import pad
@@ -136,3 +138,12 @@ def widened(expert: Expert, before: int, after: int) -> Expert:
 def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
     """``(..., K, J), (..., J) -> (..., K)``."""
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+@torch.no_grad()
+def factor_posterior(prior: Prior, noise: PrecisionNormal) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Posterior means and standard deviations ``(N, K)`` of the factors; readiness is left out."""
+    mean = prior.base + (prior.turn @ noise.mean.unsqueeze(-1)).squeeze(-1)
+    root = torch.linalg.solve_triangular(noise.precision_cholesky, prior.turn.mT, upper=False)
+    sd = (root**2).sum(-2).sqrt()
+    return mean[..., :-1].double().cpu().numpy(), sd[..., :-1].double().cpu().numpy()

@@ -38,9 +38,9 @@ from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.data.files import clear_away, read_json
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.evidence.measures import cross_r2, mcc, rotated_mcc, weak_mcc, within_covariate_mcc
+from pyro_hmvcrl.guide.experts import factor_posterior
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import factor_posterior
 from pyro_hmvcrl.inference.writing import alone_in, whole_file
 from pyro_hmvcrl.kuaisar.covariates import COVARIATES_SHARE
 from pyro_hmvcrl.kuaisar.files import Files

@@ -12,10 +12,11 @@ import torch
 from pyro_hmvcrl.data.dataset import CHANNELS, Dataset
 from pyro_hmvcrl.evidence.identifiability import ChannelEvidence, IdentifiabilityReport, identifiability
 from pyro_hmvcrl.evidence.to_arviz import pareto_k
+from pyro_hmvcrl.guide.experts import factor_posterior
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.bound import EVALUATED_AT_ONCE, UNRELIABLE, importance_weights
 from pyro_hmvcrl.inference.laplace import is_stuck
-from pyro_hmvcrl.inference.svi import Fit, Screening, factor_posterior, tensors_of
+from pyro_hmvcrl.inference.svi import Fit, Screening, tensors_of
 from pyro_hmvcrl.run.files import RunError, of_file
 from pyro_hmvcrl.run.run import Array
 from pyro_hmvcrl.story.model import HMVCRL

@@ -15,13 +15,13 @@ from pyro_hmvcrl.data.dataset import CHANNELS, Dataset, Standardisation
 from pyro_hmvcrl.data.periods import Periods
 from pyro_hmvcrl.evidence.predictive import predictive_checks
 from pyro_hmvcrl.evidence.to_arviz import inference_data
-from pyro_hmvcrl.guide.experts import Expert, product_of_experts
+from pyro_hmvcrl.guide.experts import Expert, factor_posterior, product_of_experts
 from pyro_hmvcrl.guide.guide import USERS_AT_ONCE
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.bound import user_log_likelihood
 from pyro_hmvcrl.inference.laplace import ParameterPosterior
-from pyro_hmvcrl.inference.svi import factor_posterior, tensors_of
+from pyro_hmvcrl.inference.svi import tensors_of
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.story.history import LOOKS_AT
 from pyro_hmvcrl.story.logs import Logs, SparseLogs

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import pad
 
 from pyro_hmvcrl.guide import guide as guide_module
-from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, product_of_experts
+from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, factor_posterior, product_of_experts
 from pyro_hmvcrl.guide.guide import TAILS
 from pyro_hmvcrl.guide.transformers import EventEncoder, TransformerGuide
 from pyro_hmvcrl.inference import scores as scoring
@@ -18,7 +18,6 @@ from pyro_hmvcrl.inference import svi
 from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
 from pyro_hmvcrl.inference.laplace import fitted_values
 from pyro_hmvcrl.inference.scores import user_scores
-from pyro_hmvcrl.inference.svi import factor_posterior
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
 from pyro_hmvcrl.story.model import READINESS
 from pyro_hmvcrl.synthetic.design import Design

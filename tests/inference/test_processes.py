@@ -17,10 +17,11 @@ import torch
 
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.evidence.measures import mcc
+from pyro_hmvcrl.guide.experts import factor_posterior
 from pyro_hmvcrl.inference import processes, scores, stage
 from pyro_hmvcrl.inference.processes import agreed, first, together
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import factor_posterior, fit
+from pyro_hmvcrl.inference.svi import fit
 from pyro_hmvcrl.run.fitting import parameter_posterior
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation

@@ -15,9 +15,10 @@ from pyro_hmvcrl.guide.guide import ExpansionGuide
 from pyro_hmvcrl.guide.transformers import TransformerGuide, most_distinct
 from pyro_hmvcrl.inference import laplace, stage, svi
 from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
+from pyro_hmvcrl.inference.restarts import run_restart
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.stage import Stage, _batch
-from pyro_hmvcrl.inference.svi import Fit, _run_restart, choose_device, fit, screen
+from pyro_hmvcrl.inference.svi import Fit, choose_device, fit, screen
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
@@ -184,8 +185,8 @@ def test_factors_and_edges_of_a_known_world_are_found():
     """A short run of the first stage, on half of the default world's users; the studies show the full one."""
     sim = simulate(Design(users=2_000), 0)
     settings = replace(QUICK, restarts=1, steps=400, batch_size=512)
-    start, bounds = _run_restart(0, everyone(logs_of(sim)), everyone(logs_of(sim)), settings, None, False)
-    assert bounds[-1] > bounds[0] + 5
+    start = run_restart(0, everyone(logs_of(sim)), everyone(logs_of(sim)), settings, None, False)
+    assert start.bounds[-1] > start.bounds[0] + 5
     assert mcc(sim.platform, start.factors[:, :2]).value > 0.96
     found = mcc(sim.preference, start.factors[:, 2:])
     assert found.value > 0.92
@@ -202,7 +203,7 @@ def test_a_restart_of_many_users_whom_batches_meet_seldom_is_not_stuck():
     many = everyone(logs_of(sim := simulate(Design(users=4_000, preference_factors=2, categories=12), 1)))
     some = many.logs.only(torch.arange(0, 4_000, 10))
     settings = replace(QUICK, preference_factors=2, restarts=1, steps=250, batch_size=256)
-    start, _ = _run_restart(0, many, some, settings, None, False)
+    start = run_restart(0, many, some, settings, None, False)
     assert mcc(sim.platform[::10], start.factors[:, :2], n_bootstrap=0).value > 0.95
 
 

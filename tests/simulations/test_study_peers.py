@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from pyro_hmvcrl.guide.guide import ExpansionGuide
+from pyro_hmvcrl.inference.restarts import _new_model
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import _new_model
 from pyro_hmvcrl.story.programs import at, log_joint, observe
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.simulation import simulate
