@@ -157,7 +157,7 @@ def _amortise(
     start: ExpansionGuide, train: Cohort, settings: Settings, checkpoints: str | Path | None, progress: bool
 ) -> tuple[TransformerGuide, list[float]]:
     seed = seed_of(settings, settings.restarts)
-    torch.manualseed_of(seed)
+    torch.manual_seed(seed)
     guide = TransformerGuide(start.model).to(train.rows.device)
     guide.coefficients = start.coefficients
     fitted = set(start.parameters())
