@@ -35,7 +35,7 @@ import torch
 from IPython.display import display
 
 import pyro_hmvcrl as hm
-from pyro_hmvcrl.story import at
+from pyro_hmvcrl.story import HMVCRL, Logs, at
 from pyro_hmvcrl.synthetic import SUBSTITUTION
 from pyro_hmvcrl.synthetic.world import draw_world
 
@@ -53,15 +53,15 @@ place = Path(scratch.name)
 # **Question.** The platform has turned one of its knobs up. We had fitted the logs of before. Does the run foretell
 # what is shown, searched and engaged with after the change? And does it *know* when it cannot?
 #
-# **Assumptions** are those of every answer (notebook 05). A back-test puts some of them to the test that no other check
-# can reach: that the change acts through the covariates that the logs have, and that the story holds as far away as
-# the platform has gone. It cannot tell a cause that both policy and engagement share, if it stays the same.
+# **Assumptions** are those of every answer (notebook 05). A back-test puts some of them to the test that no other
+# check can reach: that the change acts through the covariates that the logs have, and that the story holds as far
+# away as the platform has gone. It cannot tell a cause that both policy and engagement share, if it stays the same.
 #
 # ## Causal program
 #
-# A platform whose change is known, as it is made up. Two sets of logs: *before*, and *after*, of **other users**, when
-# `exposure_1` stands one standard deviation higher. In a third one the same change came about and **the covariates do
-# not tell of it**: what a platform does without writing it down.
+# A platform whose change is known, as it is made up. Two sets of logs: *before*, and *after*, of **other users**,
+# when `exposure_1` stands one standard deviation higher. In a third one the same change came about and **the
+# covariates do not tell of it**: what a platform does without writing it down.
 
 # %%
 design = hm.Design.with_knobs(**SUBSTITUTION | {"users": USERS, "preference_factors": 2, "categories": 12})
@@ -73,6 +73,36 @@ unchanged = hm.simulate(design, OTHERS, world)
 hidden = replace(after, exposure_covariates=unchanged.exposure_covariates)
 for name, logs in {"before": before, "after": after, "hidden": hidden}.items():
     hm.write_simulation(logs, place / name, SEED, truth=False)
+
+# %% [markdown]
+# ## Causal query
+#
+# New covariates are a policy that has come about: what the program then expects to be shown is the prediction. That
+# is all. By hand it is a few lines, here at the **true** parameters, so that nothing is estimated yet.
+
+
+# %%
+def shares_shown(program, logs, draws=20):
+    """What the program expects these users to be shown, as shares of the categories; a mean over their noise."""
+    torch.manual_seed(SEED)
+    number, found = logs.exposure.sum(-1, keepdim=True), []
+    for _ in range(draws):
+        sites = pyro.poutine.trace(program).get_trace(logs).nodes
+        found.append((sites["exposure"]["fn"].probability * number).sum(0) / number.sum())
+    return torch.stack(found).double().mean(0).numpy()
+
+
+truth = {n: torch.as_tensor(array, dtype=torch.float32) for n, array in world.parameters().items()}
+model = HMVCRL(2, 2, 5, 5, 12).requires_grad_(False)
+model.graph.orient(truth["edges"])
+new = Logs.of(*after.observed)
+then, now = (shown.sum(0) / shown.sum() for shown in (Logs.of(*before.observed).exposure, new.exposure))
+missed = {
+    "the true program": shares_shown(at(model, truth), new) - now.numpy(),
+    "no change": (then - now).numpy(),
+}
+for name, errors in missed.items():
+    print(f"mean error of {name}: {100 * np.abs(errors).mean():.2f} percentage points")
 
 # %% [markdown]
 # ## Inference
@@ -93,37 +123,20 @@ run = hm.fit(
     device="cpu",
     **steps,
 )
-run
+display(run)
 
 # %% [markdown]
-# ## Causal query
+# ### By hand, and by the package
 #
-# ### By hand
-#
-# The fitted program with the covariates of the users after the change. That is all: new covariates are a policy that
-# has come about, and what the program then expects to be shown is the prediction.
+# The same by hand with what was fitted. `validate` does it with draws of the parameters' posterior, new events, and
+# so with intervals for what is to be **seen** and not only for what is to be expected. Beside it stands *as before*:
+# that nothing has changed.
 
 # %%
-new = run.logs(hm.read_dataset(place / "after", periods=1))
-program = at(run.model, run.guide.coefficients.means())
-torch.manual_seed(SEED)
-shares = []
-for _ in range(20):  # draws of the users' noise
-    sites = pyro.poutine.trace(program).get_trace(new).nodes
-    shown = sites["exposure"]["fn"].probability * new.exposure.sum(-1, keepdim=True)
-    shares.append(shown.sum(0) / new.exposure.sum())
-by_hand = torch.stack(shares).mean(0).detach().numpy()
-
-# %% [markdown]
-# ### By the package
-#
-# `validate` does the same with draws of the parameters' posterior, new events, and so with intervals for what is to be
-# **seen** and not only for what is to be expected. Beside it stands *as before*: that nothing has changed.
-
-# %%
+fitted = at(run.model, run.guide.coefficients.means())
+by_hand = shares_shown(fitted, run.logs(hm.read_dataset(place / "after", periods=1)))
 found = run.validate(place / "after", progress=False)
 package = found.to_frame().loc["shown"]
-observed = (new.exposure.sum(0) / new.exposure.sum()).numpy()
 by_name = dict(zip(run.categories, by_hand, strict=True))
 table = package[["before", "predicted", "lower", "upper", "observed"]].assign(by_hand=pd.Series(by_name))
 print("shares of what is shown, in percent")
@@ -141,9 +154,9 @@ found.plot()
 print(*found.sentences, sep="\n")
 
 # %% [markdown]
-# *What to see:* grey is before, the coloured interval what was predicted, the black mark what came. Nearly all marks lie
-# in their intervals, and far from where they were before. Over many worlds the study
-# `simulations/backtest.py` counts how many.
+# *What to see:* the ring is before, the coloured interval what was predicted, the cross what came. Nearly all crosses
+# lie in their intervals, and far from where they were before. Over many worlds the study `simulations/backtest.py`
+# counts how many.
 #
 # ### The same change, untold
 
@@ -152,15 +165,15 @@ untold = run.validate(place / "hidden", progress=False)
 print(*untold.sentences, sep="\n")
 
 # %% [markdown]
-# *What to see:* the run predicts what it was told, which is no change, and is found out. Who sees this in logs of their
-# own should look for what else the platform did in that week.
+# *What to see:* the run predicts what it was told, which is no change, and is found out. Who sees this in logs of
+# their own should look for what else the platform did in that week.
 #
 # ### Real logs in which chance chose
 #
 # **Open Bandit** (Saito, Aihara, Matsutani and Narita 2021) has what a fashion shop showed in one week: to some users
-# at random, to others as a bandit (Thompson sampling) chose. `python simulations/real.py --open-bandit WHEEL` fits strata
-# of users under the random arm, with other strata of both, and predicts what the **bandit** shows in strata whose bandit
-# rows the fit has not seen. The rows are not kept here; what the study found is.
+# at random, to others as a bandit (Thompson sampling) chose. `python simulations/real.py --open-bandit WHEEL` fits
+# strata of users under the random arm, with other strata of both, and predicts what the **bandit** shows in strata
+# whose bandit rows the fit has not seen. The rows are not kept here; what the study found is.
 
 
 # %%
@@ -192,8 +205,8 @@ ax.legend(frameon=False, title="campaign")
 plt.show()
 
 # %% [markdown]
-# In numbers: mean absolute errors in percentage points, ours, of the plain shares that the bandit shows in the *other*
-# strata, and of no change; and how many of our intervals hold what came.
+# In numbers: mean absolute errors in percentage points, ours, of the plain shares that the bandit shows in the
+# *other* strata, and of no change; and how many of our intervals hold what came.
 
 # %%
 rows = {}
@@ -204,25 +217,27 @@ pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
 # *What to see:* the change is foretold, with a tenth of the error of "no change". **And the plain shares do better
-# still**: this bandit looks at no user, so that there is nothing to learn of the strata, and a model of users can only
-# add noise. A model earns its place where what is shown depends on who it is shown to.
+# still**: this bandit looks at no user, so that there is nothing to learn of the strata, and a model of users can
+# only add noise. A model earns its place where what is shown depends on who it is shown to.
 #
 # ### What chance itself rules out
 #
-# A random half of the random arm's rows stands where searches stand. Nothing can move it, so each of these is **none** by
-# design:
+# A random half of the random arm's rows stands where searches stand. Nothing can move it, so each of these is
+# **none** by design:
 
 # %%
-none = real[real["known"].abs().lt(1e-9) & real["question"].isin(["searched, moved", "factor, moved", "edge"])]
+none = real[
+    real["known"].abs().lt(1e-9) & real["question"].isin(["searched, moved", "factor, moved", "edge"])
+]
 said = none.assign(wrong=~none["holds"].astype(bool)).groupby(["question", "campaign"], sort=False)["wrong"]
 display(said.agg(answers="size", wrongly_said="sum"))
 graded = real["grade"].dropna()
 print(f"the report's own verdict on these answers: {graded.value_counts().to_dict()}")
 
 # %% [markdown]
-# *What to see:* no share of what is "searched" is said to move. But where searches say nothing, the preference factor is
-# free to follow the platform, and in some fits it is said to move, and an edge to be there. The report grades every one
-# of these answers *no*, "do not rely on it": the right ones, too. So it protects, and says little.
+# *What to see:* no share of what is "searched" is said to move. But where searches say nothing, the preference factor
+# is free to follow the platform, and in some fits it is said to move, and an edge to be there. The report grades
+# every one of these answers *no*, "do not rely on it": the right ones, too. So it protects, and says little.
 #
 # Rates of engagement are another loss: clicks are 14 to 41 in a split, and rates below 1% are foretold as 2 to 4%:
 
@@ -234,13 +249,14 @@ rates = real[real["question"] == "engagement"].groupby("campaign", sort=False)
 # ## What could go wrong
 #
 # - *A back-test is of one change.* That a run foretells more novelty says nothing of less autoplay.
-# - *Other users, other weeks.* A holiday between before and after is a change of its own, and the covariates do not tell.
-# - *Few events.* Rates of a few per thousand need thousands of engaged events: the intervals say so, and so does `validate`,
-#   but the middle of a wide interval is not a prediction.
-# - *Surfaces that do not meet.* Logs without search have no preference of their own. A placebo in its place, as above, is
-#   a test and no more.
-# - *Choosing what to show.* Figures that agree are found easily among many. Here all splits are shown, and of the study's
-#   text every number stands in its tables (`python simulations/all.py --check`).
+# - *Other users, other weeks.* A holiday between before and after is a change of its own, and the covariates do not
+#   tell.
+# - *Few events.* Rates of a few per thousand need thousands of engaged events: the intervals say so, but the middle
+#   of a wide interval is not a prediction.
+# - *Surfaces that do not meet.* Logs without search have no preference of their own. A placebo in its place, as
+#   above, is a test and no more.
+# - *Choosing what to show.* Figures that agree are found easily among many. Here all splits are shown, and of the
+#   study's text every number stands in its tables (`python simulations/all.py --check`).
 
 # %%
 scratch.cleanup()
@@ -248,8 +264,8 @@ scratch.cleanup()
 # %% [markdown]
 # ## Exercises
 #
-# 1. **The very same users.** Simulate *after* with the seed of *before* and call `run.validate(..., counterfactual=True)`.
-#    By how much do intervals shrink, and why not to nothing?
+# 1. **The very same users.** Simulate *after* with the seed of *before* and validate with `counterfactual=True`. By
+#    how much do intervals shrink, and why not to nothing?
 # 2. **Half of it untold.** Let the covariates tell half of the change. Is the run still found out?
-# 3. **Your own.** Cut your logs at the last change of your recommender, fit the part before, and validate on the rest. Which
-#    figure is missed by most, and what did the platform do there?
+# 3. **Your own.** Cut your logs at the last change of your recommender, fit the part before, and validate on the
+#    rest. Which figure is missed by most, and what did the platform do there?

@@ -37,6 +37,7 @@ STUDIES = (
     "learning_platform",
     "backtest",
     "selecting",
+    "edges",
     "recovery",
 )
 BENCHMARKS = ("cost", "floor", "race", "kuaisar_cost")  #: they measure this machine, and start anew
@@ -112,7 +113,8 @@ def section(name: str) -> str:
     text = (HERE / "README.md").read_text()
     sections = re.split(r"^## ", text, flags=re.MULTILINE)
     own = [part for part in sections[1:] if f"[study]({name}.py)" in part]
-    return "\n".join(own)
+    row = re.findall(rf"^\| \[{name.replace('_', ' ')}\].*$", text, flags=re.MULTILINE)
+    return "\n".join(row + own)
 
 
 def nowhere(text: str, summary: str) -> list[str]:

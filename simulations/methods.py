@@ -14,10 +14,12 @@ from functools import partial
 
 import numpy as np
 from implicit.als import AlternatingLeastSquares
+from rivals import latent_confounder
 from scipy.sparse import csr_matrix
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA, FastICA
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from pyro_hmvcrl.data.dataset import Dataset
@@ -33,6 +35,7 @@ from pyro_hmvcrl.synthetic.design import Array
 
 from variants import VARIANTS
 
+SWEEPS = 20  # of alternating regressions
 Effects = dict[str, float]  # by "outcome estimand"
 
 
@@ -169,6 +172,64 @@ def two_views(dataset: Dataset, settings: Settings) -> Found:
     )
 
 
+def deconfounded(dataset: Dataset, settings: Settings) -> Found:
+    """A latent confounder of what is shown, then matrix factorisation of engagement rates beside it: iDCF.
+
+    The confounder is learnt with the users' features as proxies (Zhang et al. 2023, see ``rivals.py``), and stands for
+    the platform.  Preference is what is then the user's own; rates weigh as much as was shown.
+    """
+    confounder = latent_confounder(dataset, settings.platform_factors, settings.seed)
+    shown = np.asarray(dataset.exposure, float)
+    rates = dataset.engagement / np.maximum(shown, 1)
+    ours = np.column_stack([np.ones(dataset.n_users), confounder(dataset)])  # what is not the user's taste
+    n = ours.shape[1]
+    taste = np.random.default_rng(settings.seed).normal(
+        0, 0.1, (dataset.n_users, settings.preference_factors)
+    )
+    for _ in range(SWEEPS):
+        of_category = _ridge(np.hstack([ours, taste]), rates, shown)
+        taste = _ridge(of_category[:, n:], (rates - ours @ of_category[:, :n].T).T, shown.T)
+
+    def encode(d: Dataset) -> Array:
+        z, seen = confounder(d), np.asarray(d.exposure, float)
+        usual = np.column_stack([np.ones(len(z)), z]) @ of_category[:, :n].T
+        own = d.engagement / np.maximum(seen, 1) - usual
+        return np.hstack([z, _ridge(of_category[:, n:], own.T, seen.T)])
+
+    return _with_regression(slice(0, n - 1), slice(n - 1, None), encode, dataset)
+
+
+def _ridge(x: Array, y: Array, weights: Array) -> Array:
+    """Coefficients ``(C, M)`` of each column of `y` ``(N, C)`` on `x` ``(N, M)``, with weights ``(N, C)``."""
+    normal = np.einsum("nm,nc,nl->cml", x, weights, x, optimize=True) + np.eye(x.shape[1])
+    return np.asarray(np.linalg.solve(normal, (x.T @ (weights * y)).T[..., None])[..., 0])
+
+
+def by_instruments(dataset: Dataset, settings: Settings) -> Found:
+    """Searches as instruments of what users engage with on recommendations: IV4Rec (Si et al. 2022).
+
+    What a regression on searches explains of it is the users' own, and the rest is the platform's.  Shares of
+    categories stand where the paper has embeddings of items.
+    """
+    engaged, searched = (log_shares(dataset, surface) for surface in ("engagement", "search"))
+    first = RidgeCV(np.logspace(-2, 4, 13)).fit(searched(dataset), engaged(dataset))
+
+    def parts(d: Dataset) -> tuple[Array, Array]:
+        explained = first.predict(searched(d))
+        return engaged(d) - explained, explained
+
+    n = settings.platform_factors
+    axes = [
+        PCA(k).fit(part) for k, part in zip((n, settings.preference_factors), parts(dataset), strict=True)
+    ]
+    return _with_regression(
+        slice(0, n),
+        slice(n, None),
+        lambda d: np.hstack([a.transform(part) for a, part in zip(axes, parts(d), strict=True)]),
+        dataset,
+    )
+
+
 def log_shares(dataset: Dataset, surface: str) -> Callable[[Dataset], Array]:
     """Centred log shares of categories ``(N, C)``, smoothed by the average user of `dataset`."""
     total = getattr(dataset, surface).sum(0) + 1.0
@@ -217,4 +278,6 @@ METHODS: dict[str, Method] = {
     "PCA": partial(by_surface, PCA),
     "FastICA": partial(by_surface, partial(FastICA, whiten="unit-variance", max_iter=1_000, random_state=0)),
     "CCA": two_views,
+    "iDCF": deconfounded,
+    "IV4Rec": by_instruments,
 }

@@ -36,6 +36,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from rivals import normal, perceptron
 from torch import Tensor, nn
 
 from pyro_hmvcrl.data.dataset import Dataset, Standardisation
@@ -111,13 +112,8 @@ def _expanded(guide: ExpansionGuide, held: Logs) -> Array:
 class PlainIVAE(nn.Module):
     """iVAE on counts: ``z ~ p(z | u)``, ``counts ~ p(x | z)``, ``q(z | x, u)``, each a multilayer perceptron."""
 
-    def __init__(self, n_categories: int, n_covariates: int, n_factors: int, width: int = 128) -> None:
+    def __init__(self, n_categories: int, n_covariates: int, n_factors: int) -> None:
         super().__init__()
-
-        def perceptron(n_in: int, n_out: int) -> nn.Sequential:
-            layers = nn.Linear(n_in, width), nn.LeakyReLU(0.1), nn.Linear(width, width), nn.LeakyReLU(0.1)
-            return nn.Sequential(*layers, nn.Linear(width, n_out))
-
         self.prior = perceptron(n_covariates, 2 * n_factors)
         self.encoder = perceptron(3 * n_categories + n_covariates, 2 * n_factors)
         self.decoder = perceptron(n_factors, 3 * n_categories)
@@ -126,7 +122,7 @@ class PlainIVAE(nn.Module):
         """Of the factors given counts and covariates; second, the covariates ``(N, D_P + D_Q)``."""
         covariates = torch.cat([logs.exposure_covariates, logs.preference_covariates], -1)
         seen = torch.cat([logs.search, logs.exposure, logs.engagement], -1).log1p()
-        return _normal(self.encoder(torch.cat([seen, covariates], -1))), covariates
+        return normal(self.encoder(torch.cat([seen, covariates], -1))), covariates
 
     def loss(self, logs: Logs) -> Tensor:
         """Minus the ELBO, nats a user."""
@@ -139,13 +135,8 @@ class PlainIVAE(nn.Module):
         fits = fits + (logs.engagement * engagement - logs.exposure * nn.functional.softplus(engagement)).sum(
             -1
         )
-        kl = torch.distributions.kl_divergence(posterior, _normal(self.prior(covariates))).sum(-1)
+        kl = torch.distributions.kl_divergence(posterior, normal(self.prior(covariates))).sum(-1)
         return (kl - fits).mean()
-
-
-def _normal(parameters: Tensor) -> torch.distributions.Normal:
-    mean, log_sd = parameters.chunk(2, -1)
-    return torch.distributions.Normal(mean, log_sd.clamp(-6, 4).exp())
 
 
 def plain_ivae(watch: Watch, dataset: Dataset, held: Logs, settings: Settings) -> None:

@@ -155,25 +155,8 @@ class Run:
 
     @own_state()
     def edges(self, factors: pd.DataFrame) -> pd.DataFrame:
-        """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.
-
-        `weight` is ``B[source, target] sd(source) / sd(target)``.  `probability` is the posterior probability that
-        the edge is more than a trifle, given the graph's orientation: the Savage-Dickey density ratio (Dickey 1971)
-        with even prior odds, against weights about zero with a standard deviation of `TRIFLE`.  Zero itself would be
-        the wrong rival: decoders of another kind than the model's feign small edges, which many users make sure.
-        """
-        names = self.factor_names
-        spread = factors[names].std(ddof=0).to_numpy()
-        rows = []
-        for j, k in self.guide.model.graph.allowed.nonzero().tolist():
-            to_standard = spread[j] / spread[k]
-            weight, sd = (
-                part["edges"][j, k].item() * to_standard for part in (self.posterior.mean, self.posterior.sd)
-            )
-            slab = laplace.pdf(0, scale=self.guide.model.priors["edges"][1] * to_standard)
-            against = norm.pdf(0, weight, np.hypot(sd, TRIFLE)) / slab
-            rows.append((names[j], names[k], weight, sd, 1 / (1 + against)))
-        return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])
+        """The graph's admissible edges, see :func:`edges_of`."""
+        return edges_of(self.guide.model, self.posterior, factors[self.factor_names])
 
     @own_state()
     def to_arviz(self, logs: Logs | None = None) -> Any:
@@ -230,3 +213,23 @@ class Run:
             users = user_log_likelihood(self.guide, self.posterior.draws, logs).double().numpy()
             of_draws |= {"log_likelihood": {"users": users}}
         return inference_data(posterior, **of_draws)
+
+
+def edges_of(model: HMVCRL, posterior: ParameterPosterior, factors: pd.DataFrame) -> pd.DataFrame:
+    """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.
+
+    `weight` is ``B[source, target] sd(source) / sd(target)``, with standard deviations over the users of `factors`.
+    `probability` is the posterior probability that the edge is more than a trifle, given the graph's orientation: the
+    Savage-Dickey density ratio (Dickey 1971) with even prior odds, against weights about zero with a standard deviation
+    of `TRIFLE`.  Zero itself would be the wrong rival: decoders of another kind than the model's feign small edges,
+    which many users make sure.
+    """
+    names, spread = list(factors), factors.std(ddof=0).to_numpy()
+    rows = []
+    for j, k in model.graph.allowed.nonzero().tolist():
+        to_standard = spread[j] / spread[k]
+        weight, sd = (part["edges"][j, k].item() * to_standard for part in (posterior.mean, posterior.sd))
+        slab = laplace.pdf(0, scale=model.priors["edges"][1] * to_standard)
+        against = norm.pdf(0, weight, np.hypot(sd, TRIFLE)) / slab
+        rows.append((names[j], names[k], weight, sd, 1 / (1 + against)))
+    return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])

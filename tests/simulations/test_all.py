@@ -1,0 +1,93 @@
+"""Claims about ``simulations/all.py``, by which tables and texts are checked, and of the smaller studies."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+SIMULATIONS = Path(__file__).parents[2] / "simulations"
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_studies(monkeypatch):
+    monkeypatch.syspath_prepend(SIMULATIONS)
+
+
+@pytest.fixture
+def every(monkeypatch):
+    return importlib.import_module("all")
+
+
+def test_every_study_is_named_once(every):
+    """A file with a protocol is a study; the others are what studies share."""
+    files = {p.stem for p in SIMULATIONS.glob("*.py") if "Performance   " in p.read_text()}
+    assert files == {*every.STUDIES, "race", "real"}
+    assert not set(every.STUDIES) & set(every.BENCHMARKS)
+    assert all((SIMULATIONS / f"{name}.py").exists() for name in every.BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("0.94 of 30 seeds, and 94.2% cover", []),
+        ("a bias of −0.013 ± 0.002", []),
+        ("0.95", ["0.95"]),  # the summary's 0.942 is 0.94
+        ("at most 1.3%, in `--share 0.77`, see [the 0.66](a0.55.md)", ["0.66"]),
+    ],
+)
+def test_numbers_of_the_text_must_stand_in_the_summary(every, text, missing):
+    assert every.nowhere(text, "| coverage | 0.942 | bias | -0.013 ± 0.002 |") == missing
+
+
+def test_a_change_of_the_code_makes_rows_old(every, monkeypatch, tmp_path):
+    def git(*words):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *name, *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    for path in ("pyro_hmvcrl/story/model.py", "pyro_hmvcrl/report/page.py", "simulations/peers.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("1\n")
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "one")
+    commit = git("rev-parse", "--short", "HEAD")
+    monkeypatch.setattr(every, "HERE", tmp_path / "simulations")
+    assert every.changed_since(commit, "peers") == []
+    (tmp_path / "pyro_hmvcrl/report/page.py").write_text("2\n")  # of which no figure hangs
+    assert every.changed_since(commit, "peers") == []
+    (tmp_path / "simulations/peers.py").write_text("2\n")
+    assert every.changed_since(commit, "peers") == ["simulations/peers.py"]
+    assert every.changed_since(commit, "effects") == []
+    (tmp_path / "pyro_hmvcrl/story/model.py").write_text("2\n")
+    assert every.changed_since(commit, "effects") == ["pyro_hmvcrl/story/model.py"]
+    assert every.changed_since("0123456", "effects") == ["a commit that is not here"]
+
+
+def test_another_digit_is_seen_and_other_seconds_are_not(every):
+    before = pd.DataFrame({"replication": ["a"], "commit": ["1"], "mcc": [0.1], "seconds": [3.0]})
+    same = before.assign(commit="2", seconds=4.0)
+    assert list(every.differences(before, same)) == []
+    assert list(every.differences(before, same.assign(mcc=0.1 + 1e-15))) == ["mcc"]
+    assert list(every.differences(before, pd.concat([same, same]))) == ["its number of rows"]
+
+
+@pytest.mark.parametrize("study", ["selecting", "edges"])
+def test_a_small_study_leaves_tables_a_text_and_a_figure(study, tmp_path):
+    command = [sys.executable, SIMULATIONS / f"{study}.py", "--quick", "--jobs", "1", "--out", tmp_path]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = pd.read_csv(tmp_path / "results.csv")
+    assert rows["replication"].eq("world-0").all()
+    assert len(rows) == (1 if study == "selecting" else 2 * 3 * 3)
+    assert "Fits that failed: 0." in (tmp_path / "summary.md").read_text()
+    assert (tmp_path / f"{study}.png").stat().st_size > 10_000
+    again = importlib.import_module(study)
+    if study == "edges":
+        assert again.performance(rows)["number"].tolist()[::2] == [15, 3]
