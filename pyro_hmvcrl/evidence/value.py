@@ -38,6 +38,7 @@ DRAWS = 64  #: of a user's factors, over which a probability is averaged
 RESAMPLED = 200  #: times that users are drawn anew, and exchanged
 SPREAD = 2.0  #: standard deviation of a weak prior on a category's log odds, which a few events leave open
 STEPS, NEAR = 50, 1e-9
+RARE = 0.01  #: probability of a slope as steep by chance, below which it is said to be one
 FEWEST = 10  #: events of both kinds, and users, with fewer of which nothing is said
 
 
@@ -89,8 +90,9 @@ def agreement(
     Returns
     -------
     dict
-        By outcome: the `users` and `events`, its `rate`, `slope` and `auc` (`mean`, `lower`, `upper`; the latter with
-        the `null`, its interval with users exchanged), and a `sentence`.  Of too few events slope and AUC are None.
+        By outcome: the `users` and `events`, its `rate`, `slope` and `auc` (`mean`, `lower`, `upper`; the former with
+        the probability `p` of one as steep by chance, the latter with the `null`, the same with users exchanged), and a
+        `sentence`.  Of too few events slope and AUC are None.
     """
     users = shown.sum(1) > 0
     x, n = np.log(searched[users]), shown[users]
@@ -129,7 +131,8 @@ def slope(x: Array, n: Array, y: Array, level: float) -> dict[str, float]:
     scores = (e * (inside - tie / own)).sum(1)  # of each user, the intercepts having followed
     error = np.sqrt((scores**2).sum() * len(scores) / (len(scores) - 1)) / information
     half = norm.ppf((1 + level) / 2) * error
-    return {"mean": float(beta), "lower": float(beta - half), "upper": float(beta + half)}
+    p = 2 * norm.sf(abs(beta) / error)
+    return {"mean": float(beta), "lower": float(beta - half), "upper": float(beta + half), "p": float(p)}
 
 
 def auc(x: Array, n: Array, y: Array, level: float, seed: int) -> dict[str, Any]:
@@ -164,13 +167,9 @@ def _sentence(name: str, of: Mapping[str, Any], level: float) -> str:
     """What is found, in plain words."""
     if of["slope"] is None:
         return f"{name}: too few events to say whether it agrees with what users look for."
-    odds = {part: np.exp(value) for part, value in of["slope"].items()}
-    if of["slope"]["lower"] > 0:
-        said = f"What users look for agrees with {name}"
-    elif of["slope"]["upper"] < 0:
-        said = f"What users look for is at odds with {name}"
-    else:
-        said = f"What users look for does not surely go with {name}"
+    odds = {part: np.exp(of["slope"][part]) for part in ("mean", "lower", "upper")}
+    sure, way = of["slope"]["p"] < RARE, "agrees with" if of["slope"]["mean"] > 0 else "is at odds with"
+    said = f"What users look for {way if sure else 'does not surely go with'} {name}"
     area, null = of["auc"], of["auc"]["null"]
     return (
         f"{said}: of users who are shown the same category, those who look for it a standard deviation more have "

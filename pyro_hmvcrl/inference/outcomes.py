@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import pyro
@@ -51,6 +52,28 @@ class Known(NamedTuple):
     factors: Tensor  #: particles ``(P, B, K)``
     readiness: Tensor  #: ``(P, B)``
     log_weights: Tensor  #: ``(P, B)``, of which the weights add up to 1
+
+
+class Asked:
+    """All users, of whom no more than what is known of their factors is held: events are taken some users at a time."""
+
+    def __init__(self, guide: Guide, values: Values, users: Cohort, said: csr_matrix) -> None:
+        self.users, self.said = users, said
+        at_once = max(NUMBERS_AT_ONCE // (PARTICLES * len(values["b"])), 1)
+        self.rows = torch.arange(users.n_users).split(at_once)
+        self.particles = []
+        for rows in self.rows:
+            logs, _ = self.at(rows)
+            self.particles.append(_particles(guide, values, logs, *_noise(guide, logs)))
+
+    def at(self, rows: Tensor) -> tuple[Logs, Tensor]:
+        """Some users, and what they say."""
+        logs = self.users.batch(rows.to(self.users.rows.device)).to("cpu").numbered().given_past()
+        return logs, torch.from_numpy(self.said[rows.numpy()].toarray()).float().view(logs.exposure.shape)
+
+    def __iter__(self) -> Iterator[Known]:
+        for rows, own in zip(self.rows, self.particles, strict=True):
+            yield Known(*self.at(rows), *own)
 
 
 def outcomes_posterior(
@@ -88,25 +111,20 @@ def outcome_posterior(
     story = OutcomeStory(name, guide.model)
     torch.manual_seed(seed)
     with few_threads(NUMBERS_AT_ONCE):
-        known = [
-            _known(guide, posterior.mean, logs, outcomes) for logs, outcomes in _batches(guide, users, said)
-        ]
-        values = _mode(story, known, _start(story, known))
+        asked = Asked(guide, posterior.mean, users, said)
+        values = _mode(story, asked, _start(story, asked))
         prior = flat({site: torch.full_like(t, _sd(story, site) ** -2) for site, t in values.items()})
-        scores = torch.cat([user_scores(story, values, some).double() for some in known])
-        curvature = _curvature(story, values, known)
-        moved = _carried(guide, story, values, posterior, users, said)
-    if not (scores.isfinite().all() and curvature.isfinite().all()):
+        gradient, scatter, pulls = _pulled(story, values, asked, posterior.n_draws)
+        curvature = _curvature(story, values, asked)
+        moved = _carried(guide, story, values, posterior, asked)
+    if not (gradient.isfinite().all() and curvature.isfinite().all()):
         raise FloatingPointError(f"the scores of outcome {name} are not finite; look for extreme covariates")
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature + torch.diag(prior)))
-    mode = flat(values) + inverse @ (scores.sum(0) - prior * flat(values))  # what is left of the way there
-    scatter = scores.T @ scores
-    n_draws = posterior.n_draws
-    pulls = torch.randn(n_draws, len(scores), dtype=torch.double) @ scores
-    pulls += torch.randn(n_draws, len(prior), dtype=torch.double) * prior.sqrt()
-    around = (moved + pulls) @ inverse
-    of_carried = (moved @ inverse).square().mean(0)
-    sd = ((inverse @ (scatter + torch.diag(prior)) @ inverse).diagonal() + of_carried).sqrt()
+    mode = flat(values) + inverse @ (gradient - prior * flat(values))  # what is left of the way there
+    of_prior = torch.randn(pulls.shape, dtype=torch.double) * prior.sqrt()
+    around = (moved + pulls + of_prior) @ inverse
+    variance = (inverse @ (scatter + torch.diag(prior)) @ inverse).diagonal()
+    sd = (variance + (moved @ inverse).square().mean(0)).sqrt()
     told = curvature.diagonal() > prior
     ratio = (scatter.diagonal() / curvature.diagonal())[told].median() if told.any() else torch.ones(())
     return ParameterPosterior(
@@ -147,27 +165,15 @@ def _sd(story: OutcomeStory, site: str) -> float:
     return float(story.priors[site.removeprefix(f"{story.name}.")][1])
 
 
-def _batches(guide: Guide, users: Cohort, said: csr_matrix) -> Iterator[tuple[Logs, Tensor]]:
-    """The users, some at a time, and what they say."""
-    n_categories = guide.model.f_search.intercept.numel()
-    at_once = max(NUMBERS_AT_ONCE // (PARTICLES * n_categories), 1)
-    for rows in torch.arange(users.n_users).split(at_once):
-        yield _of_users(users, said, rows)
-
-
-def _of_users(users: Cohort, said: csr_matrix, rows: Tensor) -> tuple[Logs, Tensor]:
-    """Some users, and what they say."""
-    logs = users.batch(rows.to(users.rows.device)).to("cpu").numbered().given_past()
-    return logs, torch.from_numpy(said[rows.numpy()].toarray()).float().view(logs.exposure.shape)
+@torch.no_grad()
+def _noise(guide: Guide, logs: Logs) -> tuple[Tensor, Tensor]:
+    """Draws of the users' noise given all that the fit has read, and their log probability where they come from."""
+    proposal = guide.proposal(logs)
+    noise = proposal.antithetic(PARTICLES)
+    return noise, proposal.log_prob(noise)
 
 
 @torch.no_grad()
-def _known(guide: Guide, values: Values, logs: Logs, said: Tensor) -> Known:
-    proposal = guide.proposal(logs)
-    noise = proposal.antithetic(PARTICLES)
-    return Known(logs, said, *_particles(guide, values, logs, noise, proposal.log_prob(noise)))
-
-
 def _particles(
     guide: Guide, values: Values, logs: Logs, noise: Tensor, log_proposal: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,22 +185,22 @@ def _particles(
     return factors, readiness, log_weights - log_weights.logsumexp(0)
 
 
-def _start(story: OutcomeStory, known: list[Known]) -> Values:
+def _start(story: OutcomeStory, asked: Asked) -> Values:
     """Each category's own rate, and nothing else."""
-    shown, said = (
-        torch.stack([of.flatten(0, -2).sum(0) for of in parts]).sum(0)
-        for parts in ([some.logs.exposure for some in known], [some.said for some in known])
-    )
+    said, shown = torch.zeros(2, *story.priors["b"][2])
+    for some in asked:
+        said += some.said.flatten(0, -2).sum(0)
+        shown += some.logs.exposure.flatten(0, -2).sum(0)
     usual = said.sum() / shown.sum()
     rate = (said + usual) / (shown + 1)  # of a category that is not shown, the usual one
     values = {story.site(part): torch.zeros(shape) for part, (_, _, shape) in story.priors.items()}
     return values | {story.site("b"): rate.logit()}
 
 
-def _mode(story: OutcomeStory, known: list[Known], start: Values) -> Values:
+def _mode(story: OutcomeStory, asked: Asked, start: Values) -> Values:
     """Where the log posterior of the coefficients is highest."""
     values = {name: value.clone().requires_grad_() for name, value in start.items()}
-    n_users = sum(len(some.logs.index) for some in known)
+    n_users = asked.users.n_users
     search = torch.optim.LBFGS(
         list(values.values()), max_iter=STEPS, tolerance_change=SAME, line_search_fn="strong_wolfe"
     )
@@ -205,7 +211,7 @@ def _mode(story: OutcomeStory, known: list[Known], start: Values) -> Values:
         loss = of_prior / (2 * n_users)
         loss.backward()
         total = loss.detach()
-        for some in known:
+        for some in asked:
             of_users = -log_likelihood(story, values, some).sum() / n_users
             of_users.backward()
             total = total + of_users.detach()
@@ -216,13 +222,27 @@ def _mode(story: OutcomeStory, known: list[Known], start: Values) -> Values:
 
 
 @torch.no_grad()
-def _curvature(story: OutcomeStory, values: Values, known: list[Known]) -> Tensor:
+def _pulled(story: OutcomeStory, values: Values, asked: Asked, draws: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the users' scores the sum, the sum of outer products, and random pulls that have these for covariance."""
+    n = sum(t.numel() for t in values.values())
+    gradient, scatter, pulls = (
+        torch.zeros(shape, dtype=torch.double) for shape in ((n,), (n, n), (draws, n))
+    )
+    for some in asked:
+        scores = user_scores(story, values, some).double()
+        gradient += scores.sum(0)
+        scatter += scores.T @ scores
+        pulls += torch.randn(draws, len(scores), dtype=torch.double) @ scores
+    return gradient, scatter, pulls
+
+
+@torch.no_grad()
+def _curvature(story: OutcomeStory, values: Values, asked: Asked) -> Tensor:
     """Outer products of scores of outcomes that the model makes, as many users as there are."""
     n_coefficients = sum(t.numel() for t in values.values())
-    n_users = sum(len(some.logs.index) for some in known)
-    rounds = -(-MADE_A_COEFFICIENT * n_coefficients // n_users)
+    rounds = -(-MADE_A_COEFFICIENT * n_coefficients // asked.users.n_users)
     total = torch.zeros(n_coefficients, n_coefficients, dtype=torch.double)
-    for some in known * rounds:
+    for some in chain.from_iterable(repeat(asked, rounds)):
         scores = user_scores(story, values, some._replace(said=_made(story, values, some))).double()
         total += scores.T @ scores
     return total / rounds
@@ -238,31 +258,22 @@ def _made(story: OutcomeStory, values: Values, known: Known) -> Tensor:
 
 
 def _carried(
-    guide: Guide,
-    story: OutcomeStory,
-    values: Values,
-    posterior: ParameterPosterior,
-    users: Cohort,
-    said: csr_matrix,
+    guide: Guide, story: OutcomeStory, values: Values, posterior: ParameterPosterior, asked: Asked
 ) -> Tensor:
     """By how much each draw of the fit's parameters moves the sum of scores ``(draws, coefficients)``.
 
     Of some users, for all, with the same noise in all draws.
     """
-    rows = torch.randperm(users.n_users)[:CARRIED]
-    logs, said = _of_users(users, said, rows)
-    with torch.no_grad():
-        proposal = guide.proposal(logs)
-        noise = proposal.antithetic(PARTICLES)
-        log_proposal = proposal.log_prob(noise)
+    rows = torch.randperm(asked.users.n_users)[:CARRIED]
+    logs, said = asked.at(rows)
+    drawn = _noise(guide, logs)
 
     def pull(of_fit: Values) -> Tensor:
         leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
-        with torch.no_grad():
-            particles = _particles(guide, of_fit, logs, noise, log_proposal)
+        particles = _particles(guide, of_fit, logs, *drawn)
         total = log_likelihood(story, leaves, Known(logs, said, *particles)).sum()
         return torch.cat([g.flatten() for g in torch.autograd.grad(total, list(leaves.values()))]).double()
 
     here = pull(posterior.mean)
     moved = [pull(posterior.draw(i)) - here for i in range(posterior.n_draws)]
-    return torch.stack(moved) * (users.n_users / len(rows))
+    return torch.stack(moved) * (asked.users.n_users / len(rows))
