@@ -137,6 +137,15 @@ class Run(FittedRun):
         return Answer(answers, self._found)
 
     @property
+    def value(self) -> dict[str, dict[str, Any]]:
+        """Does what held-out users look for agree with engagement, and with each further outcome?
+
+        By outcome, see :func:`~pyro_hmvcrl.evidence.value.agreement`; empty where the logs have no further outcome.
+        """
+        value: dict[str, dict[str, Any]] = self._found.get("value", {})
+        return value
+
+    @property
     def _found(self) -> dict[str, Any]:
         """What the fit's report has."""
         found: dict[str, Any] = read_json(self.folder / "report.json")

@@ -91,6 +91,10 @@ def import_command(
     top_categories: Annotated[
         int | None, typer.Option(help="All but this many of the most frequent categories become one.")
     ] = None,
+    outcomes: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns of RECOMMENDATIONS with yes or no beside engagement, e.g. liked."),
+    ] = None,
 ) -> None:
     """Make a dataset folder of your own files, Parquet or CSV, and say all that was done to them."""
     with plain_errors():
@@ -111,6 +115,7 @@ def import_command(
             preference=_parted(preference),
             columns={own: name for own, _, name in pairs},
             top_categories=top_categories,
+            outcomes=_parted(outcomes or []),
         )
         _say_account(account, out)
 

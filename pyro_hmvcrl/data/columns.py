@@ -130,11 +130,11 @@ _TIME = [
     _check(_told_apart, ROUNDED_KEY),
 ]
 _CATEGORY = [_check(_present, "missing; fill it in or drop the event"), _check(_exact, ROUNDED_KEY)]
-_MARK = _check(lambda v: np.isin(as_numbers(v), (0, 1)), "neither 0 nor 1; recode it or drop the event")
+MARK = _check(lambda v: np.isin(as_numbers(v), (0, 1)), "neither 0 nor 1; recode it or drop the event")
 Checks = dict[str, list[pa.Check]]  #: by column
 CHECKS: dict[str, Checks] = {"search_events": {"user_id": USER, "timestamp": _TIME, "category": _CATEGORY}}
-CHECKS["recommendation_events"] = CHECKS["search_events"] | {"engaged": [_MARK]}
-OPTIONAL: dict[str, Checks] = {"search_events": {"suggested": [_MARK]}, "recommendation_events": {}}
+CHECKS["recommendation_events"] = CHECKS["search_events"] | {"engaged": [MARK]}
+OPTIONAL: dict[str, Checks] = {"search_events": {"suggested": [MARK]}, "recommendation_events": {}}
 
 
 def as_integers(values: pd.Series) -> NDArray[np.int64]:

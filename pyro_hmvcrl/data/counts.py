@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pandas.util import hash_array
 from scipy.sparse import coo_matrix, csr_matrix
 
-from pyro_hmvcrl.data.columns import CHECKS, OPTIONAL, Checks, as_codes, as_integers
+from pyro_hmvcrl.data.columns import CHECKS, MARK, OPTIONAL, Checks, as_codes, as_integers
 from pyro_hmvcrl.data.names import WHOLE, like, short
 from pyro_hmvcrl.data.periods import COARSE, EARLIEST, Periods, latest
 from pyro_hmvcrl.data.tables import DatasetError, Table, validate
@@ -24,9 +24,11 @@ HELD = 1 << 26  #: bytes of counts that are held in memory; more are kept in a f
 MARKS = ("engaged", "suggested")  #: columns that mark some of the events
 
 
-def checks_of(table: Table, stem: str) -> Checks:
-    """The checks of an event table's columns, with those that it may have and has."""
-    return CHECKS[stem] | {name: of for name, of in OPTIONAL[stem].items() if name in table.columns}
+def checks_of(table: Table, stem: str, outcomes: Sequence[str] = ()) -> Checks:
+    """The checks of an event table's columns, with those that it may have and has, and of recommendations outcomes."""
+    optional = {name: of for name, of in OPTIONAL[stem].items() if name in table.columns}
+    further = {name: [MARK] for name in outcomes if stem == "recommendation_events"}
+    return CHECKS[stem] | optional | further
 
 
 def from_on(rows: pd.DataFrame, since: int | None) -> pd.DataFrame:
@@ -46,14 +48,16 @@ class Survey:
     engaged: int  #: events that are engaged with
     coarse: bool  #: whether all times are multiples of what no clock counts in
     before: int  #: events that are left out, as they are before the first moment that is used
+    said: Mapping[str, int]  #: events of which a further outcome holds, by its name
 
     @property
     def events(self) -> int:
         return int(self.labels.sum())
 
 
-def survey(table: Table, checks: Checks, since: int | None = None) -> Survey:
+def survey(table: Table, checks: Checks, since: int | None = None, outcomes: Sequence[str] = ()) -> Survey:
     """Check every row of an event table: which categories it has, and when, from a moment on."""
+    said = dict.fromkeys((name for name in outcomes if name in checks), 0)
     labels, strange, engaged, before, coarse = pd.Series(dtype="int64"), [], 0, 0, True
     first_time, last_time = np.iinfo(np.int64).max, np.iinfo(np.int64).min
     for first, rows in table.parts(checks):
@@ -69,6 +73,7 @@ def survey(table: Table, checks: Checks, since: int | None = None) -> Survey:
         strange.append(times[(times < EARLIEST) | (times >= latest())])
         if "engaged" in checks:
             engaged += int(as_integers(rows["engaged"]).sum())
+        said = {name: n + int(as_integers(rows[name]).sum()) for name, n in said.items()}
     odd = np.concatenate(strange)
     return Survey(
         labels.astype("int64"),
@@ -79,6 +84,7 @@ def survey(table: Table, checks: Checks, since: int | None = None) -> Survey:
         engaged,
         coarse and first_time < last_time,
         before,
+        said,
     )
 
 
@@ -90,6 +96,7 @@ class Counted:
     copies: int  #: rows that say the same as another
     unknown: int  #: rows left out, as their category is not known
     unknown_category: str | None  #: the first of these
+    outcomes: Mapping[str, csr_matrix] = field(default_factory=dict)  #: events of which each holds
 
 
 @dataclass(frozen=True)
@@ -132,13 +139,19 @@ class Keys:
         return user, among(self.categories, "category", unknown_category, not self.leave_out)
 
     def count(
-        self, table: Table, columns: Iterable[str], periods: Periods, since: int | None = None
+        self,
+        table: Table,
+        columns: Iterable[str],
+        periods: Periods,
+        since: int | None = None,
+        outcomes: Sequence[str] = (),
     ) -> Counted:
         """Events of each user in each period and category, ``(N, T C)``; where some are marked, those apart.
 
         Of recommendations the second matrix has those that were engaged with, of searches those that were suggested;
-        the first has all recommendations, and the searches of the users' own.
+        the first has all recommendations, and the searches of the users' own.  Of further `outcomes` each has a matrix.
         """
+        outcomes = [name for name in outcomes if name in columns]
         mark = next((name for name in MARKS if name in columns), None)
         parts: list[tuple[NDArray[Any], ...]] = []
         unknown, example = 0, None
@@ -147,15 +160,18 @@ class Keys:
             user, category = self.positions(table, rows, first)
             time = as_integers(rows["timestamp"])
             marked = as_integers(rows[mark]).astype(bool) if mark else np.zeros(len(rows), bool)
+            said = [as_integers(rows[name]).astype(bool) for name in outcomes]
             known = category >= 0
             if not known.all():
                 unknown += int((~known).sum())
                 example = example or str(rows["category"].iloc[np.flatnonzero(~known)[0]])
-                user, category, time, marked = (of[known] for of in (user, category, time, marked))
+                user, category, time, marked, *said = (
+                    of[known] for of in (user, category, time, marked, *said)
+                )
             cell = periods.at(time) * len(self.categories) + category
             told = _told_by(user, category, time, marked)
-            parts.append((user.astype(np.int32), cell.astype(np.int32), marked, told))
-        user, cell, marked, told = map(np.concatenate, zip(*parts, strict=True))
+            parts.append((user.astype(np.int32), cell.astype(np.int32), marked, told, *said))
+        user, cell, marked, told, *said = map(np.concatenate, zip(*parts, strict=True))
         parts.clear()
         told.sort()
         copies = int((told[1:] == told[:-1]).sum())
@@ -167,7 +183,8 @@ class Keys:
 
         every = slice(None) if mark != "suggested" else ~marked
         matrices = [counted(every)] + ([counted(marked)] if mark == "engaged" or marked.any() else [])
-        return Counted(matrices, copies, unknown, example)
+        by_outcome = {name: counted(of) for name, of in zip(outcomes, said, strict=True)}
+        return Counted(matrices, copies, unknown, example, by_outcome)
 
 
 def _told_by(*columns: NDArray[Any]) -> NDArray[np.uint64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -46,6 +46,8 @@ class Dataset:
     covariates_until
         The covariates describe what was before this moment (ms since epoch), and events before it are not among these;
         None if the dataset does not say.
+    outcomes
+        As `counts`: events shown of which each further outcome holds, by its name.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Dataset:
     event_tables: Mapping[str, Callable[[], pd.DataFrame]]
     remarks: tuple[str, ...] = ()
     covariates_until: int | None = None
+    outcomes: Mapping[str, csr_matrix] = field(default_factory=dict)
 
     @cached_property
     def search(self) -> NDArray[np.float32]:
@@ -75,9 +78,13 @@ class Dataset:
         return self._by_category("engagement")
 
     def _by_category(self, surface: str) -> NDArray[np.float32]:
+        return self.in_one_period(self.counts[surface])
+
+    def in_one_period(self, counts: csr_matrix) -> NDArray[np.float32]:
+        """Counts of all periods together, ``(N, T C)`` as ``(N, C)``."""
         categories = identity(len(self.categories), np.float32, "csr")
         all_periods = vstack([categories] * self.periods.number)
-        return np.asarray((self.counts[surface] @ all_periods).toarray())
+        return np.asarray((counts @ all_periods).toarray())
 
     @property
     def search_events(self) -> pd.DataFrame:
@@ -107,10 +114,13 @@ class Dataset:
         return self.users[names].to_numpy(np.float64)
 
     def with_counts(self, **by_category: NDArray[np.floating]) -> Dataset:
-        """The dataset with other events ``(N, C)`` on some surfaces; all of its events in one period."""
+        """The dataset with other events ``(N, C)`` on some surfaces; all of its events in one period.
+
+        Further outcomes are those of the events that were, and are left out.
+        """
         kept = {name: self._by_category(name) for name in self.counts if name not in by_category}
         counts = {name: csr_matrix(np.asarray(of, np.float32)) for name, of in (kept | by_category).items()}
-        return replace(self, periods=replace(self.periods, number=1), counts=counts)
+        return replace(self, periods=replace(self.periods, number=1), counts=counts, outcomes={})
 
     def subset(self, rows: ArrayLike) -> Dataset:
         """The dataset of some users: distinct positions, or a boolean mask of length N."""
@@ -125,6 +135,7 @@ class Dataset:
             self,
             users=users,
             counts={name: counts[chosen] for name, counts in self.counts.items()},
+            outcomes={name: counts[chosen] for name, counts in self.outcomes.items()},
             event_tables={table: partial(theirs, table) for table in self.event_tables},
         )
 

@@ -2,10 +2,11 @@
 
     dataset.json                    {"name", "exposure_covariates": [...], "preference_covariates": [...]}
                                     and, if wanted, "categories": [...], and "covariates_until": ms since epoch,
-                                    before which is what the covariates describe, and no event that is used
+                                    before which is what the covariates describe, and no event that is used;
+                                    "outcomes": [...], columns of recommendation_events beside `engaged`
     users.parquet                   user_id, one number per covariate (in its own unit)
     search_events.parquet           user_id, timestamp (ms since epoch), category; if wanted, suggested (0/1)
-    recommendation_events.parquet   user_id, timestamp, category, engaged (0/1)
+    recommendation_events.parquet   user_id, timestamp, category, engaged (0/1); if wanted, further outcomes (0/1)
 
 Each table may be ``.csv`` instead.  :func:`read_dataset` refuses bad input with one error that names file,
 column, first bad row and the mend; :func:`write_dataset` writes nothing that it would refuse.
@@ -39,7 +40,15 @@ from pyro_hmvcrl.data.columns import (
 from pyro_hmvcrl.data.counts import Keys, Survey, checks_of, from_on, survey
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.files import check_text, read_json, whole_folder
-from pyro_hmvcrl.data.names import like, listed, look_alikes, plain, reserved_among, short
+from pyro_hmvcrl.data.names import (
+    like,
+    listed,
+    look_alikes,
+    outcome_problem,
+    plain,
+    reserved_among,
+    short,
+)
 from pyro_hmvcrl.data.periods import DAY, Periods, moment_of
 from pyro_hmvcrl.data.tables import TABLES, DatasetError, Table, read_table, validate
 
@@ -99,6 +108,7 @@ def write_dataset(
     extra_files: Mapping[str, bytes] | None = None,
     categories: Sequence[str] | None = None,
     covariates_until: int | None = None,
+    outcomes: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Check a dataset and write its folder, whole or not at all; what checking found worth saying.
 
@@ -116,6 +126,8 @@ def write_dataset(
         Where the events may lack some of them.
     covariates_until
         The covariates describe what was before this moment, ms since epoch.  Events before it are not written.
+    outcomes
+        Columns of `recommendation_events` that are outcomes beside `engaged`.
 
     Raises
     ------
@@ -136,6 +148,8 @@ def write_dataset(
     if covariates_until is not None:
         of_numpy = isinstance(covariates_until, np.integer)
         description["covariates_until"] = int(covariates_until) if of_numpy else covariates_until
+    if outcomes:
+        description["outcomes"] = list(outcomes)
     check_description(folder / "dataset.json", description)
     frames = zip(TABLES, (users, search_events, recommendation_events), strict=True)
     tables = [Table(str(folder / f"{stem}.{format}"), f.reset_index(drop=True)) for stem, f in frames]
@@ -173,11 +187,12 @@ def check_description(path: Path | str, description: Any) -> None:
         check_text(description)
     except ValueError as error:
         raise DatasetError(f"{path}: not plain text: {error}; mend it there") from error
-    lists: dict[str, Any] = {"categories": [], **description}
+    lists: dict[str, Any] = {"categories": [], "outcomes": [], **description}
     for key, kinds in (
         ("exposure_covariates", str),
         ("preference_covariates", str),
         ("categories", str | int),
+        ("outcomes", str),
     ):
         if not isinstance(lists.get(key), list) or not all(isinstance(value, kinds) for value in lists[key]):
             raise DatasetError(f'{path}: "{key}" must be a list of names; mend it')
@@ -195,7 +210,10 @@ def check_description(path: Path | str, description: Any) -> None:
             f"{path}: covariate {short(name)} has the name of a channel, factor or site of the model, and a shift "
             "of it would be taken for one of that; rename it here and in the users' table"
         )
-    for noun, values in (("covariate", covariates), ("category", lists["categories"])):
+    if problem := outcome_problem(lists["outcomes"]):
+        raise DatasetError(f"{path}: outcome {problem}, here and in recommendation_events")
+    of_lists = {"covariate": covariates, "category": lists["categories"], "outcome": lists["outcomes"]}
+    for noun, values in of_lists.items():
         for value, times in Counter(map(str, values)).items():
             if times > 1:
                 raise DatasetError(f"{path}: {noun} {short(value)} is listed {times} times; list it once")
@@ -224,9 +242,10 @@ def assemble(
     said += remarks.of_names(users.label, "user_id", ids) if ids.dtype != "int64" else []
     said += remarks.of_covariates(users.label, held, covariates)
 
-    checks = {stem: checks_of(table, stem) for stem, table in events.items()}
+    outcomes = [*description.get("outcomes", ())]
+    checks = {stem: checks_of(table, stem, outcomes) for stem, table in events.items()}
     until = description.get("covariates_until")
-    found = {stem: survey(table, checks[stem], until) for stem, table in events.items()}
+    found = {stem: survey(table, checks[stem], until, outcomes) for stem, table in events.items()}
     if until is not None:
         _check_some_after(until, events, found)
         said += remarks.of_until(until, found)
@@ -246,7 +265,7 @@ def assemble(
     said += remarks.of_periods(cut, periods if isinstance(periods, int) else None, *window)
 
     keys = Keys(ids, pd.Index(known, dtype="str"), users.label, leave_out=fitted)
-    counted = {stem: keys.count(table, checks[stem], cut, until) for stem, table in events.items()}
+    counted = {stem: keys.count(table, checks[stem], cut, until, outcomes) for stem, table in events.items()}
     for stem, table in events.items():
         said += remarks.of_events(table.label, counted[stem], found[stem].events, window[0] < window[1])
     counts = dict(zip(("search", "suggested"), counted["search_events"].matrices, strict=False))
@@ -281,6 +300,7 @@ def assemble(
         event_tables={stem: partial(as_held, stem) for stem in events},
         remarks=tuple(said),
         covariates_until=until,
+        outcomes=counted["recommendation_events"].outcomes,
     )
 
 
@@ -324,6 +344,11 @@ def _check_surfaces(events: Mapping[str, Table], found: Mapping[str, Survey]) ->
     shown = events["recommendation_events"]
     if not 0 < found["recommendation_events"].engaged < found["recommendation_events"].events:
         raise shown.error("engaged", "the same in all rows; the model needs events of both kinds, 0 and 1")
+    for name, number in found["recommendation_events"].said.items():
+        if not 0 < number < found["recommendation_events"].events:
+            raise shown.error(
+                name, 'the same in all rows, and tells nothing; take it out of "outcomes" of dataset.json'
+            )
     searched, fed = (of.labels.index for of in found.values())
     if len({*searched, *fed}) == 1:
         raise shown.error(

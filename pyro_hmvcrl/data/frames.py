@@ -111,6 +111,7 @@ def from_frames(
     columns: Mapping[str, str] | None = None,
     top_categories: int | None = None,
     periods: int | None = None,
+    outcomes: Sequence[str] = (),
     name: str = "logs",
 ) -> Dataset:
     """Make a dataset of tables as they are.
@@ -133,6 +134,8 @@ def from_frames(
         All but this many of the most frequent categories become one, "other".
     periods
         Equal parts of the window, 1 for none; by default as its length has it, see :mod:`~pyro_hmvcrl.data.periods`.
+    outcomes
+        Columns of `recommendations` that are outcomes beside `engaged`: yes or no for every item shown.
     name
         Of the dataset.
 
@@ -160,7 +163,7 @@ def from_frames(
         zip(LABELS, (users, searches, searches if recommendations is None else recommendations), strict=True)
     )
     tables = {label: Table(label, _with_index(frame)) for label, frame in frames.items()}
-    made = prepare(tables, exposure, preference, columns=columns, top_categories=top_categories, name=name)
+    made = prepare(tables, exposure, preference, columns, top_categories, name, outcomes)
     parts = made.users, made.search_events, made.recommendation_events
     held = [Table(label, frame) for label, frame in zip(LABELS, parts, strict=True)]
     dataset = assemble(made.description, held, periods=periods)
@@ -179,6 +182,7 @@ def prepare(
     columns: Mapping[str, str] | None = None,
     top_categories: int | None = None,
     name: str = "logs",
+    outcomes: Sequence[str] = (),
 ) -> Prepared:
     """As :func:`from_frames`, of tables by their label (`users`, `searches`, `recommendations`): the tables to write.
 
@@ -188,7 +192,9 @@ def prepare(
         As there.
     """
     account = Account()
-    exposure, preference = ([of] if isinstance(of, str) else [*of] for of in (exposure, preference))
+    exposure, preference, outcomes = (
+        [of] if isinstance(of, str) else [*of] for of in (exposure, preference, outcomes)
+    )
     if top_categories is not None and top_categories < 2:
         account.problems.append(f"top_categories is {top_categories}: it must be at least 2")
     frames = _named(tables, {**(columns or {})}, [*exposure, *preference], account)
@@ -207,12 +213,13 @@ def prepare(
     known = _keys(frames["users"]["user_id"]) if "users" in whole else None
     for of in whole:
         if of != "users":
-            frames[of] = _events(tables[of], of, frames[of], known, timed, account)
+            further = outcomes if of == "recommendations" else []
+            frames[of] = _events(tables[of], of, frames[of], known, timed, further, account)
     _stop_at(account)
     events = _merged([frames[of] for of in LABELS[1:]], top_categories, account)
-    description = {"name": name, **blocks}
+    description = {"name": name, **blocks} | ({"outcomes": outcomes} if outcomes else {})
     try:
-        check_description("the covariates", description)
+        check_description("the names", description)
     except DatasetError as error:
         account.problems.append(str(error))
     for label, frame in zip(LABELS, (frames["users"], *events), strict=True):
@@ -364,13 +371,22 @@ def _place(frame: pd.DataFrame, error: UnclearError) -> int | None:
 
 
 def _events(
-    table: Table, label: str, frame: pd.DataFrame, known: pd.Series | None, timed: bool, account: Account
+    table: Table,
+    label: str,
+    frame: pd.DataFrame,
+    known: pd.Series | None,
+    timed: bool,
+    outcomes: Sequence[str],
+    account: Account,
 ) -> pd.DataFrame:
     """An event table whose columns hold what a dataset folder has, without rows that cannot be used."""
+    if lacks := [name for name in outcomes if name not in frame]:
+        account.problem(table, lacks[0], f"missing; there are {listed(frame.columns)}")
     frame = _with_keys(frame).assign(category=_keys(frame["category"]))
     if not timed:
         frame = frame.assign(timestamp=EARLIEST)
-    for column, read in {"timestamp": moments, "engaged": marks, "suggested": marks}.items():
+    of_marks = ["engaged", "suggested", *outcomes]
+    for column, read in {"timestamp": moments, **dict.fromkeys(of_marks, marks)}.items():
         if column not in frame or (column == "timestamp" and not timed):
             continue
         try:
@@ -400,12 +416,15 @@ def _events(
         other = None if lost.empty else like(str(lost.iloc[0]), known)
         alike = f" ({short(lost.iloc[0])} here, {short(other)} there)" if other else ""
         frame = account.only(label, frame, there, f"the user is not in the users' table{alike}")
+    for name in [name for name in outcomes if name in frame and frame[name].isna().any()]:
+        gaps = f"{int(frame[name].isna().sum()):,} rows say neither yes nor no"
+        account.problem(table, name, f"{gaps}; an outcome is one of all that is shown: fill in what is meant")
     for column in ("category", "timestamp", "engaged", "suggested"):
         if column in frame:
             frame = account.only(label, frame, frame[column].notna(), f"no {column}")
     if account.problems:
         return frame
-    whole = [column for column in ("timestamp", "engaged", "suggested") if column in frame]
+    whole = [column for column in ("timestamp", *of_marks) if column in frame]
     return frame.astype(dict.fromkeys(whole, "int64"))
 
 

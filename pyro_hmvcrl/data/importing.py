@@ -48,6 +48,7 @@ def import_files(
     columns: Mapping[str, str] | None = None,
     top_categories: int | None = None,
     name: str | None = None,
+    outcomes: Sequence[str] = (),
 ) -> Account:
     """Write a dataset folder of files as they are.
 
@@ -60,7 +61,7 @@ def import_files(
         Must not exist yet.
     name
         Of the dataset; by default that of the folder.
-    exposure, preference, columns, top_categories
+    exposure, preference, columns, top_categories, outcomes
         As in :func:`~pyro_hmvcrl.data.frames.from_frames`.
 
     Raises
@@ -74,7 +75,7 @@ def import_files(
     check_new(out)
     paths = map(Path, (users, searches, recommendations))
     tables = {label: read_own(path) for label, path in zip(LABELS, paths, strict=True)}
-    made = prepare(tables, exposure, preference, columns, top_categories, name or out.name)
+    made = prepare(tables, exposure, preference, columns, top_categories, name or out.name, outcomes)
     return write_prepared(made, out)
 
 

@@ -15,6 +15,10 @@ RESERVED = re.compile(
     r"user_id|(?:platform|preference)(?:_\d+(?:_sd|_true)?)?|held_out|outside|noise|readiness|history|search|exposure|engagement"
     r"|suggested|(?:exposure|preference)_covariates|(?:history|search|suggested|engagement)_\d+"
 )
+#: Further names that an outcome cannot have: they stand beside it in tables and answers, or are the model's.
+TAKEN = {"timestamp", "category", "engaged", "alignment", "period", "size", "reliability", "surface"}
+TAKEN |= {"f_search", "f_exposure", "f_suggested"}
+OUTCOME = re.compile("[A-Za-z][A-Za-z0-9_]{0,39}")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 INTEGER, WHOLE = (
     r"-?(?:0|[1-9][0-9]*)",
@@ -36,6 +40,22 @@ def reserved_among(names: Iterable[str]) -> str | None:
     given = pd.Series([*names], dtype="str")
     taken = _forms(given).str.fullmatch(RESERVED.pattern)
     return None if not taken.any() else str(given[taken].iloc[0])
+
+
+def outcome_problem(names: Iterable[str]) -> str | None:
+    """What keeps these from being names of outcomes, if something does.
+
+    Examples
+    --------
+    >>> outcome_problem(["liked", "next_day"]), outcome_problem(["engaged"])
+    (None, "'engaged' means something else here; rename it")
+    """
+    for name in names:
+        if not OUTCOME.fullmatch(name):
+            return f"{short(name)} is no name of letters, digits and underscores; rename it"
+        if name.lower() in TAKEN or reserved_among([name]):
+            return f"{short(name)} means something else here; rename it"
+    return None
 
 
 def short(value: object, most: int = MOST_SAID) -> str:

@@ -10,3 +10,4 @@ from .predictive import predictive_checks as predictive_checks
 from .to_arviz import inference_data as inference_data
 from .to_arviz import save_netcdf as save_netcdf
 from .to_arviz import summary as summary
+from .value import agreement as agreement

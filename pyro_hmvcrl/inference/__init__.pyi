@@ -3,6 +3,7 @@ from .bound import user_bounds as user_bounds
 from .laplace import ParameterPosterior as ParameterPosterior
 from .laplace import laplace_posterior as laplace_posterior
 from .laplace import score_to_the_mode as score_to_the_mode
+from .outcomes import outcome_posterior as outcome_posterior
 from .settings import Settings as Settings
 from .stage import Stage as Stage
 from .stage import optimise as optimise

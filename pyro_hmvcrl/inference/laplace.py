@@ -111,6 +111,16 @@ class ParameterPosterior:
         mean = {name: torch.cat([self.mean[name], self.placebo[name].mean(0)]) for name in self.placebo}
         return ParameterPosterior(self.mean | mean, self.sd, self.draws | both, {}, self.information)
 
+    def with_outcomes(self, outcomes: ParameterPosterior) -> ParameterPosterior:
+        """The posterior with further outcomes' coefficients among its parameters."""
+        mean, sd, draws = self.mean | outcomes.mean, self.sd | outcomes.sd, self.draws | outcomes.draws
+        return ParameterPosterior(mean, sd, draws, self.placebo, self.information)
+
+    @classmethod
+    def nothing(cls) -> ParameterPosterior:
+        """That of no parameters."""
+        return cls({}, {}, {}, {}, {})
+
     def to_tensors(self) -> Values:
         """All of it as one flat mapping, for a file."""
         parts = ((f.name, getattr(self, f.name)) for f in fields(self))

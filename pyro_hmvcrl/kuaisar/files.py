@@ -44,6 +44,9 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "duration_ms": pa.float32(),
         "timestamp": NUMBER,
         "click": pa.float32(),
+        "like": pa.float32(),
+        "follow": pa.float32(),
+        "forward": pa.float32(),
     },
     "src_inter.csv": {
         "keyword": TEXT,
@@ -57,6 +60,7 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     },
     "social_network.csv": {"user_id": NUMBER, "user_follow_id": TEXT},
 }
+FEEDBACK = ("like", "follow", "forward")  #: columns of rec_inter.csv that are outcomes, which a copy may lack
 WORDS = ("search_source", "item_type")  #: columns of words that stand for something
 IDS = ("user_id", "item_id")
 PAST_FLOATS = "past 2^53, from where on integers are not told apart here"

@@ -16,7 +16,7 @@ from pyro_hmvcrl.data.columns import varies
 from pyro_hmvcrl.data.folder import write_dataset
 from pyro_hmvcrl.kuaisar.clock import beijing
 from pyro_hmvcrl.kuaisar.covariates import COVARIATES_SHARE, EXPOSURE, Covariate, preference_covariates
-from pyro_hmvcrl.kuaisar.files import KuaisarError
+from pyro_hmvcrl.kuaisar.files import FEEDBACK, KuaisarError
 from pyro_hmvcrl.kuaisar.logs import Kuaisar
 
 
@@ -61,6 +61,8 @@ def write_kuaisar(
     place = np.full(len(logs.users), -1)
     place[kept] = np.arange(len(kept))
     deliveries, searches = (_events(s, logs.categories, users["user_id"].to_numpy(), place) for s in surfaces)
+    given = [name for name in FEEDBACK if name in deliveries]
+    outcomes = [name for name in given if 0 < deliveries[name].mean() < 1]
     account = logs.about | {
         "window": [beijing(t) for t in rest.window],
         "covariates_share": covariates_share,
@@ -70,6 +72,8 @@ def write_kuaisar(
         "users": {"read": len(logs.users), "kept": len(kept), "least_events": min_events},
         "search_events": len(searches),
         "recommendation_events": len(deliveries),
+        "outcomes": {name: float(deliveries[name].mean()) for name in outcomes},
+        "outcomes_left_out": [name for name in given if name not in outcomes],
         "covariates": described,
         "covariates_left_out": left_out,
     }
@@ -80,6 +84,7 @@ def write_kuaisar(
         users=users,
         search_events=searches,
         recommendation_events=deliveries,
+        outcomes=outcomes,
         exposure_covariates=[c["name"] for c in described if c["block"] == "exposure"],
         preference_covariates=[c["name"] for c in described if c["block"] == "preference"],
         extra_files=extra | ({"truth.npz": logs.truth} if logs.truth else {}),
@@ -129,7 +134,7 @@ def _events(
         "timestamp": of_kept["time"].to_numpy(),
         "category": pd.Categorical.from_codes(of_kept["category"].to_numpy(), categories=categories),
     }
-    for mark in ("engaged", "suggested"):
+    for mark in ("engaged", "suggested", *FEEDBACK):
         if mark in surface:
             columns[mark] = of_kept[mark].to_numpy()
     return DataFrame(columns)

@@ -25,7 +25,8 @@ class Kuaisar:
         Names of the categories that `category` below counts.
     deliveries
         A row an item that the feed delivered: user (position among `users`), time (ms since epoch), category,
-        engaged (0/1), item, duration (s), age (days since upload), upload_type; NaN and -1 where it is not known.
+        engaged (0/1), item, duration (s), age (days since upload), upload_type; NaN and -1 where it is not known.  And
+        like, follow and forward (0/1), where the files have them: outcomes, of which no covariate is made.
     searches
         A row a clicked result: user, time, category, suggested (whether the platform suggested the query).
     queries

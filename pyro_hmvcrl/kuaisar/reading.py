@@ -12,7 +12,7 @@ from pandas import DataFrame
 from pyro_hmvcrl.data.names import short
 from pyro_hmvcrl.data.periods import EARLIEST, latest, likely_unit
 from pyro_hmvcrl.kuaisar.clock import BEIJING, DAY
-from pyro_hmvcrl.kuaisar.files import COLUMNS, TEXT, Account, Files, KuaisarError
+from pyro_hmvcrl.kuaisar.files import COLUMNS, FEEDBACK, TEXT, Account, Files, KuaisarError
 from pyro_hmvcrl.kuaisar.logs import Kuaisar
 
 LEVELS = ("first", "second", "third", "fourth")  #: of KuaiSAR's category tree
@@ -141,10 +141,15 @@ def _read_deliveries(
     files: Files, account: Account, users: DataFrame, items: DataFrame, progress: bool
 ) -> DataFrame:
     file = "rec_inter.csv"
-    rows = files.read(file, COLUMNS[file], account, progress)
+    rows = files.read(file, COLUMNS[file], account, progress, optional=FEEDBACK)
+    feedback = [name for name in FEEDBACK if name in rows]
     needed = ["user_id", "item_id", "timestamp", "click"]
     rows = account.keep(file, rows, rows[needed].notna().all(axis=1).to_numpy(), "a value is missing")
     files.check(file, rows, "click", rows["click"].isin((0, 1)).to_numpy(), "neither 0 nor 1")
+    for name in feedback:
+        files.check(
+            file, rows, name, (rows[name].isin((0, 1)) | rows[name].isna()).to_numpy(), "neither 0 nor 1"
+        )
     rows = _of_today(files, account, file, rows, "timestamp")
     rows = _with_category(account, file, _of_known_users(account, file, rows, users), items)
     rows = account.keep(file, rows, ~(rows["duration_ms"].to_numpy() < 0), "duration_ms is negative")
@@ -160,6 +165,8 @@ def _read_deliveries(
     item, time = rows["item"].to_numpy(), rows["timestamp"].to_numpy().astype("int64")
     duration = rows["duration_ms"].to_numpy() / 1_000
     account.without(file, "duration_ms", {"is missing": np.isnan(duration), "is 0": duration == 0})
+    for name in feedback:
+        account.without(file, name, {"is missing, which is taken for 0": rows[name].isna().to_numpy()})
     age = (time + BEIJING) // DAY - items["upload_day"].to_numpy()[item]
     account.without(
         file, "age", {"is negative: the item is uploaded later": age < -1}
@@ -176,6 +183,7 @@ def _read_deliveries(
             "age": age.astype("float32"),
             "upload_type": items["upload_type"].to_numpy()[item],
         }
+        | {name: rows[name].fillna(0).to_numpy().astype("int8") for name in feedback}
     )
 
 

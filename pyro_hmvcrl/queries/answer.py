@@ -36,6 +36,7 @@ from pyro_hmvcrl.queries.findings import (
     substitution_undone,
     suppression,
 )
+from pyro_hmvcrl.queries.further import outcome_sentence, outcomes_of
 from pyro_hmvcrl.queries.headline import headline
 from pyro_hmvcrl.queries.interventions import (
     InterventionError,
@@ -76,7 +77,7 @@ def effects(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Effects of a change on engagement, alignment and the factors, with their checks.
+    """Effects of a change on engagement, alignment, the run's further outcomes and the factors, with their checks.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def effects(
         Effects on these very users, with the noise that their own logs speak of, instead of on a population with
         their covariates.
     outcomes
-        Functions of a world, of which engagement and alignment must be two.
+        Functions of a world, of which engagement and alignment must be two.  The run's further outcomes come to them.
     level
         Of the intervals.
     by
@@ -160,6 +161,8 @@ def effects_of_each(
     }
     of = None if by is None else segments(by, population.covariates)
     own = None if controls is None else _of_users(controls, population)
+    further = outcomes_of(population.run)
+    outcomes = {**outcomes, **{name: of for name, of in further.items() if name not in outcomes}}
     found = {}
     for name, question in questions.items():
         try:
@@ -212,6 +215,7 @@ def _answer(
 ) -> dict[str, Any]:
     """What :func:`effects` returns; `segment` is each user's."""
     run, users = population.run, population.users
+    posterior = run.posterior.with_outcomes(run.outcomes)
 
     def ask(
         interventions: Interventions,
@@ -224,7 +228,7 @@ def _answer(
     ) -> EffectDraws:
         return average_effects(
             run.guide,
-            run.posterior,
+            posterior,
             among,
             interventions,
             mediators,
@@ -254,7 +258,11 @@ def _answer(
         "suppression": suppression(main.contrasts["engagement"]),
         "substitution": substitution(main.contrasts),
         "substitution_undone": substitution_undone(main.contrasts),
-        "sentences": [*sentences(main.contrasts), *question.remarks],
+        "sentences": [
+            *sentences(main.contrasts),
+            *(outcome_sentence(name, of_outcomes[name], level) for name in run.outcome_names),
+            *question.remarks,
+        ],
         "categories": shares_by_category(by_category, run, users, question.interventions, level),
         "course": _course(main, level),
         "displacement": {

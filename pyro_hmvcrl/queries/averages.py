@@ -23,7 +23,8 @@ from pyro_hmvcrl.queries.interventions import Interventions, World, by_chance, h
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome, UserEffects, natural_effects
 from pyro_hmvcrl.story.logs import Logs
 from pyro_hmvcrl.story.model import HMVCRL
-from pyro_hmvcrl.story.programs import at, observe
+from pyro_hmvcrl.story.outcomes import at_with_outcomes
+from pyro_hmvcrl.story.programs import observe
 
 Array = NDArray[np.float64]
 USERS_AT_ONCE = 20_000  #: users times periods, which bounds the memory
@@ -165,7 +166,7 @@ def average_effects(
             drawn = torch.randn(1, len(rows), guide.model.n_noise, device=device)
             antithetic = torch.cat([drawn, -drawn])
             noise = users.noise(guide, found.at, rows, drawn) if counterfactual else antithetic
-            story = at(guide.model, found.at)
+            story = at_with_outcomes(guide.model, found.at)
             # The one period of a story without a past is observed, so that no events are drawn.
             story = observe(story, batch) if logs.n_periods == 1 else by_chance(story, seed + number)
             forces = {

@@ -34,13 +34,17 @@ def observed_rates(activity: pd.DataFrame) -> dict[str, Array]:
     """Each user's own rate of an outcome, NaN where the user lacks a surface.
 
     Engagement is the share of what was shown that was engaged with; alignment the chance that something shown and
-    something searched are of one category.
+    something searched are of one category.  Of a further outcome it is the share of what was shown of which it holds.
     """
+    further = activity.filter(regex="^outcome_")
     shown, searched = (activity.filter(regex=rf"^{name}_\d+$").sum(axis=1) for name in ("shown", "searched"))
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             "engagement": (activity["engaged"] / shown).to_numpy(float),
             "alignment": (activity["aligned"] / (shown * searched)).to_numpy(float),
+        } | {
+            str(column).removeprefix("outcome_"): (number / shown).to_numpy(float)
+            for column, number in further.items()
         }
 
 

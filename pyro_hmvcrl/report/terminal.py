@@ -141,6 +141,9 @@ def summary_text(run: str | Path) -> str:
         parts.append(f"- {factor}: {of.get('label') or 'moves no category for sure'}")
     if selection := found.get("selection"):
         parts += ["", "How many factors", *(f"- {sentence}" for sentence in selection["sentences"])]
+    if value := found.get("value"):
+        parts += ["", "Does what users look for agree with what they say? (held-out users)"]
+        parts += [f"- {of['sentence']}" for of in value.values()]
     parts += ["", "Verdict"]
     for sentences in found["identifiability"]["verdict"].values():
         parts += [f"- {sentence}" for sentence in sentences]

@@ -24,6 +24,7 @@ from pyro_hmvcrl.data.files import LOCK, clear_away, read_json, whole_folder
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.laplace import DRAWS, ParameterPosterior, laplace_posterior
+from pyro_hmvcrl.inference.outcomes import outcomes_posterior
 from pyro_hmvcrl.inference.processes import first, wait
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Fit, Screening, fit, tensors_of
@@ -33,6 +34,7 @@ from pyro_hmvcrl.run.judge import Truth
 from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.run.selecting import select_factors
 from pyro_hmvcrl.run.write import run_config, write_run
+from pyro_hmvcrl.story.logs import Cohort
 
 log = logging.getLogger(__name__)
 SELECTION = "selection.json"  #: what is known of numbers of factors, beside the checkpoints
@@ -114,12 +116,14 @@ def fit_dataset(
                 log.log(logging.WARNING if progress else logging.INFO, "%s.", ". ".join(selection.sentences))
         found = fit(dataset, settings, checkpoints, progress and first())
         posterior = parameter_posterior(found, dataset, settings.seed)
+        outcomes = further_outcomes(found, posterior, dataset, settings.seed)
         seconds = time.monotonic() - start
         config = run_config(dataset, settings, found, seconds) | {
             "dataset": mark["dataset"],
             "selected": list(free),
         }
-        run = Run(found.guide, posterior, found.standardisation, dataset.categories, config)
+        of_fit = found.guide, posterior, found.standardisation, dataset.categories, config
+        run = Run(*of_fit, outcomes=outcomes)
         wait()  # for those that still read checkpoints
         if first():
             with whole_folder(out) as folder:
@@ -160,9 +164,21 @@ def parameter_posterior(
     found: Fit | Screening, dataset: Dataset, seed: int, draws: int = DRAWS
 ) -> ParameterPosterior:
     """Posterior over the model's parameters, given the users that it was trained on."""
+    return laplace_posterior(found.guide, _trained_on(found, dataset), seed, draws)
+
+
+@own_state()
+def further_outcomes(
+    found: Fit, posterior: ParameterPosterior, dataset: Dataset, seed: int
+) -> ParameterPosterior:
+    """Posterior over the coefficients of the dataset's further outcomes, given the users of the fit."""
+    said = {name: of[np.flatnonzero(~found.held_out)] for name, of in dataset.outcomes.items()}
+    return outcomes_posterior(found.guide, posterior, _trained_on(found, dataset), said, seed)
+
+
+def _trained_on(found: Fit | Screening, dataset: Dataset) -> Cohort:
     logs = tensors_of(dataset, found.standardisation).to(found.guide.model.zero.device)
-    users = logs.only(torch.as_tensor(np.flatnonzero(~found.held_out)))
-    return laplace_posterior(found.guide, users, seed, draws)
+    return logs.only(torch.as_tensor(np.flatnonzero(~found.held_out)))
 
 
 def _make_way(out: Path) -> None:
@@ -188,7 +204,10 @@ def mark_of(dataset: Dataset, settings: Settings, free: Sequence[Channel] = ()) 
     names = [dataset.exposure_covariates, dataset.preference_covariates, dataset.categories]
     digest.update(json.dumps([names, dataset.periods.to_dict(), list(dataset.counts)]).encode())
     digest.update("\n".join(map(str, dataset.user_id)).encode("utf-8", "surrogatepass"))
-    kept = [part for of in dataset.counts.values() for part in (of.indptr, of.indices, of.data)]
+    if dataset.outcomes:
+        digest.update(json.dumps(list(dataset.outcomes)).encode())
+    counts = *dataset.counts.values(), *dataset.outcomes.values()
+    kept = [part for of in counts for part in (of.indptr, of.indices, of.data)]
     for part in (*kept, *map(dataset.covariates, CHANNELS)):
         digest.update(np.ascontiguousarray(part).data)
     return {

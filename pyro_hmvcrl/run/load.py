@@ -11,7 +11,7 @@ import torch
 from pyro_hmvcrl import __version__
 from pyro_hmvcrl.data.dataset import Standardisation
 from pyro_hmvcrl.data.files import read_json
-from pyro_hmvcrl.data.names import reserved_among
+from pyro_hmvcrl.data.names import outcome_problem, reserved_among
 from pyro_hmvcrl.data.periods import MOST_PERIODS, Periods
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.ambient import own_state
@@ -25,6 +25,7 @@ from pyro_hmvcrl.inference.scores import Values
 from pyro_hmvcrl.run.files import RunError, finite_tensors, of_file
 from pyro_hmvcrl.run.run import Run
 from pyro_hmvcrl.story.model import HMVCRL
+from pyro_hmvcrl.story.outcomes import OutcomeStory
 
 MOST_FACTORS = 1_000  #: of a channel
 MOST_DRAWS = 10_000
@@ -58,6 +59,11 @@ def load_run(folder: str | Path) -> Run:
         with torch.device("meta"):
             outline = _guide(config, suggested)
         _check_posterior(posterior, fitted_values(outline))
+    outcomes = ParameterPosterior.nothing()
+    if config.get("outcomes"):
+        with of_file(folder / "outcomes.safetensors"):
+            outcomes = ParameterPosterior.from_tensors(finite_tensors(folder / "outcomes.safetensors"))
+            _check_outcomes(outcomes, config["outcomes"], outline.model, posterior.n_draws)
     with of_file(folder / "model.safetensors"):
         weights = finite_tensors(folder / "model.safetensors")
         _check_weights(weights, outline.state_dict())
@@ -65,7 +71,7 @@ def load_run(folder: str | Path) -> Run:
         as_made = {name: buffer.clone() for name, buffer in guide.named_buffers()}
         guide.load_state_dict(weights)
         _check_buffers(guide, as_made)
-    return Run(guide, posterior, standardisation, config["categories"], config)
+    return Run(guide, posterior, standardisation, config["categories"], config, outcomes=outcomes)
 
 
 def _of_older(path: Path, version: str, knew: str) -> str:
@@ -115,6 +121,11 @@ def check_config(config: Any) -> dict[str, Any]:
             raise ValueError(f"{key} has a name twice")
         if key != "categories" and (taken := reserved_among(names)):
             raise ValueError(f"{key} has {taken!r}, which means something else here")
+    outcomes = config.get("outcomes", [])
+    if not isinstance(outcomes, list) or not all(isinstance(name, str) for name in outcomes):
+        raise ValueError("outcomes must be a list of names")
+    if problem := outcome_problem(outcomes):
+        raise ValueError(f"outcome {problem}")
     return config
 
 
@@ -167,6 +178,21 @@ def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
                 raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
             if part == "sd" and (values[name] < 0).any():
                 raise ValueError(f"{part}/{name} is below 0")
+
+
+def _check_outcomes(outcomes: ParameterPosterior, names: list[str], model: HMVCRL, n_draws: int) -> None:
+    """Means, standard deviations and draws of every outcome's coefficients, in their size, and no others."""
+    stories = [OutcomeStory(name, model) for name in names]
+    shapes = {story.site(part): of[2] for story in stories for part, of in story.priors.items()}
+    told = {*outcomes.information} == {*names} and all(of.shape == () for of in outcomes.information.values())
+    if not told or outcomes.placebo:
+        raise ValueError("of other outcomes than config.json has")
+    for part, draws in (("mean", ()), ("sd", ()), ("draws", (n_draws,))):
+        values = getattr(outcomes, part)
+        for name in sorted({*shapes, *values}):
+            shape = (*draws, *shapes[name])
+            if values[name].shape != shape or values[name].dtype != torch.float32:
+                raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
 
 
 def _check_weights(weights: Values, expected: Values) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,13 +35,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Run:
-    """A fitted guide (with its model) and what is needed to use it on new logs."""
+    """A fitted guide (with its model) and what is needed to use it on new logs.
+
+    `outcomes` is the posterior over the coefficients of further outcomes, where the logs had such.
+    """
 
     guide: TransformerGuide
     posterior: ParameterPosterior
     standardisation: Standardisation
     categories: list[str]
     config: dict[str, Any]
+    outcomes: ParameterPosterior = field(default_factory=ParameterPosterior.nothing, kw_only=True)
 
     def __post_init__(self) -> None:
         """From here on the guide draws its coefficients from their joint posterior, and no longer as SVI had them."""
@@ -74,6 +78,11 @@ class Run:
         torch.manual_seed(seed)
         drawn: torch.Tensor = of_users.sample()
         return drawn
+
+    @property
+    def outcome_names(self) -> list[str]:
+        """Further outcomes of what was shown, beside engagement."""
+        return list(self.outcomes.information)
 
     @property
     def factor_names(self) -> list[str]:

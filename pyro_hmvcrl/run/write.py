@@ -18,10 +18,11 @@ from pyro_hmvcrl.data.periods import moment_of
 from pyro_hmvcrl.evidence.identifiability import IdentifiabilityReport
 from pyro_hmvcrl.evidence.observed import observed_figures
 from pyro_hmvcrl.evidence.predictive import Counts
+from pyro_hmvcrl.evidence.value import agreement, search_probability
 from pyro_hmvcrl.inference.checkpoints import save_tensors
 from pyro_hmvcrl.inference.scores import Values
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.inference.svi import Fit
+from pyro_hmvcrl.inference.svi import Fit, tensors_of
 from pyro_hmvcrl.run.judge import Truth, as_numpy, evaluate, guide_quality
 from pyro_hmvcrl.run.labels import label_of
 from pyro_hmvcrl.run.run import Array, Run
@@ -50,6 +51,9 @@ def write_run(
     (folder / "config.json").write_text(json.dumps(run.config, indent=2))
     save_tensors(folder / "model.safetensors", run.guide.state_dict(), {"version": __version__})
     save_tensors(folder / "posterior.safetensors", run.posterior.to_tensors(), {"version": __version__})
+    if run.outcome_names:
+        of_outcomes = run.outcomes.to_tensors()
+        save_tensors(folder / "outcomes.safetensors", of_outcomes, {"version": __version__})
     save_tensors(folder / "experts.safetensors", evidence._asdict(), {"version": __version__})
     found.history.to_csv(folder / "training.csv", index=False)
     factors.to_parquet(folder / "factors.parquet", index=False)
@@ -79,6 +83,8 @@ def write_run(
         "selection": None if selection is None else selection.to_dict(),
         "observed": _observed(dataset),
     }
+    if run.outcome_names:
+        report["value"] = _value(run, found, dataset)
     (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False))
 
 
@@ -86,7 +92,7 @@ def activity_of(dataset: Dataset) -> pd.DataFrame:
     """How active each user is: events of each surface in each period, and what regressions of the logs need.
 
     `engaged` is the number of what was engaged with, `aligned` that of pairs of a shown and a searched item that are of
-    one category.
+    one category.  Of each further outcome there is the number of what it holds of (``outcome_liked``).
     """
     columns: dict[str, Any] = {"user_id": dataset.user_id}
     names = {"searched": "search", "suggested": "suggested", "shown": "exposure"}
@@ -98,6 +104,8 @@ def activity_of(dataset: Dataset) -> pd.DataFrame:
                 columns[f"{name}_{t + 1}"] = np.asarray(own.sum(1)).ravel()
     columns["engaged"] = np.asarray(dataset.counts["engagement"].sum(1)).ravel()
     columns["aligned"] = (dataset.exposure * dataset.search).sum(1)
+    for name, of in dataset.outcomes.items():
+        columns[f"outcome_{name}"] = np.asarray(of.sum(1)).ravel()
     return pd.DataFrame(columns)
 
 
@@ -109,6 +117,16 @@ def _observed(dataset: Dataset) -> dict[str, dict[str, list[float]]]:
     counts = Counts(search, exposure, engagement)
     found = observed_figures(counts).items()
     return {name: {"value": of.value.tolist(), "se": of.se.tolist()} for name, of in found}
+
+
+def _value(run: Run, found: Fit, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Does what held-out users look for agree with each outcome, engagement among them?"""
+    rows = np.flatnonzero(found.held_out)
+    logs = tensors_of(dataset, run.standardisation, run.model).batch(torch.as_tensor(rows))
+    outcomes = {"engaged": dataset.counts["engagement"]} | dict(dataset.outcomes)
+    said = {name: dataset.in_one_period(of[rows]).astype(float) for name, of in outcomes.items()}
+    seed, shown = run.config["settings"]["seed"], dataset.exposure[rows].astype(np.float64)
+    return agreement(search_probability(run.guide, logs, seed), shown, said, seed=seed)
 
 
 def run_config(dataset: Dataset, settings: Settings, found: Fit, seconds: float) -> dict[str, Any]:
@@ -130,7 +148,7 @@ def run_config(dataset: Dataset, settings: Settings, found: Fit, seconds: float)
         "search_events": int(dataset.counts["search"].sum(dtype=float)),
         "recommendation_events": int(dataset.counts["exposure"].sum(dtype=float)),
         "seconds": round(seconds, 1),
-    }
+    } | ({"outcomes": list(dataset.outcomes)} if dataset.outcomes else {})
 
 
 def _matched_truth(factors: pd.DataFrame, truth: Truth, identified: IdentifiabilityReport) -> pd.DataFrame:

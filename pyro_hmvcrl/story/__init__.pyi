@@ -9,5 +9,6 @@ from .mechanisms import line as line
 from .mechanisms import location_scale as location_scale
 from .mechanisms import scale_of as scale_of
 from .model import HMVCRL as HMVCRL
+from .outcomes import OutcomeStory as OutcomeStory
 from .programs import at as at
 from .programs import observe as observe

@@ -72,6 +72,9 @@ class Design:
         What one more (on a logarithmic scale) showing of a category adds to the log odds of engagement with it.
     suggestion
         Share of the searches that the platform suggests, by an emission of both channels.
+    liked
+        Strength with which what users look for moves whether they like what is shown: standard deviation over
+        categories of the loadings of `liked`, a further outcome, on preference (0: there is no such outcome).
     """
 
     users: int = 4_000
@@ -101,6 +104,7 @@ class Design:
     influence: float = 0.0
     familiarity: float = 0.0
     suggestion: float = 0.0
+    liked: float = 0.0
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.data.folder import write_dataset
-from pyro_hmvcrl.synthetic.design import Array
+from pyro_hmvcrl.synthetic.design import Array, Design
 from pyro_hmvcrl.synthetic.oracle import oracle
 from pyro_hmvcrl.synthetic.simulation import Simulation
 from pyro_hmvcrl.synthetic.truth import true_edges, true_effects
@@ -44,6 +44,10 @@ def write_simulation(
     users.insert(0, "user_id", user_id)
     rng = np.random.default_rng([seed, 4])
     recommendations = _events(rng, user_id, d.category_names, [sim.exposure - sim.engagement, sim.engagement])
+    if sim.liked is not None:
+        recommendations["liked"] = _among(
+            np.random.default_rng([seed, 9]), recommendations, user_id, d, sim.liked
+        )
     searches = [sim.search] if sim.suggested is None else [sim.search, sim.suggested]
     searched = _events(rng, user_id, d.category_names, searches).rename(columns={"marked": "suggested"})
     write_dataset(
@@ -54,6 +58,7 @@ def write_simulation(
         recommendation_events=recommendations.rename(columns={"marked": "engaged"}),
         exposure_covariates=d.exposure_names,
         preference_covariates=d.preference_names,
+        outcomes=[] if sim.liked is None else ["liked"],
         format=format,
         extra_files={
             "truth.npz": truth_arrays(sim, user_id),
@@ -62,6 +67,22 @@ def write_simulation(
         if truth
         else {},
     )
+
+
+def _among(
+    rng: np.random.Generator, events: pd.DataFrame, user_id: NDArray[np.str_], d: Design, counts: Array
+) -> NDArray[np.int64]:
+    """Marks of some of these events, drawn among those of a user, period and category: so many as `counts` says."""
+    place = [pd.Index(user_id).get_indexer(events["user_id"])]
+    if counts.ndim == 3:
+        place.append((events["timestamp"].to_numpy() - FIRST_DAY) // DAY)
+    place.append(pd.Index(d.category_names).get_indexer(events["category"]))
+    cell = np.ravel_multi_index(tuple(place), counts.shape)
+    order = np.lexsort((rng.random(len(events)), cell))  # the events of a cell, one after another at random
+    first = np.searchsorted(cell[order], cell[order])
+    marks = np.zeros(len(events), np.int64)
+    marks[order] = np.arange(len(events)) - first < counts.ravel()[cell[order]]
+    return marks
 
 
 def truth_arrays(sim: Simulation, user_id: NDArray[np.str_], **more: Any) -> bytes:

@@ -113,7 +113,7 @@ def logits(world: World, exposure_covariates: Array, z: Array) -> tuple[Array, A
 
 
 def outcomes(world: World, exposure_covariates: Array, z: Array, events: Events, weights: Array) -> Array:
-    """Mean engagement and alignment, with the past that these events are; periods count by their weights."""
+    """Mean engagement, alignment and liking, with the past that these events are; periods count by their weights."""
     of_search, of_exposure, of_engagement = (
         base[:, None] + added
         for base, added in zip(
@@ -123,4 +123,7 @@ def outcomes(world: World, exposure_covariates: Array, z: Array, events: Events,
         )
     )
     shown, searched, engaged = softmax(of_exposure), softmax(of_search), sigmoid(of_engagement)
-    return np.array([((shown * y).sum(-1) @ weights).mean() for y in (engaged, searched)])
+    of_shown = [engaged, searched]
+    if world.liking:
+        of_shown.append(sigmoid(world.liked_logits(z, exposure_covariates))[:, None])
+    return np.array([((shown * y).sum(-1) @ weights).mean() for y in of_shown])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Simulation:
     exposure: Array
     engagement: Array
     suggested: Array | None = None
+    liked: Array | None = None  #: among `exposure`
 
     @property
     def observed(self) -> tuple[Array, ...]:
@@ -71,10 +72,21 @@ def simulate(
     >>> (after.exposure_covariates - before.exposure_covariates).mean(0).round(6)
     array([1., 0., 0., 0., 0.])
     """
-    d, world, rng = design, world or draw_world(design, seed), np.random.default_rng([seed, 2])
+    sim = _events(design, seed, world or draw_world(design, seed), shift or {})
+    if sim.world.liking is None:
+        return sim
+    rng = np.random.default_rng([seed, 8])  # of its own: the logs are those of the world without `liked`
+    p = sigmoid(sim.world.liked_logits(sim.factors, sim.exposure_covariates))
+    by_period = p if sim.exposure.ndim == 2 else p[:, None]
+    return replace(sim, liked=rng.binomial(sim.exposure.astype(np.int64), by_period).astype(float))
+
+
+def _events(d: Design, seed: int, world: World, shift: Mapping[str, float]) -> Simulation:
+    """Users and their logs, but for further outcomes."""
+    rng = np.random.default_rng([seed, 2])
     c_exposure = _covariates(rng, d, d.exposure_covariates)
     c_preference = _covariates(rng, d, d.preference_covariates)
-    c_exposure = c_exposure + shift_vector(d, shift or {})
+    c_exposure = c_exposure + shift_vector(d, shift)
     location, scale = world.mechanisms(c_exposure, c_preference)
     noise = rng.normal(size=location.shape)
     z = world.through_graph(location + scale * noise)

@@ -25,9 +25,10 @@ def true_effects(
 ) -> dict[str, Any]:
     """True effects of a policy shift, averaged over the users' covariates and `draws` of their noise.
 
-    Interventional (population) effects: TE, NDE, NIE and the split of NIE by channel, for engagement and
-    alignment, and each factor's displacement in standard deviations of the factor before the shift.  Or, with
-    the users' own noise, the counterfactual ones of these very users; where there is a loop, the events are drawn anew.
+    Interventional (population) effects: TE, NDE, NIE and the split of NIE by channel, for engagement, alignment and
+    (where the world has it) `liked`, and each factor's displacement in standard deviations of the factor before the
+    shift.  Or, with the users' own noise, the counterfactual ones of these very users; where there is a loop, the
+    events are drawn anew.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def true_effects(
             y = [loop.outcomes(w, c, z, as_before, numbers.weights) for c, z in states]
             worlds.append(np.array([*y, loop.outcomes(w, after, z1, becomes, numbers.weights)]))
         displacement.append((z1 - z0).mean(0) / z0.std(0))
-    y = np.mean(worlds, 0)  # (5 worlds, 2 outcomes)
+    y = np.mean(worlds, 0)  # (5 worlds, outcomes)
     contrasts = {
         "TE": y[4] - y[0],
         "NDE": y[1] - y[0],
@@ -66,18 +67,21 @@ def true_effects(
         "shift": dict(shift),
         "outcomes": {
             outcome: {name: float(value[i]) for name, value in contrasts.items()}
-            for i, outcome in enumerate(("engagement", "alignment"))
+            for i, outcome in enumerate(("engagement", "alignment", *(["liked"] if w.liking else [])))
         },
         "displacement": dict(zip(w.design.factor_names, np.mean(displacement, 0).tolist(), strict=True)),
     }
 
 
-def outcomes(world: World, exposure_covariates: Array, z: Array) -> tuple[float, float]:
-    """Mean engagement, and mean alignment of what is shown with what the user would search for."""
+def outcomes(world: World, exposure_covariates: Array, z: Array) -> tuple[float, ...]:
+    """Mean engagement, mean alignment of what is shown with what the user would search for, and mean liking."""
     shown = softmax(world.exposure.logits(z[:, world.platform]))
     searched = softmax(world.search.logits(z[:, world.preference]))
     engaged = sigmoid(world.engagement_logits(z, exposure_covariates))
-    return float((shown * engaged).sum(1).mean()), float((shown * searched).sum(1).mean())
+    of_shown = [engaged, searched]
+    if world.liking:
+        of_shown.append(sigmoid(world.liked_logits(z, exposure_covariates)))
+    return tuple(float((shown * y).sum(1).mean()) for y in of_shown)
 
 
 def true_edges(sim: Simulation) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pyro_hmvcrl.synthetic.design import Array, Design
 LEARNING, INFLUENCE = np.array([3.0, 0.3, 0.1, 0.3]), np.array([0.3, 0.3])
 #: Logarithm of readiness' standard deviation, as a share of that in the model: hardly any.
 NO_READINESS = -4.0
+LIKED = -1.5  #: log odds of `liked`, on average
 ECHO = 0.5  #: how much a suggested search has of the user's own
 
 
@@ -60,6 +61,26 @@ class Loop:
 
 
 @dataclass(frozen=True)
+class Liking:
+    """A further outcome of what is shown, `liked`: coefficients like those of engagement, of its own."""
+
+    intercept: Array  #: (C,)
+    preference: Array  #: (C, K_Q)
+    platform: Array  #: (K_P,)
+    direct: Array  #: (D_P,)
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, d: Design, search: Emission) -> Liking:
+        """Loadings on preference are those of search, so that users like what they look for; the rest is drawn."""
+        return cls(
+            LIKED + rng.normal(scale=0.5, size=d.categories),
+            d.liked * search.linear.T / search.linear.std(),
+            rng.choice([-1.0, 1.0], size=d.platform_factors) * d.platform_engagement,
+            _directions(rng, d.exposure_covariates, 1, d.direct)[:, 0],
+        )
+
+
+@dataclass(frozen=True)
 class World:
     """The true parameters of one simulated world, with the story as plain numpy functions."""
 
@@ -75,6 +96,7 @@ class World:
     engagement_direct: Array  #: delta (D_P,)
     loop: Loop | None = None  #: none: events owe nothing to the past
     suggested: Emission | None = None  #: of the platform's factors, in searches that it suggests
+    liking: Liking | None = None  #: none: there is no outcome but engagement
 
     @property
     def platform(self) -> slice:
@@ -132,6 +154,13 @@ class World:
             z[..., self.platform]
         )
 
+    def liked_logits(self, z: Array, exposure_covariates: Array) -> Array:
+        """Log odds of `liked` by category, ``(..., N, C)``."""
+        assert self.liking is not None
+        of = self.liking
+        user = z[..., self.platform] @ of.platform + exposure_covariates @ of.direct
+        return of.intercept + z[..., self.preference] @ of.preference.T + user[..., None]
+
     def engagement_logits(self, z: Array, exposure_covariates: Array) -> Array:
         """Log odds of engagement by category, ``(..., N, C)``."""
         user = z[..., self.platform] @ self.engagement_platform + exposure_covariates @ self.engagement_direct
@@ -185,6 +214,9 @@ def draw_world(design: Design, seed: int) -> World:
     if d.suggestion:
         of_platform = d.platform_factors, d.categories, d.exposure_strength, d.nonlinearity
         world = replace(world, suggested=Emission.draw(rng, *of_platform))
+    if d.liked:  # from chance of its own, so that the rest of the world is as it is without
+        own = np.random.default_rng([seed, 7])
+        world = replace(world, liking=Liking.draw(own, d, world.search))
     return _with_substitution(world, d.substitution) if d.substitution else world
 
 

@@ -76,12 +76,44 @@ def test_a_zip_is_read_like_its_folder(read, tmp_path):
         assert getattr(compressed, part).equals(getattr(plain, part)), part
 
 
-def test_feedback_enters_as_engagement_and_nowhere_else(read, tmp_path):
+def test_feedback_enters_as_engagement_and_outcomes_and_nowhere_else(read, tmp_path):
+    """How long was watched, and what was done then, moves no covariate."""
     tables = files()
-    for row in tables["rec_inter.csv"][1]:
-        row[3], row[5:10] = 10 * row[3] + 1, [1, 1, 1, 1, 1]
-    changed = read_kuaisar(folder(tmp_path / "changed", tables))
-    assert changed.deliveries.equals(read(files()).deliveries)
+    for row, said in zip(
+        tables["rec_inter.csv"][1], ([1, 0, 1], [0, 0, 1], [1, 0, 0], [0, 0, 1]), strict=True
+    ):
+        row[3], row[5:8], row[8:10] = 10 * row[3] + 1, said, [1, 1]  # forward, like, follow
+    changed, plain = read_kuaisar(folder(tmp_path / "changed", tables)), read(files())
+    feedback = ["like", "follow", "forward"]
+    assert changed.deliveries.drop(columns=feedback).equals(plain.deliveries.drop(columns=feedback))
+    account = write(changed, tmp_path / "out", min_events=1)
+    write(plain, tmp_path / "plain", min_events=1)
+    data, without = read_dataset(tmp_path / "out"), read_dataset(tmp_path / "plain")
+    assert {name: of.sum() for name, of in data.outcomes.items()} == {"follow": 3, "forward": 2}
+    assert account["outcomes"] == {"follow": 0.75, "forward": 0.5}
+    assert account["outcomes_left_out"] == ["like"]  # as nobody did
+    assert data.users.equals(without.users)
+    assert not {"follow", "forward", "like"} & {*data.exposure_covariates, *data.preference_covariates}
+    assert not without.outcomes
+
+
+def test_files_without_feedback_are_read_and_a_gap_in_it_is_counted(read, tmp_path):
+    tables = files()
+    header, rows = tables["rec_inter.csv"]
+    rows[0][6], rows[1][6] = "", 1
+    found = read(tables)
+    assert found.deliveries["like"].sum() == 1
+    assert (
+        found.account.to_dict()["rec_inter.csv"]["without_a_value"]["like is missing, which is taken for 0"]
+        == 1
+    )
+    rows[0][6] = 3
+    with pytest.raises(KuaisarError, match=r"column 'like', row 1: 3\.0 is neither 0 nor 1"):
+        read_kuaisar(folder(tmp_path / "three", tables))
+    columns = [n for n, name in enumerate(header.split(",")) if name not in ("like", "follow", "forward")]
+    less = [",".join(header.split(",")[n] for n in columns), [[row[n] for n in columns] for row in rows]]
+    without = read_kuaisar(folder(tmp_path / "without", {**tables, "rec_inter.csv": less}))
+    assert without.deliveries.equals(found.deliveries.drop(columns=["like", "follow", "forward"]))
 
 
 def test_categories_of_every_level_and_what_they_are_called(read):

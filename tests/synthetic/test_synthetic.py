@@ -166,3 +166,43 @@ def test_covariates_of_few_settings_take_few_values():
     together = np.unique(np.hstack([few.exposure_covariates, few.preference_covariates]), axis=0)
     assert len(together) == 25  # the two blocks' settings are drawn apart
     assert len(np.unique(simulate(replace(SMALL, users=400), 0).exposure_covariates, axis=0)) == 400
+
+
+@pytest.mark.parametrize("learning", [0.0, 0.5])
+def test_what_users_like_is_drawn_beside_a_world_that_stays_as_it_is(learning, tmp_path):
+    design = replace(SMALL, learning=learning, periods=3)
+    plain, sim = simulate(design, 0), simulate(replace(design, liked=0.8), 0)
+    for name in ("factors", "search", "exposure", "engagement"):
+        assert (getattr(plain, name) == getattr(sim, name)).all()
+    assert plain.liked is None
+    assert (sim.liked <= sim.exposure).all()
+    assert 0 < sim.liked.sum() < sim.exposure.sum()
+    write_simulation(plain, tmp_path / "plain", 0, truth=False)
+    write_simulation(sim, tmp_path / "data", 0)
+    data = read_dataset(tmp_path / "data", periods=3 if learning else 1)
+    assert (data.outcomes["liked"].toarray() == sim.liked.reshape(200, -1)).all()
+    events, before = (
+        read_dataset(tmp_path / name).recommendation_events.drop(columns="liked", errors="ignore")
+        for name in ("data", "plain")
+    )
+    assert events.equals(before)
+    truth = json.loads((tmp_path / "data" / "truth.json").read_text())
+    assert set(truth["effects"][0]["outcomes"]) == {"engagement", "alignment", "liked"}
+
+
+def test_the_true_effect_on_what_users_like_is_that_of_the_shift():
+    """Against the same users and their logs under the other policy, drawn event by event."""
+    design = Design(
+        users=10_000,
+        liked=0.8,
+        direct=0.8,
+        recommendation_events=(40, 40),
+        search_events=(1, 1),
+        categories=6,
+    )
+    before, after = (simulate(design, 0, shift={"exposure_1": by}) for by in (0.0, 1.0))
+    rate = [sim.liked.sum() / sim.exposure.sum() for sim in (before, after)]
+    true = true_effects(before, {"exposure_1": 1.0}, counterfactual=True)["outcomes"]["liked"]
+    assert true["TE"] == pytest.approx(rate[1] - rate[0], abs=0.003)
+    assert true["TE"] == pytest.approx(true["NDE"] + true["NIE"])
+    assert abs(true["TE"]) > 0.01
