@@ -23,7 +23,7 @@ from pyro_hmvcrl.queries.answer import effects
 SAMPLE = Path(__file__).parents[1] / "data" / "kuaisar-generated"
 
 FIT = ["--platform-factors", "2", "--preference-factors", "3", "--restarts", "1", "--steps", "20"]
-FIT += ["--encoder-steps", "10", "--batch-size", "64"]
+FIT += ["--encoder-steps", "10", "--batch-size", "64", "--periods", "2"]
 
 
 def run(*words: object):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,9 +21,8 @@ from pyro_hmvcrl.synthetic.simulation import simulate
 from pyro_hmvcrl.synthetic.truth import true_effects
 from pyro_hmvcrl.synthetic.world import sigmoid, softmax
 
+from studies import run_quick
 from worlds import logs_of, true_coefficients, true_expansion
-
-SIMULATIONS = Path(__file__).parents[2] / "simulations"
 
 
 @pytest.fixture(scope="module")
@@ -430,8 +426,7 @@ def test_a_noise_check_warns_of_its_violation(violated, dose, warning):
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     out = tmp_path_factory.mktemp("robustness")
-    command = [sys.executable, SIMULATIONS / "robustness.py", "--quick", "--jobs", "1", "--out", out]
-    return out, subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return out, run_quick("robustness", out)
 
 
 def test_every_cell_has_its_figures_effects_and_warnings(study, quick):
@@ -458,13 +453,12 @@ def test_every_cell_has_its_figures_effects_and_warnings(study, quick):
     assert (out / "robustness.png").stat().st_size > 50_000
 
 
-def test_a_study_redoes_only_what_is_missing(study, quick, monkeypatch):
+def test_a_study_redoes_only_what_is_missing(quick):
     out, _ = quick
     before = pd.read_csv(out / "results.csv"), pd.read_csv(out / "effects.csv")
     kept = {p.name: p.stat().st_mtime_ns for p in (out / "replications").iterdir()}
     (out / "replications" / "feedback_0.5-0.json").unlink()
-    monkeypatch.setattr(sys, "argv", ["robustness.py", "--quick", "--jobs", "1", "--out", str(out)])
-    study.main()
+    run_quick("robustness", out)
     again = {p.name: p.stat().st_mtime_ns for p in (out / "replications").iterdir()}
     assert [name for name in again if again[name] != kept[name]] == ["feedback_0.5-0.json"]
     pd.testing.assert_frame_equal(before[0], pd.read_csv(out / "results.csv"))
