@@ -30,6 +30,13 @@ def _fewer_draws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("pyro_hmvcrl.queries.averages.USER_DRAWS", 2_000)
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report's pictures are made, but drawn only in tests of what is seen (``pytest.mark.drawn``)."""
+    if pyro is not None and "drawn" not in request.keywords:
+        monkeypatch.setattr("pyro_hmvcrl.report.page.to_bytes", lambda figure, kind: b"")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _fewer_replications() -> Iterator[None]:
     """A fit's posterior predictive checks, which are most of a small fit, replicate its logs fewer times."""

@@ -80,6 +80,7 @@ def test_encode_gives_the_encoders_own_answer_too(folder):
     assert np.abs(asked - kept).mean() > 0.05
 
 
+@pytest.mark.drawn
 def test_report_is_written_anew(folder):
     page = folder / "run" / "report.html"
     page.unlink()
