@@ -30,7 +30,7 @@ demo: .venv/runtime/ready
 	.venv/runtime/bin/pyro-hmvcrl demo --out demo-run
 
 test: lint
-	.venv/test/bin/python -m pytest -n 2 --dist loadfile
+	.venv/test/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@$(MAKE) --silent test-arviz1
 
 test-arviz1:

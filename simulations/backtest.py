@@ -66,7 +66,7 @@ AFTER = {
 
 def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed of one design: simulate before and after, fit the one and foretell the other."""
-    d = Design.with_knobs(**(DESIGNS[design] | ({"users": 120} if quick else {})))
+    d = Design.with_knobs(**(DESIGNS[design] | ({"users": 120, "categories": 6} if quick else {})))
     steps = SETTINGS | ({"steps": 20, "encoder_steps": 20} if quick else {})
     periods = d.periods if d.has_loop else 1
     settings = Settings(

@@ -83,7 +83,7 @@ Counts = NDArray[np.int64]
 
 def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed: fit, and judge the guides at new users."""
-    design = Design.with_knobs(**(BASE | ({"users": 80} if quick else {})))
+    design = Design.with_knobs(**(BASE | ({"users": 80, "categories": 6} if quick else {})))
     world = draw_world(design, seed)
     sims = (simulate(design, s, world) for s in (seed, seed + NEW))
     dataset, new = (simulated_dataset(sim, scratch, seed) for sim in sims)

@@ -96,7 +96,7 @@ TRUTH_DRAWS = 120  # noise draws a user: their Monte Carlo error is about an eig
 
 def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed of one design: simulate, fit, and hold the effects asked for against the truth."""
-    d = Design.with_knobs(**(DESIGNS[design] | ({"users": 200} if quick else {})))
+    d = Design.with_knobs(**(DESIGNS[design] | ({"users": 200, "categories": 6} if quick else {})))
     sim = simulate(d, seed, without_effects(draw_world(d, seed)) if design == "placebo" else None)
     dataset = simulated_dataset(sim, scratch, seed)
     steps = {"restarts": RESTARTS.get(design, 1)}
@@ -154,7 +154,7 @@ def without_effects(world: World) -> World:
 
 def invariance(seed: int, quick: bool, scratch: Path) -> Tables:
     """Encode the logs of the same users under the new policy, and compare the factors' displacement with the truth."""
-    d = Design.with_knobs(**(SMALL | ({"users": 200} if quick else {})))
+    d = Design.with_knobs(**(SMALL | ({"users": 200, "categories": 6} if quick else {})))
     steps = INVARIANCE | ({"steps": 20, "encoder_steps": 20} if quick else {})
     settings = Settings(d.platform_factors, d.preference_factors, seed=seed, device="cpu", **steps)
     for folder in ("before", "after", "run"):

@@ -92,7 +92,9 @@ def cell_of(axis: str, value: Any) -> str:
 
 def replicate(axis: str, value: Any, seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed of one cell: simulate, fit, compare."""
-    design = Design.with_knobs(**(BASE | AXES[axis][1][value] | ({"users": 80} if quick else {})))
+    design = Design.with_knobs(
+        **(BASE | AXES[axis][1][value] | ({"users": 80, "categories": 6} if quick else {}))
+    )
     sim = simulate(design, seed)
     dataset = simulated_dataset(sim, scratch, seed)
     factors = design.platform_factors, design.preference_factors

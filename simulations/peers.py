@@ -63,7 +63,9 @@ OF_PLATFORM, OF_PREFERENCE = "#0072B2", "#D55E00"
 
 def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed: every method on the same logs, judged on the same new users."""
-    design = Design.with_knobs(**(SUBSTITUTION | {"users": 60 if quick else USERS}))
+    design = Design.with_knobs(
+        **(SUBSTITUTION | ({"users": 60, "categories": 6} if quick else {"users": USERS}))
+    )
     world = draw_world(design, seed)
     sim = simulate(design, seed, world)
     new = [simulate(design, seed + 10_000, world, {"exposure_1": s}) for s in (0.0, *STRENGTHS)]

@@ -175,7 +175,7 @@ def peer(name: str, watch: Watch, dataset: Dataset, held_out: Array, settings: S
 
 def race(seed: int, quick: bool, scratch: Path) -> list[dict[str, Any]]:
     """All methods on one world's logs: a row for each look."""
-    sim = simulate(Design(users=200 if quick else 4_000), seed)
+    sim = simulate(Design(users=200, categories=6) if quick else Design(users=4_000), seed)
     dataset = simulated_dataset(sim, scratch, seed)
     settings = Settings(2, 3, restarts=1, seed=seed, device="cpu", **({"steps": 20} if quick else {}))
     held_out = _held_out_users(dataset.n_users, settings)

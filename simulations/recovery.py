@@ -81,7 +81,7 @@ identified only up to a rotation or a map; and the most frequent verdict:"""
 
 def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed of one design: simulate, fit, compare."""
-    knobs = DESIGNS[design] | ({"users": 200} if quick else {})
+    knobs = DESIGNS[design] | ({"users": 200, "categories": 6} if quick else {})
     world = Design.with_knobs(**knobs)
     steps = {} if design in POSITIVE else NEGATIVE_SETTINGS
     if quick:

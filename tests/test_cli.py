@@ -23,7 +23,7 @@ from pyro_hmvcrl.queries.answer import effects
 SAMPLE = Path(__file__).parents[1] / "data" / "kuaisar-generated"
 
 FIT = ["--platform-factors", "2", "--preference-factors", "3", "--restarts", "1", "--steps", "20"]
-FIT += ["--encoder-steps", "10", "--batch-size", "64"]
+FIT += ["--encoder-steps", "10", "--batch-size", "64", "--periods", "2"]
 
 
 def run(*words: object):
@@ -80,6 +80,7 @@ def test_encode_gives_the_encoders_own_answer_too(folder):
     assert np.abs(asked - kept).mean() > 0.05
 
 
+@pytest.mark.drawn
 def test_report_is_written_anew(folder):
     page = folder / "run" / "report.html"
     page.unlink()

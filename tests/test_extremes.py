@@ -23,7 +23,7 @@ from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
 
-SETTINGS = Settings(2, 2, restarts=2, steps=30, encoder_steps=30, batch_size=64, device="cpu")
+SETTINGS = Settings(2, 2, restarts=2, steps=30, encoder_steps=30, batch_size=64, device="cpu", periods=3)
 Tables = dict[str, pd.DataFrame]  # users, search_events, recommendation_events
 
 
@@ -36,7 +36,7 @@ def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain") / "data"
     design = Design(users=80, preference_factors=2, categories=6)
     write_simulation(simulate(design, 0), folder, seed=0, truth=False)
-    return read_dataset(folder)
+    return read_dataset(folder, periods=3)
 
 
 def one_event_each(tables: Tables) -> Tables:

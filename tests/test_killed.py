@@ -19,9 +19,12 @@ import pytest
 
 from pyro_hmvcrl.cli import app
 from pyro_hmvcrl.data.files import whole_folder
+from pyro_hmvcrl.evidence.predictive import predictive_checks
+from pyro_hmvcrl.inference import stage
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.queries.answer import effects, write_effects
 from pyro_hmvcrl.queries.interventions import add
+from pyro_hmvcrl.run import run
 from pyro_hmvcrl.run.fitting import fit_folder
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
@@ -36,10 +39,9 @@ PROCESSES.set_forkserver_preload(["test_killed"])
 
 
 def fit_to(out: Path) -> None:
-    """Fit the dataset beside it, with checkpoints so often that kills fall between them."""
-    import pyro_hmvcrl.inference.stage
-
-    pyro_hmvcrl.inference.stage.CHECKPOINT_EVERY = 4
+    """Fit the dataset beside it, with checkpoints so often that kills fall between them, and with few checks."""
+    stage.CHECKPOINT_EVERY = 4
+    run.predictive_checks = partial(predictive_checks, replications=20)
     fit_folder(out.parent / "data", out, SETTINGS)
 
 

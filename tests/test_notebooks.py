@@ -23,6 +23,15 @@ SECTIONS = [
 ]
 UNWANTED = r"Warning|Traceback|(?<![\w.:/])/(?:home|root|tmp|usr|var|work|opt|Users)/"
 
+AFRESH = f"""%reset -f
+import os
+from functools import partial
+import pyro_hmvcrl.run.run as run
+from pyro_hmvcrl.evidence.predictive import predictive_checks
+run.predictive_checks = partial(predictive_checks, replications=20)  # as in other tests
+os.chdir({str(NOTEBOOKS[0].parent)!r})
+del partial, predictive_checks, run, os"""
+
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
 
 
@@ -48,11 +57,20 @@ def test_its_outputs_are_of_one_run_and_clean(path):
     assert not re.findall(UNWANTED, "\n".join(said))
 
 
-def test_it_runs(path, monkeypatch):
-    monkeypatch.setenv("HMVCRL_QUICK", "1")
-    notebook = nbformat.read(path, 4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
-    printed = [
-        o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stderr"
-    ]
-    assert not printed
+@pytest.fixture(scope="module")
+def client():
+    """One kernel for all, without names from one to the next: to load the libraries takes as long as to run one."""
+    client = NotebookClient(nbformat.v4.new_notebook(), timeout=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HMVCRL_QUICK", "1")
+        client.execute(cleanup_kc=False)
+    yield client
+    client._cleanup_kernel()
+
+
+def test_it_runs(path, client):
+    client.nb = notebook = nbformat.read(path, 4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(AFRESH))
+    client.execute(cleanup_kc=False)
+    code = [c for c in notebook.cells[1:] if c.cell_type == "code"]
+    assert not [o for c in code for o in c.outputs if o.get("name") == "stderr"]

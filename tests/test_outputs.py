@@ -25,7 +25,7 @@ from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
 
 FIT = ["--platform-factors", "2", "--preference-factors", "3", "--restarts", "1", "--encoder-steps", "20"]
-FIT += ["--steps", "20", "--device", "cpu"]
+FIT += ["--steps", "20", "--device", "cpu", "--periods", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def base(tmp_path_factory):
     """A folder with a dataset and its run."""
     base = tmp_path_factory.mktemp("outputs")
     write_simulation(simulate(Design(users=80, categories=6), 0), base / "data", seed=0)
-    settings = Settings(2, 3, restarts=1, steps=20, encoder_steps=20, device="cpu")
+    settings = Settings(2, 3, restarts=1, steps=20, encoder_steps=20, device="cpu", periods=2)
     fit_folder(base / "data", base / "run", settings)
     return base
 

@@ -11,6 +11,8 @@ from typing import Any, ParamSpec
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
@@ -45,6 +47,7 @@ STYLE = {
     "legend.fontsize": 8,
     "svg.hashsalt": "pyro_hmvcrl",  # the same run gives the same file
 }
+DPI = 200  #: of a png
 Z90 = 1.645  #: half-width, in standard deviations, of a 90% interval
 SHOWN_COVARIATES = 15  #: a channel's strongest; more would not be readable
 SHOWN_USERS = 2000  #: dots in a panel; lines, bands and correlations use all users
@@ -60,13 +63,18 @@ PROBABILITIES = {"engagement": "P(engaged)", "alignment": "P(searched for)"}  #:
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:
-    """The figure as a ``png`` or ``svg`` file."""
+    """The figure as a ``png`` or ``svg`` file.
+
+    By the canvas's own method: ``savefig`` draws everything once more beforehand, for a box that is not asked for.
+    """
     buffer = io.BytesIO()
+    figure.set_dpi(DPI)
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
-    if kind == "svg":  # which has the names in comments
-        return NOT_XML.sub("\ufffd", buffer.getvalue().decode()).encode()
-    return buffer.getvalue()
+        if kind == "png":
+            FigureCanvasAgg(figure).print_png(buffer)
+            return buffer.getvalue()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    return NOT_XML.sub("\ufffd", buffer.getvalue().decode()).encode()  # names stand in comments
 
 
 def label(name: str, width: int = 24) -> str:

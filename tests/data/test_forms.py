@@ -192,16 +192,16 @@ def test_a_column_that_is_there_twice_is_refused(column: str, suffix: str, tmp_p
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_messages_stay_short_whatever_a_file_holds(suffix: str, tmp_path: Path) -> None:
     parts = content()
-    wide = pd.DataFrame(np.zeros((8, 3_000)), columns=[f"column {n} {'x' * 300}" for n in range(3_000)])
+    wide = pd.DataFrame(np.zeros((8, 1_000)), columns=[f"column {n} {'x' * 300}" for n in range(1_000)])
     lacking = parts["users"].drop(columns="wish")
     cases = {
         "many columns": {**parts, "users": pd.concat([lacking, wide], axis=1)},
         "a large cell": with_values(
-            {**parts, "users": parts["users"].astype({"age": str})}, "users", "age", {3: "x" * 1_000_000}
+            {**parts, "users": parts["users"].astype({"age": str})}, "users", "age", {3: "x" * 100_000}
         ),
-        "a large user": with_values(parts, "search_events", "user_id", {3: "x" * 1_000_000}),
-        "a large category": recoded_all(parts, "x" * 1_000_000),
-        "a large name": described(parts, exposure_covariates=["x" * 1_000_000]),
+        "a large user": with_values(parts, "search_events", "user_id", {3: "x" * 100_000}),
+        "a large category": recoded_all(parts, "x" * 100_000),
+        "a large name": described(parts, exposure_covariates=["x" * 100_000]),
     }
     for name, case in cases.items():
         with pytest.raises(DatasetError) as caught:

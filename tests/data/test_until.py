@@ -26,7 +26,7 @@ def after(parts: Content, until: int = UNTIL) -> Content:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_events_before_it_are_not_used_and_it_is_said_how_many(tmp_path: Path, suffix: str) -> None:
-    parts = content(users=30, events=400)
+    parts = content(users=20, events=150)
     data = read_dataset(put(tmp_path / "set", described(parts, covariates_until=UNTIL), suffix))
     plain = read_dataset(put(tmp_path / "plain", after(parts), suffix))
     assert data.covariates_until == UNTIL
@@ -37,7 +37,7 @@ def test_events_before_it_are_not_used_and_it_is_said_how_many(tmp_path: Path, s
         pd.testing.assert_frame_equal(getattr(data, stem), getattr(plain, stem))
     lost = sum(int((parts[stem]["timestamp"] < UNTIL).sum()) for stem in TABLES[1:])
     [remark] = [r for r in data.remarks if "covariates_until" in r]
-    assert f"{lost:,} of 800 events are before it, and are left out" in remark
+    assert f"{lost:,} of 300 events are before it, and are left out" in remark
     assert data.subset([0, 1]).covariates_until == UNTIL
 
 
@@ -65,7 +65,7 @@ def test_an_event_before_it_may_be_of_anyone_and_anything(tmp_path: Path) -> Non
 @pytest.mark.parametrize("events_after", [0, DAY // 2, 3 * DAY])
 def test_the_window_of_the_periods_starts_there(tmp_path: Path, events_after: int) -> None:
     """Not where nothing happens for a day or more after it."""
-    parts = content(users=30, events=400)
+    parts = content(users=20, events=150)
     until = UNTIL // DAY * DAY + DAY // 3
     for stem in TABLES[1:]:
         times = parts[stem]["timestamp"]
@@ -112,7 +112,7 @@ def test_before_all_events_it_takes_nothing_and_needs_no_word(tmp_path: Path) ->
 
 @pytest.mark.parametrize("until", [UNTIL, np.int64(UNTIL)])
 def test_what_is_written_has_it_and_reads_alike(tmp_path: Path, until: int) -> None:
-    parts = content(users=30, events=400)
+    parts = content(users=20, events=150)
     folder = write(tmp_path / "set", parts, covariates_until=until)
     again, data = (
         read_dataset(folder),

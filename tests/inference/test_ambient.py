@@ -44,6 +44,9 @@ def test_the_steps_of_a_fit_take_one_thread(tmp_path, monkeypatch):
         set_rate(*args)
 
     monkeypatch.setattr(stage, "_set_rate", at_a_step)
-    fit(read_dataset(tmp_path / "data"), Settings(2, 3, restarts=1, steps=2, encoder_steps=2, device="cpu"))
+    fit(
+        read_dataset(tmp_path / "data", periods=2),
+        Settings(2, 3, restarts=1, steps=2, encoder_steps=2, device="cpu"),
+    )
     assert seen == {1}
     assert torch.get_num_threads() == 2

@@ -29,7 +29,7 @@ def killed(tmp_path_factory):
     """A dataset, and the checkpoint of a fit of it that was killed."""
     base = tmp_path_factory.mktemp("killed")
     write_simulation(simulate(Design(users=80, categories=6), 0), base / "data", seed=0, truth=False)
-    dataset = read_dataset(base / "data")
+    dataset = read_dataset(base / "data", periods=2)
     kill_a_fit(dataset, SETTINGS, base, "encoders", 3)
     [path] = base.glob("*.safetensors")
     return dataset, path

@@ -29,8 +29,8 @@ from pyro_hmvcrl.synthetic.simulation import simulate
 
 from worlds import logs_of
 
-DESIGN = Design(users=300, preference_factors=2, categories=8)
-SETTINGS = Settings(2, 2, restarts=1, steps=100, encoder_steps=60, batch_size=200, device="cpu", periods=2)
+DESIGN = Design(users=300, preference_factors=2, categories=6)
+SETTINGS = Settings(2, 2, restarts=1, steps=60, encoder_steps=30, batch_size=200, device="cpu", periods=2)
 
 
 def main(folder: Path) -> None:
@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
     kept: list[str] = []
     save = stage.save_checkpoint
     stage.save_checkpoint = lambda path, *content: kept.append(path.stem) or save(path, *content)
-    scores.SCORES_AT_ONCE //= 64  # so that there are many batches
+    scores.SCORES_AT_ONCE //= 8  # so that there are many batches
     with together("cpu"):
         dataset = read_dataset(folder / "data")
         found = fit(dataset, SETTINGS, folder / "checkpoints")
@@ -84,7 +84,7 @@ def fits(tmp_path_factory):
 
 def test_each_has_users_of_its_own_and_both_end_with_one_model(fits):
     _, (one, two), _, _ = fits
-    assert len(one["trained_on"]) == len(two["trained_on"]) == 100 + 60  # steps
+    assert len(one["trained_on"]) == len(two["trained_on"]) == SETTINGS.steps + SETTINGS.encoder_steps
     assert {len(batch) for batch in one["trained_on"] + two["trained_on"]} == {100, 64}
     mine, others = (set().union(*found["trained_on"]) for found in (one, two))
     assert not mine & others

@@ -35,7 +35,7 @@ QUICK = Settings(
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world") / "data"
     write_simulation(simulate(SMALL, 0), folder, seed=0)
-    return read_dataset(folder)
+    return read_dataset(folder, periods=2)
 
 
 def same(one: Fit, two: Fit) -> bool:

@@ -157,6 +157,7 @@ def test_too_few_users_are_refused_before_anything_is_fitted(tmp_path, monkeypat
         study(tmp_path / "copy", tmp_path / "study", QUICK)
 
 
+@pytest.mark.drawn
 def test_the_report_shows_the_table(studied):
     base, found = studied
     page = write_report(base / "study" / "run").read_text()

@@ -183,6 +183,7 @@ def test_logs_that_cannot_be_foretold_are_one_clear_error(base, tmp_path):
     assert not (tmp_path / "x.json").exists()
 
 
+@pytest.mark.drawn
 def test_the_command_keeps_the_back_test_and_the_report_tells_it(base, found, tmp_path):
     run = shutil.copytree(base / "run", tmp_path / "run")
     said = command("validate", run, base / "after", "--out", tmp_path / "validation.json")

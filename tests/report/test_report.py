@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import shutil
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -212,14 +211,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: write_run(folder / name, truth=name == "simulated") for name in ("simulated", "real")}
 
 
-@cache
 def page_of(run: Path) -> str:
     return write_report(run).read_text()
 
 
+@pytest.fixture(scope="session")
+def pages(runs) -> dict[str, str]:
+    """The runs' pages, with their pictures."""
+    return {name: page_of(run) for name, run in runs.items()}
+
+
 @pytest.mark.parametrize("name", ["simulated", "real"])
-def test_the_page_stands_alone_and_says_the_verdict_first(runs, name):
-    page = page_of(runs[name])
+def test_the_page_stands_alone_and_says_the_verdict_first(runs, pages, name):
+    page = pages[name]
     report = json.loads((runs[name] / "report.json").read_text())
     for sentences in report["identifiability"]["verdict"].values():
         for sentence in sentences:
@@ -232,12 +236,13 @@ def test_the_page_stands_alone_and_says_the_verdict_first(runs, name):
 
 
 @pytest.mark.parametrize("name", ["simulated", "real"])
-def test_every_figure_has_words_for_those_who_do_not_see_it(runs, name):
-    images = re.findall(r"<img\b[^>]*>", page_of(runs[name]))
+def test_every_figure_has_words_for_those_who_do_not_see_it(pages, name):
+    images = re.findall(r"<img\b[^>]*>", pages[name])
     assert len(images) >= 5
     assert all(len(re.search(r'alt="([^"]*)"', image)[1]) > 30 for image in images)
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("bare", [["platform"], ["platform", "preference"]])
 def test_a_channel_without_covariates_is_reported_too(runs, tmp_path, bare):
     run = tmp_path / "run"
@@ -253,12 +258,14 @@ def test_a_channel_without_covariates_is_reported_too(runs, tmp_path, bare):
     assert ("Factors against covariates" in page) == (len(bare) == 1)
 
 
+@pytest.mark.usefixtures("pages")
 def test_figures_are_written_as_png_and_svg(runs):
-    page_of(runs["simulated"])
-    names = {p.name for p in (runs["simulated"] / "figures").iterdir()}
+    files = {p.name: p.read_bytes() for p in (runs["simulated"] / "figures").iterdir()}
+    starts = {"png": b"\x89PNG", "svg": b"<?xml"}
+    assert all(content.startswith(starts[name[-3:]]) for name, content in files.items())
     figures = {"overview", "factors", "categories", "graph", "modulation", "coefficients", "training"}
     figures |= {"predictive", "predictive_densities"}
-    assert names == {f"{figure}.{kind}" for figure in figures for kind in ("png", "svg")}
+    assert {*files} == {f"{figure}.{kind}" for figure in figures for kind in ("png", "svg")}
 
 
 def test_report_json_has_the_numbers_of_an_answer_as_long_as_there_is_one(runs, tmp_path):
@@ -272,9 +279,9 @@ def test_report_json_has_the_numbers_of_an_answer_as_long_as_there_is_one(runs, 
         assert json.loads((run / "report.json").read_text()) == before | expected
 
 
-def test_the_oracle_is_shown_where_the_truth_is_known_and_only_there(runs):
-    assert "Oracle ceiling" in page_of(runs["simulated"])
-    assert "Oracle ceiling" not in page_of(runs["real"])
+def test_the_oracle_is_shown_where_the_truth_is_known_and_only_there(pages):
+    assert "Oracle ceiling" in pages["simulated"]
+    assert "Oracle ceiling" not in pages["real"]
 
 
 def test_the_graph_shows_the_weights_of_its_file(runs):
@@ -376,6 +383,7 @@ def test_a_malformed_run_is_named_and_nothing_is_written(runs, tmp_path, file, c
     assert not (run / "figures").exists()
 
 
+@pytest.mark.drawn
 @pytest.mark.skipif(BROWSER is None, reason="no headless browser here")
 def test_a_real_browser_renders_the_page_without_errors_at_a_desk_and_on_a_phone(runs, tmp_path):
     """Every picture is drawn, nothing sticks out on the right, no link leads nowhere, nothing is complained of."""
@@ -521,8 +529,8 @@ def effects_page(tmp_path_factory) -> str:
     return page_of(asked(write_run(folder / "bare", truth=False, users=400), folder / "run", answer()))
 
 
-def test_effects_are_shown_once_they_have_been_asked(runs, effects_page):
-    assert 'id="effects"' not in page_of(runs["real"])
+def test_effects_are_shown_once_they_have_been_asked(runs, pages, effects_page):
+    assert 'id="effects"' not in pages["real"]
     assert not list((runs["real"] / "figures").glob("effects*"))
     first = effects_page.index(html.escape(answer()["headline"]))
     assert first < effects_page.index("this answer") < effects_page.index('class="verdicts"')
@@ -595,6 +603,7 @@ def test_words_beside_the_figures_of_effects_say_their_numbers(effects_page):
         assert any(words in alt for alt in alts), words
 
 
+@pytest.mark.drawn
 def test_effects_of_a_change_of_factors_lack_what_is_asked_of_covariates_only(runs, tmp_path):
     effects = {key: value for key, value in answer().items() if key not in ONLY_OF_COVARIATES}
     effects |= {"shift": ["platform_1:=2"], "kind": "counterfactual"}
@@ -679,6 +688,7 @@ def by_segment() -> dict:
     return {"by": "plan", "correction": "Bonferroni", "level_of_each": 0.95, "segments": of}
 
 
+@pytest.mark.drawn
 def test_segments_and_policies_are_shown_where_they_were_asked(runs, tmp_path):
     run = asked(runs["real"], tmp_path / "run", answer() | {"by_segment": by_segment()})
     (run / "answers").mkdir()

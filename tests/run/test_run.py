@@ -29,7 +29,7 @@ from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
 
-QUICK = Settings(2, 3, restarts=2, steps=40, encoder_steps=30, batch_size=64, device="cpu")
+QUICK = Settings(2, 3, restarts=2, steps=40, encoder_steps=30, batch_size=64, device="cpu", periods=2)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
 
 def test_the_run_folder_is_as_contracted(folders):
     data, run = folders
-    dataset, config = read_dataset(data), json.loads((run / "config.json").read_text())
+    dataset, config = read_dataset(data, periods=2), json.loads((run / "config.json").read_text())
     assert config["users"] == 200
     assert config["categories"] == dataset.categories
     factors = pd.read_parquet(run / "factors.parquet")
@@ -94,7 +94,7 @@ def test_an_edge_is_probable_where_it_is_more_than_a_trifle(folders, weight, sd,
 
 
 def test_a_restart_in_a_worse_optimum_is_no_rival(folders):
-    dataset = read_dataset(folders[0])
+    dataset = read_dataset(folders[0], periods=2)
     found = fit(dataset, replace(QUICK, steps=5, encoder_steps=1))
     best = found.restarts[found.selected]
     for below, stuck in ((0.9 * STUCK, 0), (1.1 * STUCK, 1)):
@@ -108,7 +108,7 @@ def test_a_loaded_run_gives_the_same_factors_and_edges(folders):
     data, run = folders
     loaded = load_run(run)
     kept = pd.read_parquet(run / "factors.parquet")
-    again = loaded.encode(read_dataset(data, categories=loaded.categories))
+    again = loaded.encode(read_dataset(data, categories=loaded.categories, periods=2))
     for name in again.columns[1:]:
         assert again[name].to_numpy() == pytest.approx(kept[name].to_numpy(), abs=1e-5)
     edges = pd.read_csv(run / "graph.csv")
@@ -125,7 +125,7 @@ def test_the_order_of_rows_and_events_changes_no_posterior(folders, tmp_path):
         frame.to_parquet(shuffled / f"{table}.parquet", index=False)
     loaded = load_run(run)
     before, after = (
-        loaded.encode(read_dataset(folder, categories=loaded.categories)).set_index("user_id")
+        loaded.encode(read_dataset(folder, categories=loaded.categories, periods=2)).set_index("user_id")
         for folder in (data, shuffled)
     )
     assert after.loc[before.index].to_numpy() == pytest.approx(before.to_numpy(), abs=1e-5)
@@ -270,7 +270,7 @@ def test_a_truth_of_other_users_is_refused(folders, tmp_path):
     data, _ = folders
     np.savez(tmp_path / "truth.npz", user_id=np.array(["nobody"]))
     with pytest.raises(RunError, match="no user u000000"):
-        Truth.beside(tmp_path, read_dataset(data))
+        Truth.beside(tmp_path, read_dataset(data, periods=2))
 
 
 def test_the_posterior_over_coefficients_goes_to_arviz(folders):
@@ -286,7 +286,7 @@ def test_predictive_draws_with_the_run_s_guide_have_the_stated_spread(folders):
     """`pyro.infer.Predictive`, one by one and side by side."""
     data, folder = folders
     run = load_run(folder)
-    logs = run.logs(read_dataset(data)).batch(torch.arange(3))
+    logs = run.logs(read_dataset(data, periods=2)).batch(torch.arange(3))
     for parallel in (False, True):
         drawn = Predictive(run.model, guide=run.guide, num_samples=400, parallel=parallel)(logs)
         for name in ("alpha", "delta", "platform_location"):
@@ -301,7 +301,7 @@ def test_users_log_likelihood_goes_to_arviz(folders):
     """By importance sampling: at the mean it is the bound."""
     data, folder = folders
     run = load_run(folder)
-    logs = run.logs(read_dataset(data)).batch(torch.arange(12))
+    logs = run.logs(read_dataset(data, periods=2)).batch(torch.arange(12))
     found = run.to_arviz(logs)["log_likelihood"]["users"]
     assert found.shape == (1, run.posterior.n_draws, 12)
     assert (found[0].std("draw") > 0.01).all()

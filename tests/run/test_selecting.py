@@ -132,6 +132,7 @@ def test_the_command_writes_table_and_figure(data, made_up, tmp_path):
     assert "both numbers" in refused.output
 
 
+@pytest.mark.drawn
 def test_a_fit_without_numbers_selects_them_goes_on_from_there_and_keeps_why(
     data, made_up, tmp_path, monkeypatch
 ):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,17 +17,16 @@ from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.simulation import simulate
 
 import calibration
+from studies import run_quick
 from worlds import EDGES, logs_of, true_expansion
 
-SIMULATIONS = Path(__file__).parents[2] / "simulations"
 FACTORS = ["platform_1", "platform_2", "preference_1", "preference_2"]
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     out = tmp_path_factory.mktemp("calibration")
-    command = [sys.executable, SIMULATIONS / "calibration.py", "--quick", "--jobs", "1", "--out", out]
-    return out, subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return out, run_quick("calibration", out)
 
 
 # --- The test of uniformity ----------------------------------------------------------------------------------

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,10 +19,10 @@ from pyro_hmvcrl.synthetic.simulation import simulate
 
 import methods
 import variants
+from studies import run_quick
 from study import simulated_dataset
 from worlds import everyone, logs_of
 
-SIMULATIONS = Path(__file__).parents[2] / "simulations"
 DESIGN = Design(users=40, preference_factors=2, categories=6)
 
 
@@ -45,8 +42,7 @@ def guide_of(build, sim, seed=0) -> ExpansionGuide:
 
 
 def test_peers_runs_in_its_quick_form(tmp_path):
-    command = [sys.executable, SIMULATIONS / "peers.py", "--quick", "--jobs", "1", "--out", tmp_path]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    said = run_quick("peers", tmp_path)
     results = pd.read_csv(tmp_path / "results.csv").set_index("method")
     assert results.index.tolist() == ["oracle", *methods.METHODS]
     assert results[["preference_mcc", "platform_mcc"]].notna().all(axis=None)
