@@ -46,7 +46,7 @@ def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
     """One world: simulate it, and choose the numbers from its logs."""
     true = dict(zip(CHANNELS, NUMBERS[seed % len(NUMBERS)], strict=True))
     numbers = {f"{channel}_factors": n for channel, n in true.items()}
-    small = {"users": 100, "categories": 8} if quick else {"users": USERS}
+    small = {"users": 80, "categories": 6} if quick else {"users": USERS}
     design = Design.with_knobs(**numbers, **small)
     dataset = simulated_dataset(simulate(design, seed), scratch, seed)
     start = {f"{channel}_factors": START for channel in CHANNELS}

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import importlib
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from studies import run_quick
+
 SIMULATIONS = Path(__file__).parents[2] / "simulations"
 
 
-@pytest.fixture(autouse=True)
-def _beside_the_studies(monkeypatch):
-    monkeypatch.syspath_prepend(SIMULATIONS)
-
-
-@pytest.fixture
-def every(monkeypatch):
+@pytest.fixture(scope="module")
+def every():
     return importlib.import_module("all")
 
 
@@ -81,8 +77,7 @@ def test_another_digit_is_seen_and_other_seconds_are_not(every):
 
 @pytest.mark.parametrize("study", ["selecting", "edges"])
 def test_a_small_study_leaves_tables_a_text_and_a_figure(study, tmp_path):
-    command = [sys.executable, SIMULATIONS / f"{study}.py", "--quick", "--jobs", "1", "--out", tmp_path]
-    subprocess.run(command, check=True, capture_output=True)
+    run_quick(study, tmp_path)
     rows = pd.read_csv(tmp_path / "results.csv")
     assert rows["replication"].eq("world-0").all()
     assert len(rows) == (1 if study == "selecting" else 2 * 3 * 3)
