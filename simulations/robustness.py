@@ -388,7 +388,9 @@ def replicate(cell: str, seed: int, quick: bool, scratch: Path) -> Tables:
     """One data seed of one cell: simulate, fit, ask for effects and diagnostics."""
     which, v = {"cell": cell, "seed": seed}, CELLS[cell]
     draws = dict.fromkeys(DRAWS, 1) if quick else DRAWS
-    sim = simulate_violated(Design.with_knobs(**(SMALL | ({"users": 80, "periods": 4} if quick else {}))), v, seed)
+    sim = simulate_violated(
+        Design.with_knobs(**(SMALL | ({"users": 80, "periods": 4} if quick else {}))), v, seed
+    )
     dataset = mismeasure(simulated_dataset(sim, scratch, seed, v.periods), v, seed)
     dataset = misplace(dataset, v.misplaced)
     settings = SETTINGS | ({"restarts": 2, "steps": 5} if quick else {})
