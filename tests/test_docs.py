@@ -24,10 +24,11 @@ from filelock import FileLock
 
 import pyro_hmvcrl
 from pyro_hmvcrl import cli, door
-from pyro_hmvcrl.inference import curvature
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.run import fitting
 from pyro_hmvcrl.run.fitting import parameter_posterior
+
+from worlds import make_few_logs
 
 ROOT = Path(__file__).parents[1]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
@@ -134,8 +135,7 @@ def told(tmp_path_factory) -> dict:
         patch.setattr("pyro_hmvcrl.queries.averages.USER_DRAWS", 2_000)
         patch.setattr(door, "Settings", partial(Settings, **quick))
         patch.setattr(fitting, "parameter_posterior", partial(parameter_posterior, draws=6))
-        for name, fewer in {"MADE_FOR_BLOCKS": 200, "MADE_A_DIRECTION": 4, "DIRECTIONS": 20}.items():
-            patch.setattr(curvature, name, fewer)  # which is most of a fit of so many categories
+        make_few_logs(patch)
         run_blocks("README.md", names)
     return names
 

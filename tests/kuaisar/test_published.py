@@ -19,6 +19,8 @@ from pyro_hmvcrl.kuaisar.copy.folder import write_kuaisar_copy
 from pyro_hmvcrl.kuaisar.published import PUBLISHED, StudyError, study, target_factors
 from pyro_hmvcrl.report.page import write_report
 
+from worlds import make_few_logs
+
 QUICK = Settings(2, 3, restarts=1, steps=30, encoder_steps=10, device="cpu", periods=2)
 
 
@@ -27,7 +29,10 @@ def studied(tmp_path_factory):
     """A study of a small generated copy, of which nothing but its form can be expected."""
     base = tmp_path_factory.mktemp("kuaisar")
     write_kuaisar_copy(base / "copy", users=320, seed=0, events=0.4)
-    return base, study(base / "copy", base / "study", QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        make_few_logs(patch)
+        patch.setattr("pyro_hmvcrl.queries.averages.USER_DRAWS", 2_000)
+        return base, study(base / "copy", base / "study", QUICK)
 
 
 def test_the_table_has_every_figure(studied):
