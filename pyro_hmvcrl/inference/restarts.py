@@ -10,6 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,8 @@ def run_restarts(
     ------
     FloatingPointError
         If a bound is not finite.
+    MemoryError
+        If the system ends a process.
     """
     one = partial(
         run_restart, train=train, held=held, settings=settings, checkpoints=checkpoints, build=build
@@ -123,6 +126,11 @@ def _at_once(
                 if any(done.done() and done.exception() for done in running):
                     break
             found = [done.result() for done in running]
+        except BrokenProcessPool:
+            raise MemoryError(
+                "the system has ended the process of a restart, as it does where memory is short; with "
+                "OMP_NUM_THREADS=1 restarts run one after the other"
+            ) from None
         finally:
             pool.shutdown(kill_workers=True)
     return found

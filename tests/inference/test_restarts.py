@@ -64,6 +64,13 @@ def test_processes_are_for_restarts_that_are_worth_them(folder, monkeypatch):
     assert restarts._processes(train, QUICK) == 1
 
 
+@pytest.mark.usefixtures("two_threads")
+def test_a_process_that_the_system_ends_is_said(folder, monkeypatch):
+    monkeypatch.setattr(restarts, "WORTH", 1)
+    with pytest.raises(MemoryError, match="OMP_NUM_THREADS=1"):
+        screen(read_dataset(folder), QUICK, build=lambda *of: os.kill(os.getpid(), signal.SIGKILL))
+
+
 KILLED = """
 import os, sys, torch
 from pathlib import Path
