@@ -235,9 +235,12 @@ def _strips(ax: Axes, results: pd.DataFrame, names: list[str], column: str, colo
 
 
 def _draw_policy_shift(moved: pd.DataFrame) -> plt.Figure:
-    figure, axes = plt.subplots(3, 5, figsize=(15, 8.4), sharex=True, sharey=True, layout="constrained")
+    look = {"sharex": True, "sharey": True, "layout": "constrained"}
+    figure, axes = plt.subplots(rows := -(-len(METHODS) // 6), 6, figsize=(18, 2.8 * rows), **look)
     m = moved.assign(which=moved["factor"].map(kind_of))
-    for ax, name in zip(axes.flat, METHODS, strict=True):
+    for ax in axes.flat[len(METHODS) :]:
+        ax.remove()
+    for ax, name in zip(axes.flat, METHODS, strict=False):
         for (which, said), colour in zip(KINDS.items(), (OF_PLATFORM, OF_PREFERENCE, "#009E73"), strict=True):
             g = m[(m["method"] == name) & (m["which"] == which)]
             label = f"{which if which != 'others' else 'other factors'}: {said}"

@@ -13,8 +13,8 @@ from pyro_hmvcrl.guide import guide as guide_module
 from pyro_hmvcrl.guide.experts import Expert, PrecisionNormal, factor_posterior, product_of_experts
 from pyro_hmvcrl.guide.guide import TAILS
 from pyro_hmvcrl.guide.transformers import EventEncoder, TransformerGuide
+from pyro_hmvcrl.inference import bound
 from pyro_hmvcrl.inference import scores as scoring
-from pyro_hmvcrl.inference import svi
 from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
 from pyro_hmvcrl.inference.laplace import fitted_values
 from pyro_hmvcrl.inference.scores import user_scores
@@ -172,7 +172,7 @@ def test_users_are_encoded_batch_by_batch(guide, monkeypatch):
     sim, found, logs = guide
     exact = true_expansion(sim, scoring_steps=15)  # under which particles hardly matter
     monkeypatch.setattr(guide_module, "USERS_AT_ONCE", 7)
-    monkeypatch.setattr(svi, "USERS_AT_ONCE", 7)
+    monkeypatch.setattr(bound, "EVALUATED_AT_ONCE", 7)
     mean, _ = factor_posterior(*found.posterior(logs))
     bounds = user_bounds(exact, logs)
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.evidence.measures import mcc
 from pyro_hmvcrl.guide.guide import ExpansionGuide
 from pyro_hmvcrl.guide.transformers import TransformerGuide, most_distinct
-from pyro_hmvcrl.inference import laplace, stage, svi
+from pyro_hmvcrl.inference import laplace, restarts, stage, svi
 from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
 from pyro_hmvcrl.inference.restarts import run_restart
 from pyro_hmvcrl.inference.settings import Settings
@@ -226,7 +226,7 @@ def test_the_restart_that_is_kept_is_brought_to_the_mode(dataset, monkeypatch):
 def test_a_start_that_is_stuck_is_kept_only_where_all_are(dataset, monkeypatch, stands, kept):
     """Of two starts the second has the better bound; `stands` is how far from a mode scoring leaves each."""
     bounds = iter([1.0, 0.0, 9.0, 0.0])
-    monkeypatch.setattr(svi, "user_bounds", lambda guide, of: torch.full((3,), next(bounds)))
+    monkeypatch.setattr(restarts, "user_bounds", lambda guide, of: torch.full((3,), next(bounds)))
     order = iter([1, 0])
 
     def score(*_):
@@ -241,7 +241,7 @@ def test_a_start_that_is_stuck_is_kept_only_where_all_are(dataset, monkeypatch, 
 
 def test_a_model_too_large_for_its_posterior_is_refused_before_any_step(dataset, monkeypatch):
     monkeypatch.setattr(laplace, "MOST_PARAMETERS", 100)
-    monkeypatch.setattr(svi, "optimise", None)
+    monkeypatch.setattr(restarts, "optimise", None)
     with pytest.raises(ValueError, match=r"posterior can hold 100: merge rare ones of the \d+ categories"):
         screen(dataset, QUICK)
 
@@ -250,7 +250,7 @@ def test_the_restart_with_the_best_bound_where_it_was_trained_is_kept(dataset, m
     bounds = iter([1.0, 9.0, 2.0, 8.0])  # of each restart: its own users', the held-out users'
     users = []
     monkeypatch.setattr(
-        svi, "user_bounds", lambda guide, of: users.append(of.n_users) or torch.full((3,), next(bounds))
+        restarts, "user_bounds", lambda guide, of: users.append(of.n_users) or torch.full((3,), next(bounds))
     )
     screened = screen(dataset, QUICK)
     assert users == [108, 12, 108, 12]
@@ -259,9 +259,11 @@ def test_the_restart_with_the_best_bound_where_it_was_trained_is_kept(dataset, m
 
 
 def test_of_many_users_some_judge_a_restart(dataset, monkeypatch):
-    monkeypatch.setattr(svi, "JUDGED_USERS", 50)
+    monkeypatch.setattr(restarts, "JUDGED_USERS", 50)
     judges, bounds = [], user_bounds
-    monkeypatch.setattr(svi, "user_bounds", lambda guide, of: judges.append(of.rows) or bounds(guide, of))
+    monkeypatch.setattr(
+        restarts, "user_bounds", lambda guide, of: judges.append(of.rows) or bounds(guide, of)
+    )
     screened = screen(dataset, replace(QUICK, restarts=1))
     assert judges[0].tolist() == screened.train.rows[::3].tolist()
 
