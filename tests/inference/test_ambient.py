@@ -17,14 +17,6 @@ from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("two_threads")
 def test_only_much_work_is_shared_among_threads():
     for size, threads in ((MUCH - 1, 1), (MUCH, 2)):

@@ -31,14 +31,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("two_threads")
 def test_restarts_side_by_side_come_to_the_same_numbers(folder, monkeypatch, capfd):
     dataset = read_dataset(folder)
