@@ -38,6 +38,7 @@ STUDIES = (
     "backtest",
     "selecting",
     "edges",
+    "ranking",
     "recovery",
 )
 BENCHMARKS = ("cost", "floor", "race", "kuaisar_cost")  #: they measure this machine, and start anew

@@ -14,7 +14,6 @@ from functools import partial
 
 import numpy as np
 from implicit.als import AlternatingLeastSquares
-from rivals import latent_confounder
 from scipy.sparse import csr_matrix
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA, FastICA
@@ -33,9 +32,9 @@ from pyro_hmvcrl.queries.averages import Users, average_effects
 from pyro_hmvcrl.report.style import ESTIMANDS
 from pyro_hmvcrl.synthetic.design import Array
 
+from rivals import IDCF
 from variants import VARIANTS
 
-SWEEPS = 20  # of alternating regressions
 Effects = dict[str, float]  # by "outcome estimand"
 
 
@@ -173,36 +172,10 @@ def two_views(dataset: Dataset, settings: Settings) -> Found:
 
 
 def deconfounded(dataset: Dataset, settings: Settings) -> Found:
-    """A latent confounder of what is shown, then matrix factorisation of engagement rates beside it: iDCF.
-
-    The confounder is learnt with the users' features as proxies (Zhang et al. 2023, see ``rivals.py``), and stands for
-    the platform.  Preference is what is then the user's own; rates weigh as much as was shown.
-    """
-    confounder = latent_confounder(dataset, settings.platform_factors, settings.seed)
-    shown = np.asarray(dataset.exposure, float)
-    rates = dataset.engagement / np.maximum(shown, 1)
-    ours = np.column_stack([np.ones(dataset.n_users), confounder(dataset)])  # what is not the user's taste
-    n = ours.shape[1]
-    taste = np.random.default_rng(settings.seed).normal(
-        0, 0.1, (dataset.n_users, settings.preference_factors)
-    )
-    for _ in range(SWEEPS):
-        of_category = _ridge(np.hstack([ours, taste]), rates, shown)
-        taste = _ridge(of_category[:, n:], (rates - ours @ of_category[:, :n].T).T, shown.T)
-
-    def encode(d: Dataset) -> Array:
-        z, seen = confounder(d), np.asarray(d.exposure, float)
-        usual = np.column_stack([np.ones(len(z)), z]) @ of_category[:, :n].T
-        own = d.engagement / np.maximum(seen, 1) - usual
-        return np.hstack([z, _ridge(of_category[:, n:], own.T, seen.T)])
-
-    return _with_regression(slice(0, n - 1), slice(n - 1, None), encode, dataset)
-
-
-def _ridge(x: Array, y: Array, weights: Array) -> Array:
-    """Coefficients ``(C, M)`` of each column of `y` ``(N, C)`` on `x` ``(N, M)``, with weights ``(N, C)``."""
-    normal = np.einsum("nm,nc,nl->cml", x, weights, x, optimize=True) + np.eye(x.shape[1])
-    return np.asarray(np.linalg.solve(normal, (x.T @ (weights * y)).T[..., None])[..., 0])
+    """IDCF (``rivals.py``): its confounder stands for the platform, and tastes that it leaves for preference."""
+    n = settings.platform_factors
+    found = IDCF(dataset, n, settings.preference_factors, settings.seed)
+    return _with_regression(slice(0, n), slice(n, None), lambda d: np.hstack(found.encode(d)), dataset)
 
 
 def by_instruments(dataset: Dataset, settings: Settings) -> Found:

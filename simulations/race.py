@@ -36,8 +36,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from rivals import normal, perceptron
-from torch import Tensor, nn
 
 from pyro_hmvcrl.data.dataset import Dataset, Standardisation
 from pyro_hmvcrl.evidence.measures import mcc, rotation_null
@@ -53,6 +51,7 @@ from pyro_hmvcrl.synthetic.oracle import oracle
 from pyro_hmvcrl.synthetic.simulation import Simulation, simulate
 
 from methods import METHODS
+from rivals import BATCH, PlainIVAE
 from study import options, simulated_dataset, table
 from variants import VARIANTS
 
@@ -109,36 +108,6 @@ def _expanded(guide: ExpansionGuide, held: Logs) -> Array:
         return factor_posterior(*guide.expansion(held.n_users).posterior(held))[0]
 
 
-class PlainIVAE(nn.Module):
-    """iVAE on counts: ``z ~ p(z | u)``, ``counts ~ p(x | z)``, ``q(z | x, u)``, each a multilayer perceptron."""
-
-    def __init__(self, n_categories: int, n_covariates: int, n_factors: int) -> None:
-        super().__init__()
-        self.prior = perceptron(n_covariates, 2 * n_factors)
-        self.encoder = perceptron(3 * n_categories + n_covariates, 2 * n_factors)
-        self.decoder = perceptron(n_factors, 3 * n_categories)
-
-    def posterior(self, logs: Logs) -> tuple[torch.distributions.Normal, Tensor]:
-        """Of the factors given counts and covariates; second, the covariates ``(N, D_P + D_Q)``."""
-        covariates = torch.cat([logs.exposure_covariates, logs.preference_covariates], -1)
-        seen = torch.cat([logs.search, logs.exposure, logs.engagement], -1).log1p()
-        return normal(self.encoder(torch.cat([seen, covariates], -1))), covariates
-
-    def loss(self, logs: Logs) -> Tensor:
-        """Minus the ELBO, nats a user."""
-        posterior, covariates = self.posterior(logs)
-        z = posterior.rsample()
-        search, exposure, engagement = self.decoder(z).chunk(3, -1)
-        fits = (logs.search * search.log_softmax(-1)).sum(-1) + (
-            logs.exposure * exposure.log_softmax(-1)
-        ).sum(-1)
-        fits = fits + (logs.engagement * engagement - logs.exposure * nn.functional.softplus(engagement)).sum(
-            -1
-        )
-        kl = torch.distributions.kl_divergence(posterior, normal(self.prior(covariates))).sum(-1)
-        return (kl - fits).mean()
-
-
 def plain_ivae(watch: Watch, dataset: Dataset, held: Logs, settings: Settings) -> None:
     """Trained until the limit."""
     torch.manual_seed(settings.seed)
@@ -156,7 +125,7 @@ def plain_ivae(watch: Watch, dataset: Dataset, held: Logs, settings: Settings) -
 
     limit = LIMIT if settings.steps == Settings.steps else 1.0
     while watch.seconds < limit:
-        for rows in torch.randperm(train.n_users).split(256):
+        for rows in torch.randperm(train.n_users).split(BATCH):
             optimiser.zero_grad()
             model.loss(train.batch(rows)).backward()
             optimiser.step()

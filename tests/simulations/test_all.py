@@ -6,6 +6,7 @@ import importlib
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -75,14 +76,25 @@ def test_another_digit_is_seen_and_other_seconds_are_not(every):
     assert list(every.differences(before, pd.concat([same, same]))) == ["its number of rows"]
 
 
-@pytest.mark.parametrize("study", ["selecting", "edges"])
-def test_a_small_study_leaves_tables_a_text_and_a_figure(study, tmp_path):
+@pytest.mark.parametrize(("study", "n_rows"), [("selecting", 1), ("edges", 2 * 3 * 3), ("ranking", 10)])
+def test_a_small_study_leaves_tables_a_text_and_a_figure(study, n_rows, tmp_path):
     run_quick(study, tmp_path)
     rows = pd.read_csv(tmp_path / "results.csv")
     assert rows["replication"].eq("world-0").all()
-    assert len(rows) == (1 if study == "selecting" else 2 * 3 * 3)
+    assert len(rows) == n_rows
     assert "Fits that failed: 0." in (tmp_path / "summary.md").read_text()
     assert (tmp_path / f"{study}.png").stat().st_size > 10_000
-    again = importlib.import_module(study)
     if study == "edges":
-        assert again.performance(rows)["number"].tolist()[::2] == [15, 3]
+        assert importlib.import_module(study).performance(rows)["number"].tolist()[::2] == [15, 3]
+    if study == "ranking":
+        assert rows.set_index("method")["AUC"].idxmax() == "oracle"
+
+
+def test_rankings_are_judged_as_by_hand():
+    """Of six categories one user likes the first and the last, another none."""
+    judged = importlib.import_module("ranking").judged
+    liked = np.array([[1, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]], bool)
+    found = judged(np.array([[6.0, 5, 4, 3, 2, 1], [1.0, 2, 3, 4, 5, 6]]), liked)
+    assert found["NDCG@5"] == pytest.approx(1 / (1 + 1 / np.log2(3)))
+    assert found["Recall@5"] == 0.5
+    assert found["AUC"] == 0.5  # all four of the others are below the first, and above the last
