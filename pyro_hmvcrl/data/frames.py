@@ -18,7 +18,7 @@ import pandas as pd
 from pyro_hmvcrl.data.columns import ROUNDED_KEY, as_codes, first_rounded
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.folder import assemble, check_description
-from pyro_hmvcrl.data.names import WHOLE, like, listed, percent, plain, short
+from pyro_hmvcrl.data.names import WHOLE, like, listed, outcome_problem, percent, plain, short
 from pyro_hmvcrl.data.periods import EARLIEST
 from pyro_hmvcrl.data.tables import DatasetError, Table
 from pyro_hmvcrl.data.values import REST, UnclearError, as_text, covariate, marks, moments, one_spelling
@@ -197,7 +197,11 @@ def prepare(
     )
     if top_categories is not None and top_categories < 2:
         account.problems.append(f"top_categories is {top_categories}: it must be at least 2")
-    frames = _named(tables, {**(columns or {})}, [*exposure, *preference], account)
+    if problem := outcome_problem(map(str, outcomes)):
+        account.problems.append(f"outcome {problem}")
+        outcomes = []
+    asked = dict.fromkeys(LABELS, outcomes) | {"users": [*exposure, *preference]}
+    frames = _named(tables, {**(columns or {})}, asked, account)
     for label in LABELS:
         account.tables[label] = {"read": len(frames[label]), "dropped": {}}
     for label in LABELS[1:]:
@@ -248,9 +252,12 @@ def _stop_at(account: Account) -> None:
 
 
 def _named(
-    tables: Mapping[str, Table], columns: dict[str, str], covariates: Iterable[str], account: Account
+    tables: Mapping[str, Table], columns: dict[str, str], kept: Mapping[str, Iterable[str]], account: Account
 ) -> dict[str, pd.DataFrame]:
-    """The tables with their columns called as here: as is asked, and else where a usual name leaves no doubt."""
+    """The tables with their columns called as here: as is asked, and else where a usual name leaves no doubt.
+
+    Those of `kept`, by table, are asked for by their own names, and are guessed to be nothing else.
+    """
     there = {column for table in tables.values() for column in table.columns}
     account.problems += [
         f"column {short(own)} is to be called {short(ours)}, and no table has it (there are {listed(sorted(there))})"
@@ -262,7 +269,7 @@ def _named(
         asked = {own: ours for own, ours in columns.items() if own in table.columns}
         guessed = {}
         wanted = ["user_id"] if label == "users" else list(USUAL)
-        taken = {*asked, *(covariates if label == "users" else [])}
+        taken = {*asked, *kept[label]}
         for ours in wanted:
             if ours in table.columns or ours in asked.values():
                 continue
@@ -380,8 +387,8 @@ def _events(
     account: Account,
 ) -> pd.DataFrame:
     """An event table whose columns hold what a dataset folder has, without rows that cannot be used."""
-    if lacks := [name for name in outcomes if name not in frame]:
-        account.problem(table, lacks[0], f"missing; there are {listed(frame.columns)}")
+    for name in [name for name in outcomes if name not in frame]:
+        account.problem(table, name, f"missing; there are {listed(frame.columns)}")
     frame = _with_keys(frame).assign(category=_keys(frame["category"]))
     if not timed:
         frame = frame.assign(timestamp=EARLIEST)

@@ -7,6 +7,7 @@ process of its own, to the same numbers as one after the other.
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 import torch
@@ -90,6 +92,7 @@ def _processes(train: Cohort, settings: Settings) -> int:
     _, together = place()
     size = _size(train, settings)
     alone = together > 1 or train.rows.is_cuda or train.n_users > MOST_COPIED
+    alone |= multiprocessing.current_process().daemon  # as of a multiprocessing.Pool, which can start none
     if alone or size >= MUCH or settings.steps * size < WORTH:
         return 1
     return min(settings.restarts, torch.get_num_threads())
@@ -145,6 +148,7 @@ def _in_a_process(one: Callable[..., Restart], r: int, steps: Path, parent: int)
         if os.getppid() != parent:
             os._exit(1)
 
+    tqdm.set_lock(RLock())  # its own is one of processes, which a process that is ended leaves behind
     torch.set_num_threads(1)
     return one(r, told=told)
 

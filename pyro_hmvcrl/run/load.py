@@ -184,7 +184,8 @@ def _check_outcomes(outcomes: ParameterPosterior, names: list[str], model: HMVCR
     """Means, standard deviations and draws of every outcome's coefficients, in their size, and no others."""
     stories = [OutcomeStory(name, model) for name in names]
     shapes = {story.site(part): of[2] for story in stories for part, of in story.priors.items()}
-    told = {*outcomes.information} == {*names} and all(of.shape == () for of in outcomes.information.values())
+    ratios = outcomes.information
+    told = {*ratios} == {*names} and all(of.shape == () and of >= 0 for of in ratios.values())
     if not told or outcomes.placebo:
         raise ValueError("of other outcomes than config.json has")
     for part, draws in (("mean", ()), ("sd", ()), ("draws", (n_draws,))):
@@ -193,6 +194,8 @@ def _check_outcomes(outcomes: ParameterPosterior, names: list[str], model: HMVCR
             shape = (*draws, *shapes[name])
             if values[name].shape != shape or values[name].dtype != torch.float32:
                 raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
+            if part == "sd" and (values[name] < 0).any():
+                raise ValueError(f"{part}/{name} is below 0")
 
 
 def _check_weights(weights: Values, expected: Values) -> None:

@@ -107,5 +107,21 @@ def test_gaps_of_an_outcome_are_not_guessed():
     own = tables(recommendations=lambda frame: frame.assign(liked=gaps))
     with pytest.raises(ProblemsError, match="column 'liked': 1 rows say neither yes nor no; an outcome is"):
         from_frames(**own, **BLOCKS, outcomes=["liked"])
-    with pytest.raises(ProblemsError, match="column 'hidden': missing"):
-        from_frames(**own, **BLOCKS, outcomes=["hidden"])
+    with pytest.raises(ProblemsError, match=r"column 'hidden': missing.*column 'survey': missing"):
+        from_frames(**own, **BLOCKS, outcomes=["hidden", "survey"])
+
+
+def test_an_outcome_is_not_taken_for_engagement():
+    """Though it has a name that engagement usually goes by."""
+    own = tables(
+        recommendations=lambda frame: frame.rename(columns={"engaged": "clicked"}).assign(watched=LIKED)
+    )
+    logs = from_frames(**own, **BLOCKS, outcomes=["watched"])
+    assert logs.outcomes["watched"].sum() == LIKED.sum()
+    with pytest.raises(ProblemsError, match="column 'engaged': missing; add it"):
+        from_frames(**own, **BLOCKS, outcomes=["clicked", "watched"])
+
+
+def test_a_name_that_cannot_be_an_outcome_s_is_told_before_what_is_in_the_column():
+    with pytest.raises(ProblemsError, match=r"^outcome 'timestamp' means something else here; rename it$"):
+        from_frames(**tables(), **BLOCKS, outcomes=["timestamp"])

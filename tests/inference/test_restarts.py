@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -52,6 +53,9 @@ def test_processes_are_for_restarts_that_are_worth_them(folder, monkeypatch):
     monkeypatch.setattr(restarts, "WORTH", 1)
     assert restarts._processes(train, QUICK) == 2
     assert restarts._processes(train, replace(QUICK, restarts=1)) == 1
+    with monkeypatch.context() as patch:  # a worker of a pool
+        patch.setitem(multiprocessing.current_process()._config, "daemon", True)
+        assert restarts._processes(train, QUICK) == 1
     torch.set_num_threads(1)
     assert restarts._processes(train, QUICK) == 1
 
@@ -61,6 +65,26 @@ def test_a_process_that_the_system_ends_is_said(folder, monkeypatch):
     monkeypatch.setattr(restarts, "WORTH", 1)
     with pytest.raises(MemoryError, match="OMP_NUM_THREADS=1"):
         screen(read_dataset(folder), QUICK, build=lambda *of: os.kill(os.getpid(), signal.SIGKILL))
+
+
+QUIET = """
+import sys, torch
+from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.inference import restarts
+from pyro_hmvcrl.inference.settings import Settings
+from pyro_hmvcrl.inference.svi import screen
+
+torch.set_num_threads(2)
+restarts.WORTH = 1
+screen(read_dataset(sys.argv[1]), Settings(2, 3, restarts=2, steps=2, batch_size=32, device="cpu"))
+"""
+
+
+def test_processes_leave_nothing_behind_that_is_complained_of(folder):
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, str(folder)], check=True, capture_output=True, text=True
+    )
+    assert not done.stderr
 
 
 KILLED = """

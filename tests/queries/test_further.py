@@ -135,6 +135,8 @@ def test_activity_has_each_user_s_number(folders):
         (lambda t: {n: of for n, of in t.items() if n != "sd/liked.along"}, "no 'liked.along'"),
         (lambda t: t | {"mean/hidden.b": torch.zeros(6)}, "no 'hidden.b'"),
         (lambda t: t | {"information/hidden": torch.ones(())}, "of other outcomes than config.json has"),
+        (lambda t: t | {"sd/liked.b": -torch.ones(6)}, "sd/liked.b is below 0"),
+        (lambda t: t | {"information/liked": -torch.ones(())}, "of other outcomes than config.json has"),
         (lambda t: t | {"draws/liked.b": t["draws/liked.b"][:2]}, "draws/liked.b is not of (6, 6) numbers"),
     ],
 )
