@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -82,9 +83,10 @@ def run_restarts(
         run_restart, train=train, held=held, settings=settings, checkpoints=checkpoints, build=build
     )
     processes = _processes(train, settings)
-    if processes > 1:
-        return _at_once(one, settings, processes, progress)
-    return [one(r, progress=progress) for r in range(settings.restarts)]
+    pool = _pool(processes) if processes > 1 else None
+    if pool is None:
+        return [one(r, progress=progress) for r in range(settings.restarts)]
+    return _at_once(one, settings, pool, progress)
 
 
 def _processes(train: Cohort, settings: Settings) -> int:
@@ -104,14 +106,22 @@ def _size(train: Cohort, settings: Settings) -> int:
     return min(settings.batch_size, train.n_users) * PARTICLES * some.search[0].numel()
 
 
+def _pool(processes: int) -> ProcessPoolExecutor | None:
+    """So many processes, if this system has the shared memory that they wait for one another by."""
+    try:
+        return ProcessPoolExecutor(processes)
+    except OSError:
+        return None
+
+
 def _at_once(
-    one: Callable[..., Restart], settings: Settings, processes: int, progress: bool
+    one: Callable[..., Restart], settings: Settings, pool: ProcessPoolExecutor, progress: bool
 ) -> list[Restart]:
     """The restarts side by side, with one bar for all; an interrupt ends them at once."""
     with (
         tempfile.TemporaryDirectory() as folder,
         tqdm(
-            desc=f"{settings.restarts} restarts, {processes} at once",
+            desc=f"{settings.restarts} restarts at once",
             total=settings.restarts * settings.steps,
             disable=not progress,
             leave=False,
@@ -119,15 +129,14 @@ def _at_once(
     ):
         path = Path(folder) / "steps"
         steps = np.memmap(path, np.int64, "w+", shape=(settings.restarts,))
-        pool = ProcessPoolExecutor(processes)
         try:
             running = [
                 pool.submit(_in_a_process, one, r, path, os.getpid()) for r in range(settings.restarts)
             ]
             while wait(running, LOOK_EVERY, "FIRST_EXCEPTION").not_done:
                 bar.update(int(steps.sum()) - bar.n)
-                if any(done.done() and done.exception() for done in running):
-                    break
+                for done in filter(Future.done, running):
+                    done.result()  # a restart that has failed ends the others
             found = [done.result() for done in running]
         except BrokenProcessPool:
             raise MemoryError(

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.guide.guide import ExpansionGuide
 from pyro_hmvcrl.inference import restarts
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import screen
@@ -38,7 +39,7 @@ def test_restarts_side_by_side_come_to_the_same_numbers(folder, monkeypatch, cap
     one_by_one = screen(dataset, QUICK)  # too small to be worth processes
     monkeypatch.setattr(restarts, "WORTH", 1)
     at_once = screen(dataset, QUICK, progress=True)
-    assert "2 restarts, 2 at once" in capfd.readouterr().err
+    assert "2 restarts at once" in capfd.readouterr().err
     for one, other in zip(one_by_one.restarts, at_once.restarts, strict=True):
         assert (one.bound, one.bounds) == (other.bound, other.bounds)
         assert one.guide.state_dict().keys() == other.guide.state_dict().keys()
@@ -58,6 +59,16 @@ def test_processes_are_for_restarts_that_are_worth_them(folder, monkeypatch):
         assert restarts._processes(train, QUICK) == 1
     torch.set_num_threads(1)
     assert restarts._processes(train, QUICK) == 1
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_without_shared_memory_they_run_one_after_the_other(folder, monkeypatch):
+    def none(*args):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(restarts, "WORTH", 1)
+    monkeypatch.setattr(restarts, "ProcessPoolExecutor", none)
+    assert len(screen(read_dataset(folder), QUICK).restarts) == 2
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -85,6 +96,20 @@ def test_processes_leave_nothing_behind_that_is_complained_of(folder):
         [sys.executable, "-c", QUIET, str(folder)], check=True, capture_output=True, text=True
     )
     assert not done.stderr
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_restart_that_fails_ends_the_others(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(restarts, "WORTH", 1)
+
+    def build(model, n_users):
+        if not (mark := tmp_path / "first").exists():
+            mark.touch()
+            return ExpansionGuide(model, n_users)
+        raise FloatingPointError("the bound is nan")
+
+    with pytest.raises(FloatingPointError, match="the bound is nan"):
+        screen(read_dataset(folder), replace(QUICK, steps=1_000_000), build=build)
 
 
 KILLED = """
