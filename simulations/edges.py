@@ -8,7 +8,7 @@ Estimands     Each pair of factors of different channels, in both directions: is
 Methods       The first stage of a fit with two starts, the parameters' posterior, and the ``probability`` of
               ``graph.csv``.  A pair that the learned order of factors excludes has probability 0.
 Performance   Shares with a probability above `SURE`, of absent and of true edges, with the standard error over worlds;
-              the largest weight of an absent one; beside it the same against a point null of zero (`TRIFLE` of 0).
+              the largest weight of an absent one; beside it the same against a point null of zero (a `trifle` of 0).
 
 Run           ``python simulations/edges.py`` (resumable; ``--quick`` for a small form).
               Results: ``simulations/edges/results.csv``, ``summary.md`` and ``edges.png``.
@@ -17,10 +17,9 @@ Run           ``python simulations/edges.py`` (resumable; ``--quick`` for a smal
 from __future__ import annotations
 
 import os
-from functools import partial
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one replication a core
 
@@ -36,14 +35,14 @@ from pyro_hmvcrl.evidence.measures import mcc
 from pyro_hmvcrl.guide.experts import factor_posterior
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import screen
-from pyro_hmvcrl.run import run as of_run
 from pyro_hmvcrl.run.fitting import parameter_posterior
+from pyro_hmvcrl.run.run import TRIFLE, edges_of
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.simulation import Simulation, simulate
-from pyro_hmvcrl.synthetic.world import Emission
+from pyro_hmvcrl.synthetic.world import Emission, World, draw_world
 
 from recovery import HARD
-from study import Tables, account, legend, options, run, simulated_dataset, table, with_error
+from study import Tables, account, legend, run_worlds, simulated_dataset, table, with_error
 
 HERE = Path(__file__).parent / "edges"
 SEEDS = 30
@@ -53,20 +52,28 @@ HIDDEN, STEEPER = 64, 1.5
 SURE = 0.9
 
 
-def wide(
-    rng: np.random.Generator, factors: int, categories: int, strength: float, nonlinearity: float
-) -> Emission:
-    """A network without a linear part, in the place of :meth:`Emission.draw`."""
-    inner = STEEPER * rng.normal(size=(factors, HIDDEN)) / np.sqrt(factors)
-    outer = strength * rng.normal(size=(HIDDEN, categories)) * np.sqrt(factors / HIDDEN)
-    return Emission(rng.normal(scale=0.5, size=categories), np.zeros((factors, categories)), inner, outer)
+def with_wide_decoders(world: World, seed: int) -> World:
+    """The world with networks without a linear part for its decoders."""
+    d, rng = world.design, np.random.default_rng([seed, HIDDEN])
+
+    def wide(factors: int, strength: float) -> Emission:
+        inner = STEEPER * rng.normal(size=(factors, HIDDEN)) / np.sqrt(factors)
+        outer = strength * rng.normal(size=(HIDDEN, d.categories)) * np.sqrt(factors / HIDDEN)
+        no_line = np.zeros((factors, d.categories))
+        return Emission(rng.normal(scale=0.5, size=d.categories), no_line, inner, outer)
+
+    return replace(
+        world,
+        search=wide(d.preference_factors, d.search_strength),
+        exposure=wide(d.platform_factors, d.exposure_strength),
+    )
 
 
 def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
     """One world: its edges, and what is said of them."""
     small = {"users": 200, "categories": 8} if quick else {}
-    with patch.object(Emission, "draw", wide):
-        sim = simulate(Design.with_knobs(**(HARD | small)), seed)
+    design = Design.with_knobs(**(HARD | small))
+    sim = simulate(design, seed, with_wide_decoders(draw_world(design, seed), seed))
     dataset = simulated_dataset(sim, scratch, seed)
     settings = SETTINGS | ({"steps": 20} if quick else {})
     found = screen(dataset, Settings(3, 3, seed=seed, device="cpu", **settings))
@@ -75,9 +82,10 @@ def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
     factors, _ = factor_posterior(*found.guide.expansion(found.held.n_users).posterior(users))
     names = list(sim.world.design.factor_names)
     frame = pd.DataFrame(factors, columns=names)
-    said = of_run.edges_of(found.guide.model, posterior, frame).set_index(["source", "target"])
-    with patch.object(of_run, "TRIFLE", 0.0):
-        of_zero = of_run.edges_of(found.guide.model, posterior, frame).set_index(["source", "target"])
+    said, of_zero = (
+        edges_of(found.guide.model, posterior, frame, trifle).set_index(["source", "target"])
+        for trifle in (TRIFLE, 0.0)
+    )
     own, recovery = matched(sim, found.held_out, factors)
     rows = []
     for j, k in product(range(len(names)), repeat=2):
@@ -155,10 +163,7 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
 
 def main() -> None:
     """Run what is missing, then write tables and figures."""
-    o = options(__doc__, HERE)
-    replications = {f"world-{seed}": partial(replicate, seed, o.quick) for seed in range(SEEDS)}
-    summarise(run(replications, o), o.out)
-    print((o.out / "summary.md").read_text())
+    run_worlds(__doc__, HERE, SEEDS, replicate, summarise)
 
 
 if __name__ == "__main__":

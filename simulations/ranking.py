@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
 
 from rivals import IDCF, PlainIVAE, train
-from study import Tables, account, legend, options, run, table, with_error
+from study import Tables, account, legend, run_worlds, table, with_error
 
 HERE = Path(__file__).parent / "ranking"
 WORLD: dict[str, Any] = {
@@ -191,10 +190,7 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
 
 def main() -> None:
     """Run what is missing, then write tables and figures."""
-    o = options(__doc__, HERE)
-    replications = {f"world-{seed}": partial(replicate, seed, o.quick) for seed in range(SEEDS)}
-    summarise(run(replications, o), o.out)
-    print((o.out / "summary.md").read_text())
+    run_worlds(__doc__, HERE, SEEDS, replicate, summarise)
 
 
 if __name__ == "__main__":

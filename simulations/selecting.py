@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import time
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from pyro_hmvcrl.run.selecting import START, select_factors
 from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.simulation import simulate
 
-from study import Tables, account, options, run, simulated_dataset, table
+from study import Tables, account, run_worlds, simulated_dataset, table
 
 HERE = Path(__file__).parent / "selecting"
 USERS = 2_000
@@ -63,7 +62,7 @@ def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
     """How many are right, every world, and the figure."""
     results = tables["results"]
     missed = {c: results[f"{c}_chosen"] - results[c] for c in CHANNELS}
-    right = sum((missed[c] == 0).astype(int) for c in CHANNELS) == len(CHANNELS)
+    right = pd.DataFrame(missed).eq(0).all(axis=1)
     counts = [
         {"numbers": c, "right": (m == 0).sum(), "too small": (m < 0).sum(), "too large": (m > 0).sum()}
         for c, m in missed.items()
@@ -93,10 +92,7 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
 
 def main() -> None:
     """Run what is missing, then write tables and figures."""
-    o = options(__doc__, HERE)
-    replications = {f"world-{seed}": partial(replicate, seed, o.quick) for seed in range(WORLDS)}
-    summarise(run(replications, o), o.out)
-    print((o.out / "summary.md").read_text())
+    run_worlds(__doc__, HERE, WORLDS, replicate, summarise)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,19 @@ def run(replications: Mapping[str, Replication], o: Options) -> dict[str, pd.Dat
         with whole_file(o.out / f"{name}.csv") as file:
             frame.to_csv(file, index=False)
     return {"failures": pd.DataFrame(columns=["replication", "commit", "failure"], dtype=str)} | frames
+
+
+def run_worlds(
+    doc: str,
+    results: Path,
+    number: int,
+    replicate: Callable[[int, bool, Path], Tables],
+    summarise: Callable[[dict[str, pd.DataFrame], Path], None],
+) -> None:
+    """A study of so many worlds, one a data seed: run what is missing, write tables and figures, print the summary."""
+    o = options(doc, results)
+    summarise(run({f"world-{seed}": partial(replicate, seed, o.quick) for seed in range(number)}, o), o.out)
+    print((o.out / "summary.md").read_text())
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import norm, rankdata
 
-from pyro_hmvcrl.guide.experts import Expert, Prior
+from pyro_hmvcrl.guide.experts import Expert, matvec
 from pyro_hmvcrl.guide.guide import USERS_AT_ONCE, ExpansionGuide, Guide
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.story.logs import Logs
@@ -63,9 +63,8 @@ def search_probability(guide: Guide, logs: Logs, seed: int = 0) -> Array:
     torch.manual_seed(seed)
     found = []
     for users in logs.to("cpu").numbered().batches(USERS_AT_ONCE):
-        prior: Prior
         prior, noise = guide.posterior(users)
-        z = prior.base + (prior.turn @ noise.antithetic(DRAWS).unsqueeze(-1)).squeeze(-1)
+        z = prior.base + matvec(prior.turn, noise.antithetic(DRAWS))
         _, preference = guide.model.channels(z[..., :-1])
         found.append(guide.model.f_search(preference).softmax(-1).mean(0))
     return torch.cat(found).double().numpy()

@@ -143,7 +143,7 @@ def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
 @torch.no_grad()
 def factor_posterior(prior: Prior, noise: PrecisionNormal) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Posterior means and standard deviations ``(N, K)`` of the factors; readiness is left out."""
-    mean = prior.base + (prior.turn @ noise.mean.unsqueeze(-1)).squeeze(-1)
+    mean = prior.base + matvec(prior.turn, noise.mean)
     root = torch.linalg.solve_triangular(noise.precision_cholesky, prior.turn.mT, upper=False)
     sd = (root**2).sum(-2).sqrt()
     return mean[..., :-1].double().cpu().numpy(), sd[..., :-1].double().cpu().numpy()

@@ -38,9 +38,8 @@ from pyro_hmvcrl.story.model import HMVCRL
 
 PARTICLES = 8  #: of the bound; with 4 and many factors, axes rotate as training goes on
 JUDGED_USERS = 16_384  #: at most, of those that a restart was trained on
-WORTH = (
-    1 << 26
-)  #: numbers that a restart goes through, from which on it is worth a process of its own (2 s to start)
+#: Numbers that a restart goes through, from which on it is worth a process of its own, which takes seconds to start.
+WORTH = 1 << 26
 MOST_COPIED = 100_000  #: users; of more, a copy for every process takes more memory than a fit
 LOOK_EVERY = 0.2  #: seconds between looks at how far the processes are
 
@@ -195,7 +194,7 @@ def run_restart(
         UserELBO(PARTICLES, True),
     )
     some = train.logs.only(train.rows[:: -(-train.n_users // JUDGED_USERS)])
-    with few_threads(_size(train, settings)):
+    with few_threads(_size(train, settings)):  # for its bounds, too: the same numbers in a process of its own
         bounds = optimise(
             stage,
             guide,

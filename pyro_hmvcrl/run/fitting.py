@@ -172,6 +172,8 @@ def further_outcomes(
     found: Fit, posterior: ParameterPosterior, dataset: Dataset, seed: int
 ) -> ParameterPosterior:
     """Posterior over the coefficients of the dataset's further outcomes, given the users of the fit."""
+    if not dataset.outcomes:
+        return ParameterPosterior.nothing()
     said = {name: of[np.flatnonzero(~found.held_out)] for name, of in dataset.outcomes.items()}
     return outcomes_posterior(found.guide, posterior, _trained_on(found, dataset), said, seed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,8 @@ def _check_sizes(config: dict[str, Any], mean: Values) -> None:
 def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
     """Means, standard deviations and draws of everything that was fitted, in its size."""
     drawn = (posterior.n_draws,)
+    if not posterior.n_draws:
+        raise ValueError("has no draws")
     if posterior.n_draws > MOST_DRAWS:
         raise ValueError(f"has {posterior.n_draws:,} draws, of which no fit makes more than {MOST_DRAWS:,}")
     placebo = [name for name in OF_EXPOSURE_COVARIATES if name in fitted and len(fitted["delta"])]
@@ -171,13 +174,7 @@ def _check_posterior(posterior: ParameterPosterior, fitted: Values) -> None:
         ("draws", posterior.draws, drawn, fitted),
         ("placebo", posterior.placebo, drawn, placebo),
     ):
-        for name in sorted({*expected, *values}):
-            shape = (*draws, *fitted[name].shape)
-            of_a_kind = values[name].dtype == fitted[name].dtype  # integers or half precision are not a fit's
-            if values[name].shape != shape or not of_a_kind or 0 in drawn:
-                raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
-            if part == "sd" and (values[name] < 0).any():
-                raise ValueError(f"{part}/{name} is below 0")
+        _check_part(part, values, {name: (*draws, *fitted[name].shape) for name in {*expected, *values}})
 
 
 def _check_outcomes(outcomes: ParameterPosterior, names: list[str], model: HMVCRL, n_draws: int) -> None:
@@ -190,12 +187,17 @@ def _check_outcomes(outcomes: ParameterPosterior, names: list[str], model: HMVCR
         raise ValueError("of other outcomes than config.json has")
     for part, draws in (("mean", ()), ("sd", ()), ("draws", (n_draws,))):
         values = getattr(outcomes, part)
-        for name in sorted({*shapes, *values}):
-            shape = (*draws, *shapes[name])
-            if values[name].shape != shape or values[name].dtype != torch.float32:
-                raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
-            if part == "sd" and (values[name] < 0).any():
-                raise ValueError(f"{part}/{name} is below 0")
+        _check_part(part, values, {name: (*draws, *shapes[name]) for name in {*shapes, *values}})
+
+
+def _check_part(part: str, values: Values, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Every tensor of a part of a posterior, in its size, in single precision."""
+    for name, shape in sorted(shapes.items()):
+        # integers or half precision are not a fit's
+        if values[name].shape != shape or values[name].dtype != torch.float32:
+            raise ValueError(f"{part}/{name} is not of {shape} numbers in single precision")
+        if part == "sd" and (values[name] < 0).any():
+            raise ValueError(f"{part}/{name} is below 0")
 
 
 def _check_weights(weights: Values, expected: Values) -> None:

@@ -224,13 +224,15 @@ class Run:
         return inference_data(posterior, **of_draws)
 
 
-def edges_of(model: HMVCRL, posterior: ParameterPosterior, factors: pd.DataFrame) -> pd.DataFrame:
+def edges_of(
+    model: HMVCRL, posterior: ParameterPosterior, factors: pd.DataFrame, trifle: float = TRIFLE
+) -> pd.DataFrame:
     """The graph's admissible edges: standardised weight, its posterior sd, and the edge's probability.
 
     `weight` is ``B[source, target] sd(source) / sd(target)``, with standard deviations over the users of `factors`.
     `probability` is the posterior probability that the edge is more than a trifle, given the graph's orientation: the
     Savage-Dickey density ratio (Dickey 1971) with even prior odds, against weights about zero with a standard deviation
-    of `TRIFLE`.  Zero itself would be the wrong rival: decoders of another kind than the model's feign small edges,
+    of `trifle`.  Zero itself would be the wrong rival: decoders of another kind than the model's feign small edges,
     which many users make sure.
     """
     names, spread = list(factors), factors.std(ddof=0).to_numpy()
@@ -239,6 +241,6 @@ def edges_of(model: HMVCRL, posterior: ParameterPosterior, factors: pd.DataFrame
         to_standard = spread[j] / spread[k]
         weight, sd = (part["edges"][j, k].item() * to_standard for part in (posterior.mean, posterior.sd))
         slab = laplace.pdf(0, scale=model.priors["edges"][1] * to_standard)
-        against = norm.pdf(0, weight, np.hypot(sd, TRIFLE)) / slab
+        against = norm.pdf(0, weight, np.hypot(sd, trifle)) / slab
         rows.append((names[j], names[k], weight, sd, 1 / (1 + against)))
     return pd.DataFrame(rows, columns=["source", "target", "weight", "sd", "probability"])

@@ -23,7 +23,7 @@ def every():
 def test_every_study_is_named_once(every):
     """A file with a protocol is a study; the others are what studies share."""
     files = {p.stem for p in SIMULATIONS.glob("*.py") if "Performance   " in p.read_text()}
-    assert files == {*every.STUDIES, "race", "real"}
+    assert files == {*every.STUDIES, "race"}
     assert not set(every.STUDIES) & set(every.BENCHMARKS)
     assert all((SIMULATIONS / f"{name}.py").exists() for name in every.BENCHMARKS)
 
