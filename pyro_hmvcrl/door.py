@@ -170,15 +170,17 @@ class Run(FittedRun):
         self,
         reference: Mapping[str, float] | None = None,
         *,
+        as_it_is: bool = False,
         top: int = TOP,
         seed: int = 0,
         progress: bool | None = None,
     ) -> pd.DataFrame:
-        """What each user looks for, were the platform the same for all: a row a user and rank.
+        """What each user looks for, were the platform the same for all or `as_it_is`: a row a user and rank.
 
         See :func:`~pyro_hmvcrl.queries.ranking.rank`.
         """
-        return rank(self.folder, reference, top=top, seed=seed, progress=_watched(progress))
+        watched = _watched(progress)
+        return rank(self.folder, reference, as_it_is=as_it_is, top=top, seed=seed, progress=watched)
 
     def validate(
         self,

@@ -7,11 +7,13 @@ Data          A world in which the platform learns and habits form (`WORLD`, 1,0
               shown every category once, as a random slice would in the long run, and likes it or not.  World and users
               are drawn anew from each of `SEEDS` data seeds.
 Estimands     NDCG@5, Recall@5 and AUC of each user's ranking of the categories, for what the user likes of the slice.
-Methods       ``ours``: ``rank`` of a fit with `SETTINGS`.  ``searches``: the user's own, and nothing else.
-              ``popularity``: engaged events of all users.  ``matrix factorisation`` of what users engage with, with
-              searches and without, and with each engaged event by the inverse of its chance to be shown (``IPS``).
-              ``iVAE`` on counts, by what it says is searched; ``iDCF``, by the engagement rates that it says
-              (``rivals.py``).  Beside them the world's own probabilities (``oracle``), and chance.
+Methods       ``ours``: ``rank`` of a fit with `SETTINGS`, the platform as it is; and with the platform the same for
+              all, which asks another question: what users would look for, had the platform not moved them.
+              ``searches``: the user's own, and nothing else.  ``popularity``: engaged events of all users.
+              ``matrix factorisation`` of what users engage with, with searches and without, and with each engaged event
+              by the inverse of its chance to be shown (``IPS``).  ``iVAE`` on counts, by what it says is searched;
+              ``iDCF``, by the engagement rates that it says (``rivals.py``).  Beside them the world's own probabilities
+              (``oracle``), and chance.
 Performance   Means over users, and over data seeds with their Monte Carlo standard error; ours minus each rival, seed
               by seed.
 
@@ -81,15 +83,16 @@ def replicate(seed: int, quick: bool, scratch: Path) -> Tables:
     steps = SETTINGS | ({"steps": 20, "encoder_steps": 5} if quick else {})
     factors = {"platform_factors": 2, "preference_factors": 2}
     fitted = hm.fit(dataset, out=scratch / "run", progress=False, seed=seed, **factors, **steps)
-    scores = {"oracle": chance, "ours": searched_for(fitted, dataset)} | rivals(dataset, seed)
+    scores = {"oracle": chance, "ours": searched_for(fitted, dataset, as_it_is=True)}
+    scores |= {"ours, same for all": searched_for(fitted, dataset, as_it_is=False)} | rivals(dataset, seed)
     scores["chance"] = rng.random(chance.shape)
     shutil.rmtree(scratch)
     return {"results": [{"seed": seed, "method": name} | judged(s, liked) for name, s in scores.items()]}
 
 
-def searched_for(fitted: hm.Run, dataset: Dataset) -> Array:
-    """Probabilities ``(N, C)`` of what each user looks for, were the platform the same for all."""
-    ranked = fitted.rank(top=len(dataset.categories), progress=False)
+def searched_for(fitted: hm.Run, dataset: Dataset, as_it_is: bool) -> Array:
+    """Probabilities ``(N, C)`` of what each user looks for, the platform `as_it_is` or the same for all."""
+    ranked = fitted.rank(as_it_is=as_it_is, top=len(dataset.categories), progress=False)
     wide = ranked.pivot(index="user_id", columns="category", values="probability")
     return np.asarray(wide.loc[list(dataset.user_id), dataset.categories])
 

@@ -101,6 +101,9 @@ def rank_command(
     run: RunFolder,
     out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.")],
     top: Annotated[int, typer.Option(help="Categories a user.")] = 10,
+    as_it_is: Annotated[
+        bool, typer.Option("--as-it-is", help="Leave the platform as it is, not the same for all.")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Write what each user looks for, were the platform the same for all: a row a user and rank."""
@@ -110,7 +113,7 @@ def rank_command(
         from pyro_hmvcrl.run.tables import check_table, write_users
 
         check_table(out)
-        table = rank(run, top=top, seed=seed, progress=True)
+        table = rank(run, as_it_is=as_it_is, top=top, seed=seed, progress=True)
         write_users(table, out, run)
         say(f"{out}: {table['rank'].max()} categories of each of {table['user_id'].nunique():,} users")
         print_notes(notes_of(run))

@@ -1,4 +1,4 @@
-"""What each user looks for, most of all first, were the platform the same for all."""
+"""What each user looks for, most of all first: were the platform the same for all, or as it is."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def rank(
     folder: str | Path,
     reference: Mapping[str, float] | None = None,
     *,
+    as_it_is: bool = False,
     top: int = TOP,
     draws: int = DRAWS,
     seed: int = 0,
@@ -31,7 +32,9 @@ def rank(
     """Categories by the probability that a user searches for them under ``do(platform = reference)``.
 
     What the platform makes of preference, by the graph's edges and by the past, is the same for all there, so that a
-    user is not ranked what the platform has taught the user to want.  Each user's noise is drawn as the user's own logs
+    user is not ranked what the platform has taught the user to want.  With `as_it_is` the platform stays as each user's
+    own logs have it, and what it has made of preference counts: the question is then what users look for today.  Each
+    user's noise is drawn as the user's own logs
     speak of it; the model's parameters are at their means.
 
     Parameters
@@ -40,6 +43,8 @@ def rank(
         A run folder.
     reference
         Values of the platform's factors; by default their means over users.
+    as_it_is
+        Leave the platform as it is.
     top
         Categories a user; no more than there are.
     draws
@@ -57,15 +62,17 @@ def rank(
     RunError
         If the folder is not a run folder.
     ValueError
-        If `top` is not at least 1.
+        If `top` is not at least 1, or if there is a reference for a platform that stays as it is.
     """
     if top < 1:
         raise ValueError(f"top is {top}: it must be at least 1")
+    if as_it_is and reference is not None:
+        raise ValueError("a platform that stays as it is has no reference: leave one of them out")
     population = Population.of(folder)
     values, categories = platform_at(population, reference), population.run.categories
 
-    def of_users(_: World, same: World) -> tuple[Tensor, Tensor]:
-        probability = over_periods(population, same, searched_for).mean(0)
+    def of_users(now: World, same: World) -> tuple[Tensor, Tensor]:
+        probability = over_periods(population, now if as_it_is else same, searched_for).mean(0)
         values, category = probability.topk(min(top, len(categories)))
         return values, category
 

@@ -234,12 +234,16 @@ def test_a_ranking_is_what_the_user_looks_for_under_one_platform(base):
     first = table[table["rank"] == 1].set_index("user_id")["category"]
     now = profile(base / "run").set_index("user_id")["looks_for"]
     assert 0.5 < (first == now).mean() < 1  # the platform is another one for most
+    as_it_is = rank(base / "run", top=1, as_it_is=True).set_index("user_id")["category"]
+    pd.testing.assert_series_equal(as_it_is, now, check_names=False, check_dtype=False)
     searched = pd.read_parquet(base / "before" / "search_events.parquet")
     own = searched.groupby("user_id")["category"].agg(lambda c: c.mode()[0]).reindex(first.index)
     popular = searched["category"].mode()[0]
     assert (first == own).mean() > (own == popular).mean() + 0.1
     other = rank(base / "run", {"platform_1": 3.0, "platform_2": -3.0}, top=6)
     assert not other["category"].equals(table["category"])
+    with pytest.raises(ValueError, match="has no reference"):
+        rank(base / "run", {"platform_1": 3.0, "platform_2": -3.0}, as_it_is=True)
     with pytest.raises(InterventionError, match="reference must be of platform_1, platform_2"):
         rank(base / "run", {"platform_1": 3.0})
     with pytest.raises(ValueError, match="top is 0"):
