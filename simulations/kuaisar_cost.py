@@ -26,7 +26,7 @@ from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.guide.guide import STEPS_FROM_AFAR, ExpansionGuide
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.bound import UserELBO
-from pyro_hmvcrl.inference.restarts import PARTICLES, _new_model
+from pyro_hmvcrl.inference.restarts import PARTICLES, new_model
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.stage import Stage, optimise
 from pyro_hmvcrl.inference.svi import choose_device, tensors_of
@@ -63,7 +63,7 @@ def epoch_seconds(dataset: Dataset) -> dict[str, Any]:
     device, settings, found = choose_device("auto"), Settings(3, 3), {}
     logs = tensors_of(dataset, Standardisation.from_dataset(dataset)).to(device)
     users = logs.only(logs.index)
-    model = _new_model(users, settings).to(device)
+    model = new_model(users, settings).to(device)
     model.graph.orient(torch.randn(6, 6))
     restarts = Stage("restarts", settings.steps, settings.batch_size, 0.03, UserELBO(PARTICLES, True))
     encoders = Stage(

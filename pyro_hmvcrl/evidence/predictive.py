@@ -35,6 +35,8 @@ from pyro_hmvcrl.story.programs import at, observe
 Array = NDArray[np.float64]
 REPLICATIONS = 200
 USERS = 4_000  #: at most, drawn at random: a check does not get better for more, only slower
+NUMBERS = 1 << 22  #: of users, periods and categories together, in one replication
+FEWEST = 200  #: users
 FAR = 3.0  #: standard deviations of the replications from their mean, from which a check fails
 MATTERS = 0.1  #: relative difference below which a failed check is a small matter
 GROUPS = 5  #: of users, by an exposure covariate
@@ -110,7 +112,8 @@ def predictive_checks(
     Parameters
     ----------
     logs
-        Users with their events; of more than `USERS` a random part is taken.
+        Users with their events; of more than `USERS` a random part is taken, of many categories and periods a smaller
+        one (`NUMBERS`), but no fewer than `FEWEST`.
     categories, exposure_covariates, preference_covariates
         Their names.
 
@@ -120,7 +123,8 @@ def predictive_checks(
         ``checks`` by name, see :func:`compare`; ``densities``, histograms over users; and how they were made.
     """
     rng = np.random.default_rng(seed)
-    rows = torch.as_tensor(np.sort(rng.permutation(len(logs.index))[:USERS]))
+    some = min(USERS, max(NUMBERS // (logs.n_periods * len(categories)), FEWEST))
+    rows = torch.as_tensor(np.sort(rng.permutation(len(logs.index))[:some]))
     logs = logs.batch(rows.to(logs.index.device)).to("cpu")
     logs = logs._replace(index=torch.arange(len(rows)), n_users=len(rows))
     model = copy.deepcopy(model).to("cpu")  # where the posterior is

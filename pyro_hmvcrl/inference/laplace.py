@@ -43,7 +43,7 @@ from torch.nn.functional import pad
 
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.ambient import own_state
-from pyro_hmvcrl.inference.curvature import FEWEST_LEFT, Curvature, curvature
+from pyro_hmvcrl.inference.curvature import FEWEST_LEFT, Curvature, Dense, curvature
 from pyro_hmvcrl.inference.processes import place, total
 from pyro_hmvcrl.inference.scores import Values, flat, scores_of, unflat
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
@@ -57,6 +57,7 @@ FAR_FROM_MODE = (
     0.5  #: standard deviations of the posterior, a parameter: a fit that scoring leaves there is stuck
 )
 MOST_PARAMETERS = 150_000  #: about 3,400 categories; each takes some 30 KiB while directions are looked for
+VARIED = 4_096  #: users, at most, from whom the variances of many parameters are taken; their errors are then about 1%
 USERS_A_PARAMETER = (
     2  #: of those that categories share; with fewer, the log posterior is no parabola as far as a step goes
 )
@@ -276,14 +277,21 @@ def information(
     generator = torch.Generator().manual_seed(seed + place()[0])
     gradient, scatter, variance = torch.zeros(3, len(prior), dtype=torch.double)
     pulls = torch.zeros(len(prior), draws, dtype=torch.double)
-    for scores in scores_of(*question, torch.arange(users.n_users), seed, made=False, progress=progress):
+    varied = 0
+    rows = torch.arange(users.n_users)
+    if not isinstance(of, Dense):  # those that come first are any
+        rows = rows[torch.randperm(users.n_users, generator=torch.Generator().manual_seed(seed))]
+    for scores in scores_of(*question, rows, seed, made=False, progress=progress):
         own = scores.double().T
         gradient += own.sum(1)
         scatter += own.square().sum(1)
         if draws:
             pulls += own @ torch.randn(own.shape[1], draws, dtype=torch.double, generator=generator)
-            variance += of.spread(own).square().sum(1)
+            if isinstance(of, Dense) or varied < VARIED:
+                variance += of.spread(own).square().sum(1)
+                varied += own.shape[1]
     gradient, scatter, pulls, variance = map(total, (gradient, scatter, pulls, variance))
+    variance *= users.n_users / max(float(total(torch.tensor(float(varied)))), 1.0)
     gradient -= prior * flat(values)
     if not gradient.isfinite().all():
         raise FloatingPointError("the users' scores are not finite; look for extreme covariates in users")

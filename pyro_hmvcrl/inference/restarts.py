@@ -29,7 +29,6 @@ from pyro_hmvcrl.guide.experts import factor_posterior
 from pyro_hmvcrl.guide.guide import STEPS_FROM_AFAR, USERS_AT_ONCE, ExpansionGuide
 from pyro_hmvcrl.inference.ambient import MUCH, few_threads
 from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
-from pyro_hmvcrl.inference.laplace import check_size
 from pyro_hmvcrl.inference.processes import place
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.stage import Stage, optimise
@@ -173,10 +172,9 @@ def run_restart(
 ) -> Restart:
     """Fit the model from random start `r`."""
     torch.manual_seed(seed_of(settings, r))
-    guide = build(_new_model(train, settings), train.n_users).to(train.rows.device)
+    guide = build(new_model(train, settings), train.n_users).to(train.rows.device)
     if train.n_users > settings.batch_size:
         guide.scoring_steps = STEPS_FROM_AFAR
-    check_size(guide)
     _start_intercepts(guide.model, train)
 
     def orient_half_way(step: int) -> bool:
@@ -215,7 +213,8 @@ def run_restart(
     return Restart(own, others, factors, guide, bounds)
 
 
-def _new_model(train: Cohort, settings: Settings) -> HMVCRL:
+def new_model(train: Cohort, settings: Settings) -> HMVCRL:
+    """A model for these users' logs, at a random start."""
     some = train.batch(torch.arange(1, device=train.rows.device))
     engaged, shown = (
         sum(float(getattr(users, name).sum()) for users in train.batches(USERS_AT_ONCE))
@@ -244,12 +243,18 @@ def _curved(covariates: Tensor) -> Tensor:
 @torch.no_grad()
 def _start_intercepts(model: HMVCRL, train: Cohort) -> None:
     """Start each decoder at the surface's overall shares."""
-    batches = [
-        (u.search.sum(0), u.exposure.sum(0)) for u in (b.by_category for b in train.batches(USERS_AT_ONCE))
-    ]
-    for decoder, counts in zip((model.f_search, model.f_exposure), zip(*batches, strict=True), strict=True):
-        share = (torch.stack(counts).sum(0) + 1).log()
+    for decoder, events in zip((model.f_search, model.f_exposure), events_by_category(train), strict=True):
+        share = (events + 1).log()
         decoder.intercept.copy_(share - share.mean())
+
+
+def events_by_category(users: Cohort) -> tuple[Tensor, Tensor]:
+    """Searches and exposures of all these users, each ``(C,)``."""
+    batches = [
+        (u.search.sum(0), u.exposure.sum(0)) for u in (b.by_category for b in users.batches(USERS_AT_ONCE))
+    ]
+    search, exposure = (torch.stack(of).sum(0) for of in zip(*batches, strict=True))
+    return search, exposure
 
 
 def seed_of(settings: Settings, stream: int) -> int:

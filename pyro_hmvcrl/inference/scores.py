@@ -25,6 +25,8 @@ from pyro_hmvcrl.story.model import HMVCRL
 from pyro_hmvcrl.story.programs import at, log_joint, observe
 
 PARTICLES = 128  #: of a user's noise, in antithetic pairs
+MANY = 200  #: categories, beyond which what costs as much for each of them is made less
+PARTICLES_OF_MANY = 32
 SCORES_AT_ONCE = 1 << 20  #: users times particles times categories, which bounds the memory
 DERIVATIVES = 16  #: what a user's unknowns cost at most, in a particle's scores
 CHOSEN = ("search", "suggested", "exposure")  #: sites where one category is chosen of all
@@ -56,7 +58,7 @@ def scores_of(
 
     Of their own logs, or of logs that the model has `made` for them.
     """
-    at_once = max(SCORES_AT_ONCE // (PARTICLES * len(values["b"])), 1)
+    at_once = max(SCORES_AT_ONCE // (_particles(values) * len(values["b"])), 1)
     batches = rows.to(users.rows.device).split(at_once)
     with torch.random.fork_rng():
         torch.manual_seed(seed + place()[0])
@@ -76,17 +78,22 @@ def user_scores(guide: Guide, values: Values, logs: Logs, exposure_covariates: T
     """
     logs = logs.numbered().given_past()
     proposal = guide.proposal(logs)
-    noise = proposal.antithetic(PARTICLES)
+    particles = _particles(values)
+    noise = proposal.antithetic(particles)
     data, traced = _by_user(guide.model, logs, exposure_covariates)
 
     def log_likelihood(parameters: Values, noise: Tensor, log_proposal: Tensor, *data: Tensor) -> Tensor:
         joint = log_joint(traced(parameters, noise[:, None], *data))[:, 0]
-        return (joint - log_proposal).logsumexp(0) - math.log(PARTICLES)
+        return (joint - log_proposal).logsumexp(0) - math.log(particles)
 
     each_user = vmap(grad(log_likelihood), in_dims=(None, 1, 1, *(0 for _ in data)))
     with pyro.validation_enabled(False):  # its checks look at values, which vmap hides
         scores = each_user(values, noise, proposal.log_prob(noise), *data)
     return torch.cat([t.flatten(1) for t in scores.values()], 1)
+
+
+def _particles(values: Values) -> int:
+    return PARTICLES if len(values["b"]) <= MANY else PARTICLES_OF_MANY
 
 
 def unknowns_of(

@@ -6,7 +6,7 @@
    that on the users it was trained on, as all restarts are of one model, with the same freedom to overfit, and the few
    held-out users tell them apart less well.  Fisher scoring with all users at once brings it to the mode of the
    parameters' posterior, where there are users enough: the bound's slack would bias effects by about a percent, at any
-   number of users.
+   number of users.  Of many categories restarts see groups (:mod:`~pyro_hmvcrl.inference.groups`).
 2. **Amortisation.**  The two Transformer encoders learn that model's posterior by the ELBO, with the path-derivative
    gradient (Roeder et al. 2017), whose noise vanishes as the guide nears the posterior.  The model stays as it is:
    training on with the encoders' bound moved it no nearer to the truth.  Encoders need not be perfect: where a
@@ -21,7 +21,7 @@ was, to the same numbers on a CPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +29,20 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from torch import Tensor
 
 from pyro_hmvcrl.data.dataset import Dataset, Standardisation
 from pyro_hmvcrl.guide.guide import ExpansionGuide
 from pyro_hmvcrl.guide.transformers import TransformerGuide
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.bound import UserELBO, user_bounds
-from pyro_hmvcrl.inference.laplace import is_stuck, score_to_the_mode
+from pyro_hmvcrl.inference.groups import groups_of, in_groups, of_each_category
+from pyro_hmvcrl.inference.laplace import check_size, is_stuck, score_to_the_mode
 from pyro_hmvcrl.inference.processes import agreed
-from pyro_hmvcrl.inference.restarts import Build, Restart, run_restarts, seed_of
+from pyro_hmvcrl.inference.restarts import Build, Restart, new_model, run_restarts, seed_of
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.stage import Stage, optimise
-from pyro_hmvcrl.story.logs import Cohort, SparseLogs
+from pyro_hmvcrl.story.logs import Cohort, Logs, SparseLogs
 from pyro_hmvcrl.story.model import HMVCRL
 
 
@@ -127,24 +129,44 @@ def screen(
     device = choose_device(settings.device)
     held_out = _held_out_users(dataset.n_users, settings)
     standardisation = Standardisation.from_dataset(dataset)
-    logs = tensors_of(dataset, standardisation).to(device)
-    train, held = (logs.only(torch.as_tensor(np.flatnonzero(rows))) for rows in (~held_out, held_out))
+    logs = tensors_of(dataset, standardisation)
+    parts = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    groups = groups_of(logs, parts[0], seed_of(settings, 0))
+    train, held = _of_users(logs.to(device), parts)
     with torch.random.fork_rng():
-        starts = run_restarts(train, held, settings, checkpoints, progress, build)
+        check_size(build(new_model(train, settings), 0))
+        seen = logs if groups is None else in_groups(logs, groups)
+        starts = run_restarts(*_of_users(seen.to(device), parts), settings, checkpoints, progress, build)
         history = [
             _history("screening", r, start.bounds, start.held_out_bound) for r, start in enumerate(starts)
         ]
-        selected, scoring = _brought_to_the_mode(starts, train, settings, progress)
+        selected, scoring = _brought_to_the_mode(starts, train, groups, settings, build, progress)
     return Screening(standardisation, held_out, train, held, starts, selected, scoring, history)
 
 
+def _of_users(logs: Logs | SparseLogs, parts: tuple[NDArray[np.int64], ...]) -> tuple[Cohort, Cohort]:
+    train, held = (logs.only(torch.as_tensor(rows)) for rows in parts)
+    return train, held
+
+
 def _brought_to_the_mode(
-    starts: list[Restart], train: Cohort, settings: Settings, progress: bool
+    starts: list[Restart],
+    train: Cohort,
+    groups: Tensor | None,
+    settings: Settings,
+    build: Build,
+    progress: bool,
 ) -> tuple[int, list[float]]:
-    """The restart that is kept, and what scoring saw: the best by its bound, unless it alone is stuck."""
+    """The restart that is kept, and what scoring saw: the best by its bound, unless it alone is stuck.
+
+    Where they saw categories in `groups`, those that are tried get weights for all of them, in place.
+    """
     by_bound = [agreed(int(r)) for r in np.argsort([-s.bound for s in starts], kind="stable")]
     seen: dict[int, list[float]] = {}
     for r in by_bound:
+        if groups is not None:
+            whole = of_each_category(starts[r].guide, groups, train, settings, build, progress)
+            starts[r] = replace(starts[r], guide=whole)
         seen[r] = score_to_the_mode(
             starts[r].guide, train, seed_of(settings, settings.restarts + 1), progress
         )

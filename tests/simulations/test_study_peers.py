@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pyro_hmvcrl.guide.guide import ExpansionGuide
-from pyro_hmvcrl.inference.restarts import _new_model
+from pyro_hmvcrl.inference.restarts import new_model
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.story.programs import at, log_joint, observe
 from pyro_hmvcrl.synthetic.design import Design
@@ -38,7 +38,7 @@ def dataset(sim, tmp_path_factory):
 
 def guide_of(build, sim, seed=0) -> ExpansionGuide:
     torch.manual_seed(seed)
-    return build(_new_model(everyone(logs_of(sim)), Settings(2, 2)), len(sim.factors))
+    return build(new_model(everyone(logs_of(sim)), Settings(2, 2)), len(sim.factors))
 
 
 def test_peers_runs_in_its_quick_form(tmp_path):
