@@ -51,6 +51,8 @@ MOST_COPIES = 8  #: of each user, which do where users are few
 MADE_FOR_BLOCKS = 2_000  #: users, for a first look at the blocks
 TIED = 128  #: users of whom it is asked what ties categories
 DIRECTIONS = 300  #: in which they may be tied
+VERY_MANY = 200_000  #: parameters, of which memory allows less
+TIED_OF_VERY_MANY, DIRECTIONS_OF_VERY_MANY = 32, 100
 FEWEST_LEFT = 0.25  #: the least that finite sums are made up for by
 
 
@@ -240,17 +242,24 @@ def _basis(q: _Question, structural: Tensor, at: Tensor, blocks: Tensor) -> tupl
 
     And what the ties take away from each category's block.
     """
-    asked = q.guide, q.values, q.users, q.exposure_covariates, _dealt(q, TIED), q.seed
-    per_user = (q.users.n_users / TIED) ** 0.5 * torch.cat(list(unknowns_of(*asked)))
-    by_category = per_user[..., at].permute(2, 0, 1, 3)  # (C, users, unknowns, q)
+    very_many = len(q.prior) > VERY_MANY
+    n_users = TIED_OF_VERY_MANY if very_many else TIED
+    n_directions = DIRECTIONS_OF_VERY_MANY if very_many else DIRECTIONS
+    asked = q.guide, q.values, q.users, q.exposure_covariates, _dealt(q, n_users), q.seed
+    by_category = torch.cat([some[..., at] for some in unknowns_of(*asked)])
+    by_category = ((q.users.n_users / n_users) ** 0.5 * by_category).permute(
+        2, 0, 1, 3
+    )  # (C, users, unknowns, q)
     lacking = by_category[:, :, :-1].flatten(1, 2)  # engagement in all categories alike takes nothing away
     lacking = (lacking.mT @ lacking).double()
 
     root = _cholesky(blocks + lacking)
     inverse = torch.linalg.inv(root)
     ties = (by_category.flatten(1, 2) @ inverse.mT.float()).transpose(0, 1).flatten(1)
+    del by_category
     _, vectors = torch.linalg.eigh((ties @ ties.T).double())
-    strongest = ties.T @ vectors[:, -DIRECTIONS:].float()
+    strongest = ties.T @ vectors[:, -n_directions:].float()
+    del ties
     alike = root.mT.reshape(at.numel(), -1)  # the same in every category
     directions = torch.linalg.qr(torch.cat([alike, strongest.double()], 1)).Q
     basis = torch.zeros(len(q.prior), len(structural) + directions.shape[1], dtype=torch.double)

@@ -42,9 +42,7 @@ GROUPED_BY = 50_000  #: users, at most
 FEW_EVENTS = 4  #: of a category, whose place on the axes is half chance
 DRAWS = 4  #: of each user's factors, in antithetic pairs
 STEPS = 8  #: of EM, at most
-NEAR = (
-    0.02  #: EM ends where no surface's weights move by more of their squared standard deviations, on average
-)
+NEAR = 0.1  #: EM ends where the squared moves, in standard deviations, are less on average, on every surface
 AT_ONCE = 1 << 23  #: draws times users, periods and categories
 
 

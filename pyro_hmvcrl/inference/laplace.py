@@ -56,7 +56,7 @@ NEAR = 0.05  #: steps end at this squared distance from the mode a parameter, in
 FAR_FROM_MODE = (
     0.5  #: standard deviations of the posterior, a parameter: a fit that scoring leaves there is stuck
 )
-MOST_PARAMETERS = 150_000  #: about 3,400 categories; each takes some 30 KiB while directions are looked for
+MOST_PARAMETERS = 500_000  #: about 11,000 categories
 VARIED = 4_096  #: users, at most, from whom the variances of many parameters are taken; their errors are then about 1%
 USERS_A_PARAMETER = (
     2  #: of those that categories share; with fewer, the log posterior is no parabola as far as a step goes
