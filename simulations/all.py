@@ -40,6 +40,7 @@ STUDIES = (
     "real",
     "edges",
     "ranking",
+    "many",
     "recovery",
 )
 BENCHMARKS = ("cost", "floor", "race", "kuaisar_cost")  #: they measure this machine, and start anew
