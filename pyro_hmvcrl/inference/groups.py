@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, identity, kron
-from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.cluster import KMeans
+from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -40,7 +40,7 @@ AXES = 8  #: of each surface
 INITS = 4  #: of k-means
 GROUPED_BY = 50_000  #: users, at most
 FEW_EVENTS = 4  #: of a category, whose place on the axes is half chance
-DRAWS = 4  #: of each user's factors, in antithetic pairs
+DRAWS = 2  #: of each user's factors, which mirror each other at the mode
 STEPS = 8  #: of EM, at most
 NEAR = 0.1  #: EM ends where the squared moves, in standard deviations, are less on average, on every surface
 AT_ONCE = 1 << 23  #: draws times users, periods and categories
@@ -60,30 +60,25 @@ def groups_of(logs: SparseLogs, rows: NDArray[np.int64], seed: int) -> Tensor | 
     periods = kron(np.ones((logs.n_periods, 1)), identity(logs.n_categories), format="csr")
     counts = [csr_matrix(logs.counts[name][some].astype(float) @ periods) for name in ("search", "exposure")]
     weight = sum(np.asarray(x.sum(0)).ravel() for x in counts)
-    places = np.concatenate([_places(x) for x in counts], axis=1)
-    found = KMeans(GROUPS, n_init=INITS, random_state=seed).fit_predict(places, sample_weight=weight)
+    places = np.concatenate([_places(x, seed) for x in counts], axis=1)
+    n_groups = min(GROUPS, len(np.unique(places[weight > 0], axis=0)))
+    found = KMeans(n_groups, n_init=INITS, random_state=seed).fit_predict(places, sample_weight=weight)
     _, numbered = np.unique(found, return_inverse=True)
     groups = torch.from_numpy(numbered)
     return total(groups if first() else 0 * groups)
 
 
-def _places(counts: csr_matrix) -> NDArray[np.float64]:
+def _places(counts: csr_matrix, seed: int) -> NDArray[np.float64]:
     """Where the categories lie ``(C, AXES)`` on the leading axes of the correspondence analysis of counts ``(N, C)``.
 
     In log odds a standard deviation of what moves users; a category of few events is drawn in towards the middle.
     """
     events, of_user = (np.asarray(counts.sum(axis)).ravel() for axis in (0, 1))
-    root_share, root_events = np.sqrt(events / events.sum()), np.sqrt(of_user)
-    scaled = counts.multiply(_inverse(root_events)[:, None]).multiply(_inverse(root_share)).tocsr()
-    residuals = LinearOperator(
-        counts.shape,
-        matvec=lambda v: scaled @ v.ravel() - root_events * (root_share @ v.ravel()),
-        rmatvec=lambda u: scaled.T @ u.ravel() - root_share * (root_events @ u.ravel()),
-        dtype=float,
-    )
-    axes = min(AXES, *(n - 1 for n in counts.shape))
-    _, size, vectors = svds(residuals, axes, v0=np.ones(min(counts.shape)))
-    return vectors.T * size * np.sqrt(events)[:, None] / (events + FEW_EVENTS)[:, None]
+    root_share = np.sqrt(events / max(events.sum(), 1))
+    scaled = counts.multiply(_inverse(np.sqrt(of_user))[:, None]).multiply(_inverse(root_share)).tocsr()
+    _, size, vectors = randomized_svd(scaled, min(AXES + 1, *counts.shape), random_state=seed)
+    axes = size[1:, None] * vectors[1:]  # the first is that of the shares of all users together
+    return np.asarray(axes.T * np.sqrt(events)[:, None] / (events + FEW_EVENTS)[:, None])
 
 
 def _inverse(values: NDArray[np.float64]) -> NDArray[np.float64]:

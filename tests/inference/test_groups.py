@@ -81,6 +81,11 @@ def test_a_category_without_events_has_a_group(few_are_many):
     counts = {n: csr_matrix(c.toarray() * (np.arange(30) != 4)) for n, c in logs.counts.items()}
     found = groups_of(logs._replace(counts=counts), np.arange(2_000), 0)
     assert sorted(found.unique().tolist()) == list(range(6))
+    nothing = {n: csr_matrix(c.shape, dtype=np.float32) for n, c in counts.items()}
+    one = groups_of(logs._replace(counts=counts | {"search": nothing["search"]}), np.arange(2_000), 0)
+    assert len(one.unique()) == 6
+    few = {n: csr_matrix(c.toarray() * (np.arange(30) < 3)) for n, c in counts.items()}
+    assert len(groups_of(logs._replace(counts=few), np.arange(2_000), 0).unique()) == 3
 
 
 def test_few_categories_are_not_grouped():
