@@ -50,6 +50,9 @@ USERS_AT_ONCE = 1_024  #: where no gradient is asked for, which bounds the memor
 STEPS_TO_THE_MODE = 15  #: of Fisher scoring, for a user whose mode is not known
 #: The same for one whose mode is known, of a model that has moved on since.  With 2, restarts of many users get stuck.
 STEPS_FROM_AFAR = 4
+MANY = 200  #: categories, beyond which work that goes through all of them is saved where it can be
+#: Standard deviations of the noise: of many categories, steps end where no user moves by more.
+AT_THE_MODE = 1e-2
 #: Standard deviations of importance sampling's particles, in those of the expansion: tails that cover the posterior's.
 TAILS = 1.15
 
@@ -202,7 +205,10 @@ class ExpansionGuide(Guide):
         for _ in range(self.scoring_steps):
             experts = self.expand(logs, coefficients, prior.base + matvec(prior.turn, mode), added)
             step = product_of_experts(prior, experts, check=on_cpu(prior)).mean - mode
-            mode = mode + step * (1.5 / step.norm(dim=-1, keepdim=True).clamp_min(1.5))
+            size = step.norm(dim=-1, keepdim=True)
+            mode = mode + step * (1.5 / size.clamp_min(1.5))
+            if logs.exposure.shape[-1] > MANY and on_cpu(prior) and float(size.max()) < AT_THE_MODE:
+                break
         self.mode[logs.index] = mode
         return experts
 

@@ -27,10 +27,9 @@ from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_hmvcrl.guide.guide import STEPS_FROM_AFAR, ExpansionGuide
+from pyro_hmvcrl.guide.guide import MANY, STEPS_FROM_AFAR, ExpansionGuide
 from pyro_hmvcrl.inference.processes import every_nth, first, place, total
 from pyro_hmvcrl.inference.restarts import Build, events_by_category, new_model, seed_of
-from pyro_hmvcrl.inference.scores import MANY
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR, CategoryDecoder
 from pyro_hmvcrl.story.logs import Cohort, Logs, SparseLogs

@@ -18,14 +18,13 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 from tqdm.auto import tqdm
 
-from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.guide.guide import MANY, Guide
 from pyro_hmvcrl.inference.processes import every_nth, place
 from pyro_hmvcrl.story.logs import Cohort, Logs
 from pyro_hmvcrl.story.model import HMVCRL
 from pyro_hmvcrl.story.programs import at, log_joint, observe
 
 PARTICLES = 128  #: of a user's noise, in antithetic pairs
-MANY = 200  #: categories, beyond which what costs as much for each of them is made less
 PARTICLES_OF_MANY = 8  #: which at 700 are as good: the same distance from the mode as with 128, to 2%
 SCORES_AT_ONCE = 1 << 20  #: users times particles times categories, which bounds the memory
 DERIVATIVES = 16  #: what a user's unknowns cost at most, in a particle's scores

@@ -12,7 +12,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.evidence.measures import mcc
+from pyro_hmvcrl.guide import guide as guides
 from pyro_hmvcrl.guide.experts import factor_posterior
+from pyro_hmvcrl.guide.guide import ExpansionGuide
 from pyro_hmvcrl.inference import groups as grouping
 from pyro_hmvcrl.inference.groups import groups_of, in_groups, regress
 from pyro_hmvcrl.inference.laplace import fitted_values
@@ -159,3 +161,16 @@ def test_a_fit_of_many_categories_finds_what_one_of_few_does(monkeypatch, tmp_pa
         )
         assert whole > 0.9, channel
         assert whole > of_groups, channel
+
+
+def test_of_many_categories_steps_end_at_the_mode(monkeypatch):
+    sim = simulate(replace(TWO_AND_TWO, users=200, categories=8), 0)
+    guide, logs = true_expansion(sim), logs_of(sim)
+    taken = []
+    expand = ExpansionGuide.expand
+    monkeypatch.setattr(ExpansionGuide, "expand", lambda *a: taken.append(1) or expand(*a))
+    _, all_steps = guide.expansion(200).posterior(logs)
+    monkeypatch.setattr(guides, "MANY", 7)
+    _, fewer = guide.expansion(200).posterior(logs)
+    assert 15 < len(taken) < 30  # 15 of them for the first
+    assert torch.allclose(all_steps.mean, fewer.mean, atol=0.05)
