@@ -41,6 +41,7 @@ STUDIES = (
     "edges",
     "ranking",
     "many",
+    "outcomes",
     "recovery",
 )
 BENCHMARKS = ("cost", "floor", "race", "kuaisar_cost")  #: they measure this machine, and start anew
