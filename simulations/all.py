@@ -3,11 +3,12 @@
 ``python simulations/all.py`` runs every study after the other; each goes on where it was.  With ``--check`` nothing
 runs, and two things are looked at for each study:
 
-* whether the code that its rows were made by has changed since, and where;
+* whether the code that its rows were made by has changed since, and where, and none of them has been repeated since;
 * whether each number in its section of ``README.md`` stands in its summary, as it is or as a percentage.
 
-With ``--again`` one replication of each study, drawn at random, is run anew and compared digit for digit (but of
-``real``, whose logs users bring; without them its tables are written again).
+With ``--again`` one replication of each study and each commit that made its rows, drawn at random, is run anew and
+compared digit for digit (but of ``real``, whose logs users bring; without them its tables are written again).  What
+comes out the same is kept in ``repeated.csv``: a change of the code since has not moved these rows.
 
 ``--of recovery effects`` takes these studies alone.
 """
@@ -25,6 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from pyro_hmvcrl.inference.writing import whole_file
+
+from study import code_commit
 
 HERE = Path(__file__).parent
 #: Of whose rows every one has a name and a commit.
@@ -51,6 +56,7 @@ ROOMS = ("data", "evidence", "guide", "inference", "queries", "run", "story", "s
 NOT_MEASURED = re.compile(r"`[^`]*`|\]\([^)]*\)|commit \w+|\d+ seeds?|seeds? [\d, and]+")
 NUMBER = re.compile(r"(?<![\w.])[−-]?\d[\d,]*(?:\.\d+)?(?![\w])")
 NAMED = 3  #: files, where more have changed
+REPEATED = "repeated.csv"
 TIMES = ("seconds",)  #: columns that no second run gives again
 
 
@@ -94,7 +100,8 @@ def check(name: str) -> Iterator[str]:
         return
     made = pd.concat([frame[["replication", "commit"]] for frame in of_study.values()]).drop_duplicates()
     for commit, of_commit in made.groupby("commit"):
-        if changed := changed_since(commit, name):
+        changed = changed_since(str(commit), name)
+        if changed and not repeated(name, str(commit)):
             some = ", ".join(changed[:NAMED]) + f" and {len(changed) - NAMED} more" * (len(changed) > NAMED)
             yield f"{len(of_commit)} of {len(made)} replications are of {commit}, before changes of {some}"
     missing = nowhere(section(name), (HERE / name / "summary.md").read_text())
@@ -110,6 +117,15 @@ def changed_since(commit: str, name: str) -> list[str]:
     if found.returncode:
         return ["a commit that is not here"]
     return [path for path in found.stdout.split() if not re.search(r"/__init__\.|/(finn|yambda)/", path)]
+
+
+def repeated(name: str, made: str) -> bool:
+    """Whether one of the rows that a commit made has come out the same by code that is as it is now."""
+    if not (HERE / REPEATED).exists():
+        return False
+    rows = pd.read_csv(HERE / REPEATED, dtype=str)
+    by = rows.loc[(rows["study"] == name) & (rows["made"] == made), "by"]
+    return any(not changed_since(commit, name) for commit in by)
 
 
 def section(name: str) -> str:
@@ -142,9 +158,26 @@ def _value(number: str) -> float:
 
 
 def again(name: str) -> Iterator[str]:
-    """Run a replication anew that is drawn at random; what comes out otherwise."""
-    committed = tables(HERE / name)
-    chosen = np.random.default_rng().choice(sorted(committed["results"]["replication"].unique()))
+    """Run a replication of each commit's anew that is drawn at random; what comes out otherwise."""
+    committed, rng = tables(HERE / name), np.random.default_rng()
+    for made, rows in committed["results"].groupby("commit"):
+        chosen = rng.choice(sorted(rows["replication"].unique()))
+        found = list(compared(name, committed, chosen))
+        by = code_commit()
+        if not found and not by.endswith("+"):
+            _keep({"study": name, "replication": chosen, "made": made, "by": by})
+        yield from found
+
+
+def _keep(row: dict[str, str]) -> None:
+    path = HERE / REPEATED
+    before = [pd.read_csv(path, dtype=str)] if path.exists() else []
+    with whole_file(path) as file:
+        pd.concat([*before, pd.DataFrame([row])]).to_csv(file, index=False)
+
+
+def compared(name: str, committed: dict[str, pd.DataFrame], chosen: str) -> Iterator[str]:
+    """What comes out otherwise when a replication is run anew."""
     with tempfile.TemporaryDirectory() as folder:
         if study(name, "--only", chosen, "--jobs", 1, "--out", folder).returncode:
             yield f"{chosen}: failed"

@@ -101,3 +101,26 @@ def test_rankings_are_judged_as_by_hand():
     assert found["NDCG@5"] == pytest.approx(1 / (1 + 1 / np.log2(3)))
     assert found["Recall@5"] == 0.5
     assert found["AUC"] == 0.5  # all four of the others are below the first, and above the last
+
+
+def test_rows_that_come_out_the_same_are_of_the_present_code(every, monkeypatch, tmp_path):
+    (tmp_path / "peers").mkdir()
+    rows = pd.DataFrame({"replication": ["a-0", "a-1", "b-0"], "commit": ["one", "one", "two"], "mcc": 0.9})
+    rows.to_csv(tmp_path / "peers" / "results.csv", index=False)
+    (tmp_path / "peers" / "summary.md").write_text("")
+    (tmp_path / "README.md").write_text("")
+    monkeypatch.setattr(every, "HERE", tmp_path)
+    monkeypatch.setattr(every, "changed_since", lambda commit, _: [] if commit == "three" else ["model.py"])
+    monkeypatch.setattr(every, "code_commit", lambda: "three")
+    monkeypatch.setattr(every, "compared", lambda name, committed, chosen: ["mcc"] * chosen.startswith("b"))
+    assert len(list(every.check("peers"))) == 2
+    assert list(every.again("peers")) == ["mcc"]
+    [left] = every.check("peers")
+    assert "1 of 3 replications are of two" in left
+    monkeypatch.setattr(every, "changed_since", lambda *_: ["model.py"])  # and the code has moved on
+    assert len(list(every.check("peers"))) == 2
+    monkeypatch.setattr(every, "code_commit", lambda: "three+")
+    monkeypatch.setattr(every, "compared", lambda *_: [])
+    kept = (tmp_path / "repeated.csv").read_bytes()
+    assert list(every.again("peers")) == []
+    assert (tmp_path / "repeated.csv").read_bytes() == kept  # code that is not committed proves nothing
