@@ -4,7 +4,8 @@ Worlds of the ``default`` recovery design with one thing changed at a time (`AXE
 categories.  Up to `DRAWN` users are drawn; more are copies of these under other names, which cost the same.  Each is
 fitted by ``pyro-hmvcrl fit`` in a process of its own on all cores, with one restart and `STEPS` of each stage: so the
 part of a fit that does not grow, the default's 1,800 and 600 steps, does not hide the part that does.  Beside it,
-milliseconds of a step of each stage against the particles of its bound.
+milliseconds of a step of each stage against the particles of its bound.  ``default settings`` and ``many categories``
+(20,000 users, one period) are whole fits with default settings.
 
 Writes ``simulations/cost/results.csv`` (axis, value, users, events, categories, seconds of the whole process, and the
 peak in MiB of its memory that the system cannot take back: without libraries, and without the file in which many counts
@@ -50,7 +51,7 @@ OUT = Path(__file__).parent / "cost"
 DRAWN = 10_000
 STEPS = 100
 #: Of each axis: what it is called, and the knobs that each value turns.
-DEFAULT, PROCESSES = "default settings", "processes"  # axes, too
+DEFAULT, PROCESSES, MANY = "default settings", "processes", "many categories"  # axes, too
 AXES: dict[str, tuple[str, dict[int, dict[str, Any]]]] = {
     "users": ("users", {n: {"users": n} for n in (1_000, 10_000, 100_000, 1_000_000)}),
     "events": (
@@ -66,6 +67,7 @@ AXES: dict[str, tuple[str, dict[int, dict[str, Any]]]] = {
     ),
     "categories": ("categories", {c: {"categories": c} for c in (24, 48, 96, 192)}),
     DEFAULT: ("users", {n: {"users": n} for n in (1_000, 4_000)}),
+    MANY: ("categories", {c: {"categories": c, "users": 20_000} for c in (700, 3_000, 10_000)}),
     PROCESSES: ("processes of torchrun, one thread each", {n: {} for n in (1, 2)}),
 }
 PARTICLES = (2, 4, 8, 16, 32)
@@ -79,7 +81,10 @@ def measure(axis: str, value: int, folder: Path) -> dict[str, Any]:
     write_simulation(simulate(design, 0), folder / "drawn", seed=0, truth=False)
     events = copied(folder / "drawn", folder / "data", knobs["users"] // design.users)
     sizes = ["--platform-factors", design.platform_factors, "--preference-factors", design.preference_factors]
-    steps = ["--restarts", 1, "--steps", STEPS, "--encoder-steps", STEPS] if axis != DEFAULT else []
+    steps = (
+        ["--restarts", 1, "--steps", STEPS, "--encoder-steps", STEPS] if axis not in (DEFAULT, MANY) else []
+    )
+    steps += ["--periods", 1] * (axis == MANY)
     words = ["fit", folder / "data", "--out", folder / "run", *sizes, "--device", "cpu", *steps]
     cost = measured(words, value if axis == PROCESSES else 0)
     cost.pop("peak_mib", None)  # libraries and the file of counts are in it
@@ -142,7 +147,7 @@ def with_row(row: dict[str, Any]) -> pd.DataFrame:
 
 def draw(results: pd.DataFrame, particles: pd.DataFrame) -> plt.Figure:
     """Seconds and memory against each axis, and a step against its particles."""
-    drawn = {axis: title for axis, (title, _) in AXES.items() if axis not in (DEFAULT, PROCESSES)}
+    drawn = {axis: title for axis, (title, _) in AXES.items() if axis not in (DEFAULT, PROCESSES, MANY)}
     figure, axes = plt.subplots(2, len(drawn), figsize=(14, 6), layout="constrained", sharey="row")
     for (top, bottom), (axis, title) in zip(axes.T, drawn.items(), strict=True):
         rows = results[results["axis"] == axis]
