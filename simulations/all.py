@@ -47,6 +47,7 @@ STUDIES = (
     "ranking",
     "many",
     "outcomes",
+    "nuts",
     "recovery",
 )
 BENCHMARKS = ("cost", "floor", "race", "kuaisar_cost")  #: they measure this machine, and start anew

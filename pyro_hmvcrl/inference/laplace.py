@@ -271,7 +271,7 @@ def information(
     FloatingPointError
         If the scores are not finite.
     """
-    prior = flat(_prior_precision(guide.model, values))
+    prior = flat(prior_precision(guide.model, values))
     question = guide, values, users, exposure_covariates
     of = before.curvature if before else curvature(*question, prior, seed, progress)
     generator = torch.Generator().manual_seed(seed + place()[0])
@@ -320,7 +320,7 @@ def fitted_values(guide: Guide) -> Values:
     return {n: t.detach() for n, t in (guide.coefficients.means() | weights).items()}
 
 
-def _prior_precision(model: HMVCRL, values: Values) -> Values:
+def prior_precision(model: HMVCRL, values: Values) -> Values:
     """The priors' precisions (of the Laplace prior, that of its variance)."""
     sd = {n: scale * (2**0.5 if n == "edges" else 1) for n, (_, scale, _) in model.priors.items()}
     sd |= {n: DECODER_PRIOR[n.rpartition(".")[2]] for n in values if n not in model.priors}

@@ -78,7 +78,7 @@ def test_another_digit_is_seen_and_other_seconds_are_not(every):
 
 @pytest.mark.parametrize(
     ("study", "n_rows"),
-    [("selecting", 1), ("edges", 2 * 3 * 3), ("ranking", 11), ("many", 12), ("outcomes", 12)],
+    [("selecting", 1), ("edges", 2 * 3 * 3), ("ranking", 11), ("many", 12), ("outcomes", 12), ("nuts", 19)],
 )
 def test_a_small_study_leaves_tables_a_text_and_a_figure(study, n_rows, tmp_path):
     run_quick(study, tmp_path)
