@@ -171,6 +171,7 @@ class Run(FittedRun):
         reference: Mapping[str, float] | None = None,
         *,
         as_it_is: bool = False,
+        items: pd.DataFrame | None = None,
         top: int = TOP,
         seed: int = 0,
         progress: bool | None = None,
@@ -180,7 +181,8 @@ class Run(FittedRun):
         See :func:`~pyro_hmvcrl.queries.ranking.rank`.
         """
         watched = _watched(progress)
-        return rank(self.folder, reference, as_it_is=as_it_is, top=top, seed=seed, progress=watched)
+        asked: dict[str, Any] = {"as_it_is": as_it_is, "items": items, "top": top, "seed": seed}
+        return rank(self.folder, reference, **asked, progress=watched)
 
     def validate(
         self,

@@ -100,22 +100,28 @@ def profile_command(
 def rank_command(
     run: RunFolder,
     out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.")],
-    top: Annotated[int, typer.Option(help="Categories a user.")] = 10,
+    top: Annotated[int, typer.Option(help="Categories, or items, a user.")] = 10,
     as_it_is: Annotated[
         bool, typer.Option("--as-it-is", help="Leave the platform as it is, not the same for all.")
     ] = False,
+    items: Annotated[
+        Path | None, typer.Option(help="Table of items to rank: item, category and, if you like, popularity.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Write what each user looks for, were the platform the same for all: a row a user and rank."""
     with plain_errors():
+        from pyro_hmvcrl.data.importing import read_own
         from pyro_hmvcrl.queries.ranking import rank
         from pyro_hmvcrl.report.terminal import notes_of
         from pyro_hmvcrl.run.tables import check_table, write_users
 
         check_table(out)
-        table = rank(run, as_it_is=as_it_is, top=top, seed=seed, progress=True)
+        own = read_own(items).frame if items else None
+        table = rank(run, as_it_is=as_it_is, items=own, top=top, seed=seed, progress=True)
         write_users(table, out, run)
-        say(f"{out}: {table['rank'].max()} categories of each of {table['user_id'].nunique():,} users")
+        ranked, users = "categories" if items is None else "items", table["user_id"].nunique()
+        say(f"{out}: {table['rank'].max()} {ranked} of each of {users:,} users")
         print_notes(notes_of(run))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,13 @@ def rank(
     reference: Mapping[str, float] | None = None,
     *,
     as_it_is: bool = False,
+    items: pd.DataFrame | None = None,
     top: int = TOP,
     draws: int = DRAWS,
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Categories by the probability that a user searches for them under ``do(platform = reference)``.
+    """Categories, or items, by the probability that a user searches for them under ``do(platform = reference)``.
 
     What the platform makes of preference, by the graph's edges and by the past, is the same for all there, so that a
     user is not ranked what the platform has taught the user to want.  With `as_it_is` the platform stays as each user's
@@ -45,15 +46,19 @@ def rank(
         Values of the platform's factors; by default their means over users.
     as_it_is
         Leave the platform as it is.
+    items
+        What is ranked, in place of categories: a row an item, with its `item` and `category`, and its `popularity`, by
+        which a category's probability is shared out among its items (in equal parts, where there is none).
     top
-        Categories a user; no more than there are.
+        Categories a user, or items; no more than there are.
     draws
         Of each user's noise.
 
     Returns
     -------
     DataFrame
-        A row for each user and rank: `user_id`, `rank` from 1 on, `category`, and its `probability`.
+        A row for each user and rank: `user_id`, `rank` from 1 on, `item` where items are ranked, `category`, and the
+        `probability`.
 
     Raises
     ------
@@ -62,7 +67,8 @@ def rank(
     RunError
         If the folder is not a run folder.
     ValueError
-        If `top` is not at least 1, or if there is a reference for a platform that stays as it is.
+        If `top` is not at least 1, if there is a reference for a platform that stays as it is, or if the items are
+        not what they must be.
     """
     if top < 1:
         raise ValueError(f"top is {top}: it must be at least 1")
@@ -70,20 +76,45 @@ def rank(
         raise ValueError("a platform that stays as it is has no reference: leave one of them out")
     population = Population.of(folder)
     values, categories = platform_at(population, reference), population.run.categories
+    if items is None:
+        items = pd.DataFrame({"category": categories})
+    of, share = _shares(items, categories)
 
     def of_users(now: World, same: World) -> tuple[Tensor, Tensor]:
         probability = over_periods(population, now if as_it_is else same, searched_for).mean(0)
-        values, category = probability.topk(min(top, len(categories)))
-        return values, category
+        values, item = (probability[:, of] * share).topk(min(top, len(of)))
+        return values, item
 
     parts = in_own_worlds(population, values, of_users, draws, seed, "rank" if progress else "")
-    probability, category = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    n_users, n_ranks = category.shape
+    probability, item = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    n_users, n_ranks = item.shape
+    named = {name: items[name].to_numpy()[item.ravel()] for name in ("item", "category") if name in items}
     return pd.DataFrame(
         {
             "user_id": population.covariates["user_id"].repeat(n_ranks).to_numpy(),
             "rank": np.tile(np.arange(1, n_ranks + 1), n_users),
-            "category": np.array(categories, object)[category.ravel()],
+            **named,
             "probability": probability.ravel().astype(float),
         }
     )
+
+
+def _shares(items: pd.DataFrame, categories: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Which category each item is of, and which share of it the item has, both ``(items,)``."""
+    if missing := {"category", *({"item"} if "popularity" in items else ())} - {*items}:
+        raise ValueError(f"items: no column {', '.join(sorted(missing))}; give item, category and popularity")
+    of = pd.Index(categories).get_indexer(items["category"])
+    if (of < 0).any():
+        raise ValueError(
+            f"items: category {items['category'].iloc[int((of < 0).argmax())]} is none of the run's"
+        )
+    if "item" in items and items["item"].duplicated().any():
+        raise ValueError(f"items: item {items['item'][items['item'].duplicated()].iloc[0]} is there twice")
+    popularity = items["popularity"] if "popularity" in items else pd.Series(1.0, items.index)
+    popularity = pd.to_numeric(popularity, errors="coerce").to_numpy(float)
+    bad = ~(np.isfinite(popularity) & (popularity >= 0))
+    if bad.any():
+        raise ValueError(f"items: the popularity of row {int(bad.argmax()) + 1} is no number from 0 on")
+    total = np.bincount(of, popularity, len(categories))[of]
+    share = np.divide(popularity, total, out=np.zeros_like(popularity), where=total > 0)
+    return torch.from_numpy(of), torch.from_numpy(share).float()

@@ -250,6 +250,49 @@ def test_a_ranking_is_what_the_user_looks_for_under_one_platform(base):
         rank(base / "run", top=0)
 
 
+def test_items_share_their_category_by_popularity(base):
+    categories = rank(base / "run", top=6)
+    names = sorted(categories["category"].unique())
+    items = pd.DataFrame(
+        {"item": range(12), "category": names * 2, "popularity": [1.0] * 6 + [3.0] * 5 + [0.0]}
+    )
+    table = rank(base / "run", items=items, top=12)
+    assert list(table) == ["user_id", "rank", "item", "category", "probability"]
+    wide = table.pivot(index="user_id", columns="item", values="probability")
+    of = categories.pivot(index="user_id", columns="category", values="probability")
+    for item in range(12):
+        share = (0.25 if item < 5 else 1.0) if item < 6 else (0.75 if item < 11 else 0.0)
+        assert wide[item].to_numpy() == pytest.approx(share * of[names[item % 6]].to_numpy(), abs=1e-6)
+    alike = rank(base / "run", items=items[["item", "category"]], top=12)
+    assert alike.groupby("user_id")["probability"].first().max() == pytest.approx(
+        of.max(axis=None) / 2, abs=1e-6
+    )
+    for change, message in (
+        (items.drop(columns="item"), "no column item"),
+        (items.assign(category="hats"), "category hats is none of the run's"),
+        (items.assign(item=7), "item 7 is there twice"),
+        (items.assign(popularity=["1"] * 11 + ["-2"]), "popularity of row 12"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rank(base / "run", items=change)
+
+
+def test_the_command_rank_ranks_items_of_a_file(base, tmp_path):
+    names = sorted(rank(base / "run", top=6)["category"].unique())
+    items = pd.DataFrame({"item": [f"i{k}" for k in range(6)], "category": names, "popularity": 1})
+    items.to_csv(tmp_path / "items.csv", index=False)
+    words = "rank", base / "run", "--out", tmp_path / "rank.csv", "--top", "2", "--as-it-is", "--items"
+    said = command(*words, tmp_path / "items.csv")
+    assert said.exit_code == 0, said.output
+    assert "2 items of each of 300 users" in said.output
+    table = pd.read_csv(tmp_path / "rank.csv")
+    assert list(table) == ["user_id", "rank", "item", "category", "probability"]
+    assert (
+        table["item"].str.removeprefix("i").astype(int).map(lambda k: names[k]) == table["category"]
+    ).all()
+    assert "no such file" in command(*words, tmp_path / "none.csv").output
+
+
 def test_the_command_rank_writes_a_row_a_user_and_rank(base, tmp_path):
     said = command("rank", base / "run", "--out", tmp_path / "rank.csv", "--top", "3")
     assert said.exit_code == 0, said.output
