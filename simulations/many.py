@@ -127,6 +127,7 @@ def _of_users(sim: Simulation, users: np.ndarray) -> Simulation:
 def summarise(tables: dict[str, pd.DataFrame], out: Path) -> None:
     """Recovery, effects, and the figure with every replication."""
     results = with_errors(tables["results"])
+    results = results[results["sd"] > 0]  # the others are 0 exactly, in truth and estimate
     worlds = results.drop_duplicates("seed")
     scores = [f"{channel}_{of}" for channel in ("platform", "preference") for of in ("mcc", "oracle")]
     recovered = pd.DataFrame(
@@ -145,7 +146,8 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
         left.scatter(
             worlds[f"{channel}_oracle"], worlds[f"{channel}_mcc"], s=14, lw=0, color=colour, label=channel
         )
-    ends = np.array([worlds.filter(regex="mcc|oracle").min().min(), 1.0])
+    scores = worlds.filter(regex="mcc|oracle")
+    ends = np.array([scores.min(axis=None), scores.max(axis=None)])
     left.plot(ends, ends, color="0.6", lw=0.8)
     left.set(xlabel="MCC of the oracle", ylabel="MCC of the fit, held-out users")
     legend(left)
@@ -154,11 +156,14 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
         places = y + np.linspace(-0.3, 0.3, max(len(rows), 2))[: len(rows)]
         colours = np.where(rows["covered"], "#0072B2", "#D55E00")
         right.hlines(
-            places, *(rows["error"] + side * 1.645 * rows["stated_sd"] for side in (-1, 1)), colours, lw=0.8
+            places,
+            *(100 * (rows["error"] + side * 1.645 * rows["stated_sd"]) for side in (-1, 1)),
+            colours,
+            lw=0.8,
         )
     right.axvline(0, color="0.4", lw=0.8)
     right.set_yticks(range(len(names)), [" ".join(key) for key in names.groups])
-    right.set(xlabel="error, share of the largest effect (bars: 90% intervals; orange: miss)")
+    right.set(xlabel="error and 90% interval, % of the largest effect (orange: a miss)")
     right.invert_yaxis()
     right.spines[["top", "right"]].set_visible(False)
     return figure

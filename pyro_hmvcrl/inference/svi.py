@@ -134,7 +134,7 @@ def screen(
     groups = groups_of(logs, parts[0], seed_of(settings, 0))
     train, held = _of_users(logs.to(device), parts)
     with torch.random.fork_rng():
-        check_size(build(new_model(train, settings), 0))
+        check_size(ExpansionGuide(new_model(train, settings), 0))
         seen = logs if groups is None else in_groups(logs, groups)
         starts = run_restarts(*_of_users(seen.to(device), parts), settings, checkpoints, progress, build)
         history = [
