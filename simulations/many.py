@@ -163,7 +163,7 @@ def _draw(results: pd.DataFrame) -> plt.Figure:
         )
     right.axvline(0, color="0.4", lw=0.8)
     right.set_yticks(range(len(names)), [" ".join(key) for key in names.groups])
-    right.set(xlabel="error and 90% interval, % of the largest effect (orange: a miss)")
+    right.set(xlabel="90% interval minus the truth, % of the largest effect")
     right.invert_yaxis()
     right.spines[["top", "right"]].set_visible(False)
     return figure
