@@ -41,9 +41,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_hmvcrl.guide.guide import Guide
+from pyro_hmvcrl.guide.guide import MANY, Guide
 from pyro_hmvcrl.inference.ambient import own_state
-from pyro_hmvcrl.inference.curvature import FEWEST_LEFT, Curvature, Dense, curvature
+from pyro_hmvcrl.inference.curvature import FEWEST_LEFT, Curvature, curvature
 from pyro_hmvcrl.inference.processes import place, total
 from pyro_hmvcrl.inference.scores import Values, flat, scores_of, unflat
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
@@ -279,7 +279,8 @@ def information(
     pulls = torch.zeros(len(prior), draws, dtype=torch.double)
     varied = 0
     rows = torch.arange(users.n_users)
-    if not isinstance(of, Dense):  # those that come first are any
+    many = len(values["b"]) > MANY
+    if many:  # those that come first are any
         rows = rows[torch.randperm(users.n_users, generator=torch.Generator().manual_seed(seed))]
     for scores in scores_of(*question, rows, seed, made=False, progress=progress):
         own = scores.double().T
@@ -287,7 +288,7 @@ def information(
         scatter += own.square().sum(1)
         if draws:
             pulls += own @ torch.randn(own.shape[1], draws, dtype=torch.double, generator=generator)
-            if isinstance(of, Dense) or varied < VARIED:
+            if not many or varied < VARIED:
                 variance += of.spread(own).square().sum(1)
                 varied += own.shape[1]
     gradient, scatter, pulls, variance = map(total, (gradient, scatter, pulls, variance))
