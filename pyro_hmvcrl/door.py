@@ -181,8 +181,9 @@ class Run(FittedRun):
         See :func:`~pyro_hmvcrl.queries.ranking.rank`.
         """
         watched = _watched(progress)
-        asked: dict[str, Any] = {"as_it_is": as_it_is, "items": items, "top": top, "seed": seed}
-        return rank(self.folder, reference, **asked, progress=watched)
+        return rank(
+            self.folder, reference, as_it_is=as_it_is, items=items, top=top, seed=seed, progress=watched
+        )
 
     def validate(
         self,

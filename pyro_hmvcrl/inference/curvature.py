@@ -247,9 +247,8 @@ def _basis(q: _Question, structural: Tensor, at: Tensor, blocks: Tensor) -> tupl
     n_directions = DIRECTIONS_OF_VERY_MANY if very_many else DIRECTIONS
     asked = q.guide, q.values, q.users, q.exposure_covariates, _dealt(q, n_users), q.seed
     by_category = torch.cat([some[..., at] for some in unknowns_of(*asked)])
-    by_category = ((q.users.n_users / n_users) ** 0.5 * by_category).permute(
-        2, 0, 1, 3
-    )  # (C, users, unknowns, q)
+    # (C, users, unknowns, q)
+    by_category = ((q.users.n_users / n_users) ** 0.5 * by_category).permute(2, 0, 1, 3)
     lacking = by_category[:, :, :-1].flatten(1, 2)  # engagement in all categories alike takes nothing away
     lacking = (lacking.mT @ lacking).double()
 

@@ -16,9 +16,7 @@ from pyro_hmvcrl.kuaisar.files import COLUMNS, FEEDBACK, TEXT, Account, Files, K
 from pyro_hmvcrl.kuaisar.logs import Kuaisar
 
 LEVELS = ("first", "second", "third", "fourth")  #: of KuaiSAR's category tree
-MOST_CATEGORIES = (
-    1_000  #: the others become one, as a fit that knows periods goes through all of them in each
-)
+MOST_CATEGORIES = 1_000  #: the others become one, as a fit goes through all of them in every period
 OTHER = "other"
 USER_INPUT = "USER_INPUT"  #: the one source of queries that the user starts; the platform suggests the others
 WITH_CATEGORY = ("VIDEO", "IMAGE_ATLAS")  #: types of search results that item_features describes

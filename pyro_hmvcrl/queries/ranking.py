@@ -35,8 +35,7 @@ def rank(
     What the platform makes of preference, by the graph's edges and by the past, is the same for all there, so that a
     user is not ranked what the platform has taught the user to want.  With `as_it_is` the platform stays as each user's
     own logs have it, and what it has made of preference counts: the question is then what users look for today.  Each
-    user's noise is drawn as the user's own logs
-    speak of it; the model's parameters are at their means.
+    user's noise is drawn as the user's own logs speak of it; the model's parameters are at their means.
 
     Parameters
     ----------
@@ -78,6 +77,8 @@ def rank(
     values, categories = platform_at(population, reference), population.run.categories
     if items is None:
         items = pd.DataFrame({"category": categories})
+    elif missing := {"item", "category"} - {*items}:
+        raise ValueError(f"items: no column {', '.join(sorted(missing))}; give item, category and popularity")
     of, share = _shares(items, categories)
 
     def of_users(now: World, same: World) -> tuple[Tensor, Tensor]:
@@ -101,8 +102,6 @@ def rank(
 
 def _shares(items: pd.DataFrame, categories: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Which category each item is of, and which share of it the item has, both ``(items,)``."""
-    if missing := {"category", *({"item"} if "popularity" in items else ())} - {*items}:
-        raise ValueError(f"items: no column {', '.join(sorted(missing))}; give item, category and popularity")
     of = pd.Index(categories).get_indexer(items["category"])
     if (of < 0).any():
         raise ValueError(

@@ -269,6 +269,7 @@ def test_items_share_their_category_by_popularity(base):
     )
     for change, message in (
         (items.drop(columns="item"), "no column item"),
+        (items[["category"]], "no column item"),
         (items.assign(category="hats"), "category hats is none of the run's"),
         (items.assign(item=7), "item 7 is there twice"),
         (items.assign(popularity=["1"] * 11 + ["-2"]), "popularity of row 12"),
