@@ -81,7 +81,7 @@ def copy_emission(decoder, emission: Emission) -> None:
 
 def make_few_logs(patch: pytest.MonkeyPatch) -> None:
     """Let a fit of many categories make fewer logs for its curvature, which is most of the work of a short one."""
-    for name, fewer in {"MADE_FOR_BLOCKS": 200, "MADE_A_DIRECTION": 4, "DIRECTIONS": 20}.items():
+    for name, fewer in {"MADE_A_DIRECTION": 4, "DIRECTIONS": 20}.items():
         patch.setattr(curvature, name, fewer)
 
 

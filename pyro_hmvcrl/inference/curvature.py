@@ -10,12 +10,15 @@ It is the sum over logs that the model makes of the outer products of their scor
     categories.
 
 **Why blocks do.**  Nearly all parameters belong to one category, and given a user's factors each category's events tell
-of its own parameters only.  What ties them changes smoothly with the few factors
-(:func:`~pyro_hmvcrl.inference.scores.user_unknowns`), so it lies in few directions.  These are found first, without the
-events' chance, as principal directions of the ties in units of the blocks; a direction in which all categories move
-alike belongs to them, as shares do not see it.  Then the curvature **within** them, and with the structural
-coefficients, is what made users' scores have there: a small matrix, which a few thousand users determine however many
-parameters there are.  Across the others the blocks stand alone, as they would be if nothing tied categories::
+of its own parameters only, as a regression does whose information is known exactly
+(:func:`~pyro_hmvcrl.inference.regressions.information_by_category`).  Scores of made users would give it with the
+chance of a category's few events, and steps that are too long by half where it comes out small.  What ties them
+changes smoothly with the few factors (:func:`~pyro_hmvcrl.inference.scores.user_unknowns`), so it lies in few
+directions.  These are found first, as principal directions of the ties in units of the blocks; a direction in which all
+categories move alike belongs to them, as shares do not see it.  Then the curvature **within** them, and with the
+structural coefficients, is what made users' scores have there: a small matrix, which a few thousand users determine
+however many parameters there are.  Across the others the blocks stand alone, as they would be if nothing tied
+categories::
 
     H^-1 = blocks^-1 + Z (T^-1 - 1) Z'          Z' blocks Z = 1,   T = Z' H Z
 
@@ -40,6 +43,7 @@ from torch import Tensor
 
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.processes import first, total
+from pyro_hmvcrl.inference.regressions import information_by_category
 from pyro_hmvcrl.inference.scores import Values, scores_of, unknowns_of
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
 from pyro_hmvcrl.story.logs import Cohort
@@ -48,7 +52,6 @@ MADE_A_PARAMETER = 12  #: users whose logs the model makes for its curvature
 MADE_A_DIRECTION = 24  #: the same for each direction
 MOST_MADE = 12_000  #: of them, for a matrix of all parameters
 MOST_COPIES = 8  #: of each user, which do where users are few
-MADE_FOR_BLOCKS = 2_000  #: users, for a first look at the blocks
 TIED = 128  #: users of whom it is asked what ties categories
 DIRECTIONS = 300  #: in which they may be tied
 VERY_MANY = 200_000  #: parameters, of which memory allows less
@@ -167,10 +170,10 @@ class _Question:
     seed: int
     progress: bool
 
-    def made(self, rows: Tensor, anew: int = 0) -> Iterator[Tensor]:
-        """Scores of users at these rows, of logs that the model makes; `anew`, of others."""
+    def made(self, rows: Tensor) -> Iterator[Tensor]:
+        """Scores of users at these rows, of logs that the model makes."""
         asked = self.guide, self.values, self.users, self.exposure_covariates
-        return scores_of(*asked, rows, self.seed + anew, made=True, progress=self.progress)
+        return scores_of(*asked, rows, self.seed, made=True, progress=self.progress)
 
 
 def _dense(q: _Question, needed: int) -> Dense:
@@ -189,31 +192,16 @@ def _dense(q: _Question, needed: int) -> Dense:
 
 def _blocks(q: _Question) -> Blocks:
     structural, at = places(q.values)
-    n_structural = len(structural)
-    rows = _dealt(q, MADE_FOR_BLOCKS)
-    nothing = torch.zeros(len(q.prior), 0)
-    looked, _ = _sums(q, rows, at, nothing)
-    prior = torch.diag_embed(q.prior[at])
-    basis, lacking = _basis(q, structural, at, q.users.n_users / len(rows) * looked + prior)
-
-    more = _dealt(q, MADE_A_DIRECTION * basis.shape[1])
-    found, within = _sums(q, more, at, basis.float())
-    blocks = q.users.n_users / (len(rows) + len(more)) * (looked + found) + prior
+    blocks = information_by_category(q.guide, q.values, q.users, q.seed) + torch.diag_embed(q.prior[at])
+    basis = _basis(q, structural, at, blocks)
+    rows = _dealt(q, MADE_A_DIRECTION * basis.shape[1])
+    diagonal, within = _sums(q, rows, basis)
     of_prior = basis.T @ (q.prior[:, None] * basis)
-    within = q.users.n_users / len(more) * within + of_prior
-    diagonal = torch.empty_like(q.prior)
-    diagonal[at], diagonal[structural] = blocks.diagonal(dim1=1, dim2=2), within.diagonal()[:n_structural]
-
-    blocks = blocks + lacking  # what they would be if nothing tied categories
-    of_blocks = torch.zeros_like(basis)
-    of_blocks[at] = blocks @ basis[at]
-    length = torch.eye(basis.shape[1], dtype=torch.double)
-    length[n_structural:, n_structural:] = _cholesky((basis.T @ of_blocks)[n_structural:, n_structural:])
-    inverses, inverse = (torch.cholesky_inverse(_cholesky(matrix)) for matrix in (blocks, within))
+    share = q.users.n_users / len(rows)
+    inverses, inverse = (torch.cholesky_inverse(_cholesky(m)) for m in (blocks, share * within + of_prior))
     tied = len(within) - float((inverse * of_prior).sum())
-    left = max(1 - tied / len(more), FEWEST_LEFT)
-    basis = torch.linalg.solve_triangular(length, basis.T, upper=False).T
-    found = Blocks(diagonal, 0.0, tied, left, at, inverses, basis, length.T @ inverse @ length)
+    left = max(1 - tied / len(rows), FEWEST_LEFT)
+    found = Blocks(share * diagonal + q.prior, 0.0, tied, left, at, inverses, basis, inverse)
     return replace(found, determined=float(len(q.prior) - found.inverse_diagonal() @ q.prior))
 
 
@@ -224,24 +212,20 @@ def _dealt(q: _Question, n: int) -> Tensor:
     return torch.cat([torch.randperm(q.users.n_users, generator=generator) for _ in range(rounds)])[:n]
 
 
-def _sums(q: _Question, rows: Tensor, at: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of outer products of made users' scores: in each category's block, and along the basis."""
-    n_categories, width = at.shape
-    blocks = torch.zeros(n_categories, width, width, dtype=torch.double)
+def _sums(q: _Question, rows: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Of made users' scores: the sum of squares ``(parameters,)``, and of outer products along the basis."""
+    squares = torch.zeros(len(basis), dtype=torch.double)
     within = torch.zeros(basis.shape[1], basis.shape[1], dtype=torch.double)
-    for scores in q.made(rows, anew=basis.shape[1]):
-        by_category = scores[:, at].transpose(0, 1)
-        blocks += by_category.mT @ by_category
-        along = (scores @ basis).double()
+    single = basis.float()
+    for scores in q.made(rows):
+        squares += scores.double().square().sum(0)
+        along = (scores @ single).double()
         within += along.T @ along
-    return total(blocks), total(within)
+    return total(squares), total(within)
 
 
-def _basis(q: _Question, structural: Tensor, at: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Structural coefficients, and directions in which categories are tied, ``(parameters, n)``.
-
-    And what the ties take away from each category's block.
-    """
+def _basis(q: _Question, structural: Tensor, at: Tensor, blocks: Tensor) -> Tensor:
+    """Structural coefficients, and directions in which categories are tied, ``(parameters, n)``."""
     very_many = len(q.prior) > VERY_MANY
     n_users = TIED_OF_VERY_MANY if very_many else TIED
     n_directions = DIRECTIONS_OF_VERY_MANY if very_many else DIRECTIONS
@@ -249,10 +233,8 @@ def _basis(q: _Question, structural: Tensor, at: Tensor, blocks: Tensor) -> tupl
     by_category = torch.cat([some[..., at] for some in unknowns_of(*asked)])
     # (C, users, unknowns, q)
     by_category = ((q.users.n_users / n_users) ** 0.5 * by_category).permute(2, 0, 1, 3)
-    lacking = by_category[:, :, :-1].flatten(1, 2)  # engagement in all categories alike takes nothing away
-    lacking = (lacking.mT @ lacking).double()
 
-    root = _cholesky(blocks + lacking)
+    root = _cholesky(blocks)
     inverse = torch.linalg.inv(root)
     ties = (by_category.flatten(1, 2) @ inverse.mT.float()).transpose(0, 1).flatten(1)
     del by_category
@@ -264,7 +246,7 @@ def _basis(q: _Question, structural: Tensor, at: Tensor, blocks: Tensor) -> tupl
     basis = torch.zeros(len(q.prior), len(structural) + directions.shape[1], dtype=torch.double)
     basis[structural, torch.arange(len(structural))] = 1
     basis[at.flatten(), len(structural) :] = (inverse.mT @ directions.view(*at.shape, -1)).flatten(0, 1)
-    return total(basis if first() else 0 * basis), total(lacking if first() else 0 * lacking)
+    return total(basis if first() else 0 * basis)
 
 
 def _cholesky(matrix: Tensor) -> Tensor:

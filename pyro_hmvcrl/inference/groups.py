@@ -7,16 +7,13 @@ groups tell of them nearly as well.  So with more than `MANY` categories
    leading axes are what moves users' shares, and k-means in these;
 2. restarts are fitted to the groups' counts, at a cost that no longer grows with the categories;
 3. from the one that is kept, every category takes its group's weights, and a few steps of EM give it **its own**: given
-   draws of the users' factors, each category's weights are a regression by itself, as the normaliser of the shares is
-   held where it is (the Poisson form of the multinomial: Baker 1994).
+   draws of the users' factors, each category's weights are a regression by itself
+   (:mod:`~pyro_hmvcrl.inference.regressions`).
 
 Fisher scoring with all parameters then goes on from there, as from any restart.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,20 +26,20 @@ from tqdm.auto import tqdm
 
 from pyro_hmvcrl.guide.guide import MANY, STEPS_FROM_AFAR, ExpansionGuide
 from pyro_hmvcrl.inference.processes import every_nth, first, place, total
+from pyro_hmvcrl.inference.regressions import DRAWS, batches_of, regressions
 from pyro_hmvcrl.inference.restarts import Build, events_by_category, new_model, seed_of
 from pyro_hmvcrl.inference.settings import Settings
-from pyro_hmvcrl.story.emissions import DECODER_PRIOR, CategoryDecoder
-from pyro_hmvcrl.story.logs import Cohort, Logs, SparseLogs
+from pyro_hmvcrl.story.emissions import DECODER_PRIOR
+from pyro_hmvcrl.story.logs import Cohort, SparseLogs
 
 GROUPS = 64
 AXES = 8  #: of each surface
 INITS = 4  #: of k-means
 GROUPED_BY = 50_000  #: users, at most
 FEW_EVENTS = 4  #: of a category, whose place on the axes is half chance
-DRAWS = 2  #: of each user's factors, which mirror each other at the mode
 STEPS = 8  #: of EM, at most
+STANDARDISED_BY = 4_096  #: users, at most, whose noise says what its unit is
 NEAR = 0.1  #: EM ends where the squared moves, in standard deviations, are less on average, on every surface
-AT_ONCE = 1 << 23  #: draws times users, periods and categories
 
 
 # --- Groups --------------------------------------------------------------------------------------------------
@@ -102,8 +99,10 @@ def of_each_category(
     """A guide of all categories, from that of their `groups`: its weights, and then each category's own by EM."""
     guide = _spread(start, groups, users, settings, build)
     for _ in tqdm(range(STEPS), "categories", disable=not progress, leave=False):
+        standardise_noise(guide, users)
         if regress(guide, users, seed_of(settings, 0)) < NEAR:
             break
+    standardise_noise(guide, users)
     return guide
 
 
@@ -127,14 +126,6 @@ def _spread(
     return guide
 
 
-class Regression(NamedTuple):
-    """Of one surface's weights: what is known of a batch at their present values."""
-
-    features: Tensor  #: (draws, B, q)
-    surplus: Tensor  #: (draws, B, C), of events over those expected
-    spread: Tensor  #: (draws, B, C), their variance
-
-
 @torch.no_grad()
 def regress(guide: ExpansionGuide, users: Cohort, seed: int) -> float:
     """One step of EM, in place: a step of Fisher scoring of each category's weights, the rest held where it is.
@@ -142,10 +133,7 @@ def regress(guide: ExpansionGuide, users: Cohort, seed: int) -> float:
     With the same `seed` steps have the same draws, and come to rest.
     Returns the largest over surfaces of the mean squared move, in standard deviations.
     """
-    one = users.batch(torch.arange(1, device=users.rows.device))
-    size = max(AT_ONCE // (DRAWS * one.exposure.numel()), 16)
-    batches = torch.arange(users.n_users, device=users.rows.device).split(size)
-    weights, sums = _weights(guide), {}
+    batches, weights, sums = batches_of(users), _weights(guide), {}
     for name, (parts, _) in weights.items():
         n, q = parts[0].shape[-1], sum(map(len, parts))
         sums[name] = parts[0].new_zeros(n, q), parts[0].new_zeros(n, q, q)
@@ -159,6 +147,34 @@ def regress(guide: ExpansionGuide, users: Cohort, seed: int) -> float:
                 pull += of.surplus.flatten(0, 1).mT @ features / DRAWS
                 information += (of.spread.flatten(0, 1).mT @ outer / DRAWS).view_as(information)
     return max(_moved(*of, *map(total, sums[name])) for name, of in weights.items())
+
+
+@torch.no_grad()
+def standardise_noise(guide: ExpansionGuide, users: Cohort) -> None:
+    """Measure each factor in the unit that makes its noise standard over the users, in place.
+
+    Factors that grow while weights shrink leave every likelihood as it is, but for the noise, whose standard normal
+    prior sets the unit.  With many categories the weights' priors outweigh it, and steps of the weights alone go that
+    way slowly, if at all, as the decoders' hidden features stay where they are.  So the noise's variance is taken for a
+    parameter, found, and made 1 (parameter expansion: Liu, Rubin & Wu 1998).
+    """
+    some = torch.arange(min(users.n_users, STANDARDISED_BY), device=users.rows.device)
+    _, noise = guide.expansion(len(some)).posterior(users.batch(some).numbered())
+    own = torch.eye(noise.mean.shape[-1]).to(noise.mean).unsqueeze(1)
+    spread = noise.at(own.expand(-1, *noise.mean.shape)) - noise.mean
+    unit = (noise.mean.square() + spread.square().sum(0)).mean(0)[:-1].sqrt()
+    unit = total(unit if first() else 0 * unit)
+    model, coefficients = guide.model, guide.coefficients.means()
+    platform, preference = model.channels(unit)
+    for channel, of_channel in (("platform", platform), ("preference", preference)):
+        for part in ("location", "bend"):
+            coefficients[f"{channel}_{part}"].div_(of_channel)
+    coefficients["edges"].mul_(unit.unsqueeze(1) / unit)
+    coefficients["a"].mul_(preference)
+    coefficients["alpha"].mul_(platform)
+    for decoder, of_channel in zip(model.decoders, (preference, platform, platform), strict=False):
+        for weights in (decoder.linear, decoder.inner):
+            weights.mul_(of_channel.unsqueeze(1))
 
 
 def _moved(parts: list[Tensor], sds: list[float], pull: Tensor, information: Tensor) -> float:
@@ -187,47 +203,3 @@ def _weights(guide: ExpansionGuide) -> dict[str, tuple[list[Tensor], list[float]
     coefficients = guide.coefficients.means()
     of_engagement = [coefficients["b"].detach().unsqueeze(0), coefficients["a"].detach().mT]
     return found | {"engagement": (of_engagement, [model.priors[name][1] for name in ("b", "a")])}
-
-
-def regressions(guide: ExpansionGuide, logs: Logs) -> Iterator[tuple[str, Regression]]:
-    """Each surface's regression on draws of these users' factors."""
-    model, coefficients = guide.model, guide.coefficients.means()
-    prior, noise = guide.posterior(logs)
-    z = prior.base + (prior.turn @ noise.antithetic(DRAWS).unsqueeze(-1)).squeeze(-1)
-    platform, preference = model.channels(z[..., :-1])
-    user = model.of_user(coefficients, z[..., :-1], z[..., -1], logs.exposure_covariates)
-    past = guide.added(logs)
-    search = past.search if past else None
-    yield "search", _chosen(_features(model.f_search, preference), user.search, logs.search, search)
-    exposure = past.exposure if past else None
-    yield "exposure", _chosen(_features(model.f_exposure, platform), user.exposure, logs.exposure, exposure)
-    if user.suggested is not None and logs.suggested is not None:
-        suggested = logs.by_category.suggested
-        yield "suggested", _chosen(_features(model.f_suggested, platform), user.suggested, suggested, None)
-    yield "engagement", _engaged(preference, user.engagement, logs, past.engagement if past else None)
-
-
-def _features(decoder: CategoryDecoder, factors: Tensor) -> Tensor:
-    """What a category's weights multiply ``(..., q)``: one, the factors, and the hidden features."""
-    hidden = torch.tanh(factors @ decoder.inner + decoder.shift)
-    return torch.cat([torch.ones_like(factors[..., :1]), factors, hidden], -1)
-
-
-def _chosen(features: Tensor, logits: Tensor, counts: Tensor, past: Tensor | None) -> Regression:
-    """Of counts ``(B, C)``, or ``(B, T, C)`` after a past."""
-    events = counts.sum(-1, keepdim=True)
-    if past is None:
-        expected = events * logits.softmax(-1)
-        return Regression(features, counts - expected, expected)
-    expected = (events * (logits.unsqueeze(-2) + past).softmax(-1)).sum(-2)
-    return Regression(features, counts.sum(-2) - expected, expected)
-
-
-def _engaged(preference: Tensor, logits: Tensor, logs: Logs, past: Tensor | None) -> Regression:
-    features = torch.cat([torch.ones_like(preference[..., :1]), preference], -1)
-    chance = (logits if past is None else logits.unsqueeze(-2) + past).sigmoid()
-    expected = logs.exposure * chance
-    surplus, spread = logs.engagement - expected, expected * (1 - chance)
-    if past is not None:
-        surplus, spread = surplus.sum(-2), spread.sum(-2)
-    return Regression(features, surplus, spread)

@@ -53,6 +53,7 @@ from pyro_hmvcrl.story.model import HMVCRL
 DRAWS = 200
 SCORING_STEPS = 5  #: at most
 NEAR = 0.05  #: steps end at this squared distance from the mode a parameter, in its standard deviations
+NEAR_OF_MANY = 0.01  #: the same of many categories, whose many parameters can be off together
 FAR_FROM_MODE = (
     0.5  #: standard deviations of the posterior, a parameter: a fit that scoring leaves there is stuck
 )
@@ -187,6 +188,7 @@ def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = F
     before = step = torch.empty(0)  # the nearest place so far, and what leads on from there
     length = 1.0
     known: Information | None = None
+    many = len(guide.coefficients.means()["b"]) > MANY
     while len(distances) < SCORING_STEPS:
         values = fitted_values(guide)
         known = information(guide, values, users, users.exposure_covariates, seed, known, progress)
@@ -201,7 +203,7 @@ def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = F
         stay = away and len(distances) == SCORING_STEPS
         for name, value in unflat(before if stay else before + length * step, values).items():
             own[name].data.copy_(value)
-        if distances[-1] < NEAR:
+        if distances[-1] < (NEAR_OF_MANY if many else NEAR):
             break
     return distances
 

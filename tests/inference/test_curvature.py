@@ -129,7 +129,7 @@ def test_blocks_agree_with_the_matrix_of_all_parameters(world, monkeypatch):
 
 
 def test_a_posterior_of_many_categories_holds_no_matrix(monkeypatch):
-    for name, little in {"MADE_FOR_BLOCKS": 60, "MADE_A_DIRECTION": 2, "TIED": 8, "DIRECTIONS": 5}.items():
+    for name, little in {"MADE_A_DIRECTION": 2, "TIED": 8, "DIRECTIONS": 5}.items():
         monkeypatch.setattr(curving, name, little)
     monkeypatch.setattr(scoring, "PARTICLES", 4)
     sim = simulate(replace(TWO_AND_TWO, users=60, categories=120), 0)
