@@ -38,7 +38,6 @@ INITS = 4  #: of k-means
 GROUPED_BY = 50_000  #: users, at most
 FEW_EVENTS = 4  #: of a category, whose place on the axes is half chance
 STEPS = 8  #: of EM, at most
-STANDARDISED_BY = 4_096  #: users, at most, whose noise says what its unit is
 NEAR = 0.1  #: EM ends where the squared moves, in standard deviations, are less on average, on every surface
 
 
@@ -99,10 +98,8 @@ def of_each_category(
     """A guide of all categories, from that of their `groups`: its weights, and then each category's own by EM."""
     guide = _spread(start, groups, users, settings, build)
     for _ in tqdm(range(STEPS), "categories", disable=not progress, leave=False):
-        standardise_noise(guide, users)
         if regress(guide, users, seed_of(settings, 0)) < NEAR:
             break
-    standardise_noise(guide, users)
     return guide
 
 
@@ -147,34 +144,6 @@ def regress(guide: ExpansionGuide, users: Cohort, seed: int) -> float:
                 pull += of.surplus.flatten(0, 1).mT @ features / DRAWS
                 information += (of.spread.flatten(0, 1).mT @ outer / DRAWS).view_as(information)
     return max(_moved(*of, *map(total, sums[name])) for name, of in weights.items())
-
-
-@torch.no_grad()
-def standardise_noise(guide: ExpansionGuide, users: Cohort) -> None:
-    """Measure each factor in the unit that makes its noise standard over the users, in place.
-
-    Factors that grow while weights shrink leave every likelihood as it is, but for the noise, whose standard normal
-    prior sets the unit.  With many categories the weights' priors outweigh it, and steps of the weights alone go that
-    way slowly, if at all, as the decoders' hidden features stay where they are.  So the noise's variance is taken for a
-    parameter, found, and made 1 (parameter expansion: Liu, Rubin & Wu 1998).
-    """
-    some = torch.arange(min(users.n_users, STANDARDISED_BY), device=users.rows.device)
-    _, noise = guide.expansion(len(some)).posterior(users.batch(some).numbered())
-    own = torch.eye(noise.mean.shape[-1]).to(noise.mean).unsqueeze(1)
-    spread = noise.at(own.expand(-1, *noise.mean.shape)) - noise.mean
-    unit = (noise.mean.square() + spread.square().sum(0)).mean(0)[:-1].sqrt()
-    unit = total(unit if first() else 0 * unit)
-    model, coefficients = guide.model, guide.coefficients.means()
-    platform, preference = model.channels(unit)
-    for channel, of_channel in (("platform", platform), ("preference", preference)):
-        for part in ("location", "bend"):
-            coefficients[f"{channel}_{part}"].div_(of_channel)
-    coefficients["edges"].mul_(unit.unsqueeze(1) / unit)
-    coefficients["a"].mul_(preference)
-    coefficients["alpha"].mul_(platform)
-    for decoder, of_channel in zip(model.decoders, (preference, platform, platform), strict=False):
-        for weights in (decoder.linear, decoder.inner):
-            weights.mul_(of_channel.unsqueeze(1))
 
 
 def _moved(parts: list[Tensor], sds: list[float], pull: Tensor, information: Tensor) -> float:

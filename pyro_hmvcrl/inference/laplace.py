@@ -44,7 +44,7 @@ from torch.nn.functional import pad
 from pyro_hmvcrl.guide.guide import MANY, Guide
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.curvature import FEWEST_LEFT, Curvature, curvature
-from pyro_hmvcrl.inference.processes import place, total
+from pyro_hmvcrl.inference.processes import first, place, total
 from pyro_hmvcrl.inference.scores import Values, flat, scores_of, unflat
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
 from pyro_hmvcrl.story.logs import Cohort
@@ -54,6 +54,7 @@ DRAWS = 200
 SCORING_STEPS = 5  #: at most
 NEAR = 0.05  #: steps end at this squared distance from the mode a parameter, in its standard deviations
 NEAR_OF_MANY = 0.01  #: the same of many categories, whose many parameters can be off together
+SERVES = 0.1  #: of many categories, a curvature serves again from a place as near as this
 FAR_FROM_MODE = (
     0.5  #: standard deviations of the posterior, a parameter: a fit that scoring leaves there is stuck
 )
@@ -184,28 +185,66 @@ def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = F
     taken as a Normal of its variance.
     """
     own = dict(guide.model.named_parameters()) | guide.coefficients.means()
+    features = {n: t for n, t in guide.model.named_parameters() if n.endswith(".inner")}
     distances: list[float] = []
     before = step = torch.empty(0)  # the nearest place so far, and what leads on from there
+    of_before: Values = {}  # its decoders' hidden features
     length = 1.0
     known: Information | None = None
     many = len(guide.coefficients.means()["b"]) > MANY
     while len(distances) < SCORING_STEPS:
+        if many:
+            standardise_noise(guide, users)
         values = fitted_values(guide)
-        known = information(guide, values, users, users.exposure_covariates, seed, known, progress)
+        serves = known if not many or min(distances, default=torch.inf) < SERVES else None
+        known = information(guide, values, users, users.exposure_covariates, seed, serves, progress)
         if users.n_users < USERS_A_PARAMETER * known.curvature.tied:
             break
         nearest = min(distances, default=torch.inf)
         distances.append(float(known.gradient @ known.step) / known.curvature.determined)
         if away := distances[-1] > nearest:
             length /= 2
+            for name, of in features.items():
+                of.data.copy_(of_before[name])
         else:
             before, step = flat(values), known.step  # a copy, as the step changes the values in place
+            of_before = {name: of.detach().clone() for name, of in features.items()}
         stay = away and len(distances) == SCORING_STEPS
         for name, value in unflat(before if stay else before + length * step, values).items():
             own[name].data.copy_(value)
         if distances[-1] < (NEAR_OF_MANY if many else NEAR):
             break
+    if many:
+        standardise_noise(guide, users)
     return distances
+
+
+@torch.no_grad()
+def standardise_noise(guide: Guide, users: Cohort) -> None:
+    """Measure each factor in the unit that makes its noise standard over the users, in place.
+
+    Factors that grow while weights shrink leave every likelihood as it is, but for the noise, whose standard normal
+    prior sets the unit.  With many categories the weights' priors outweigh it, and steps of the weights alone go that
+    way slowly, if at all, as the decoders' hidden features stay where they are.  So the noise's variance is taken for a
+    parameter, found, and made 1 (parameter expansion: Liu, Rubin & Wu 1998).
+    """
+    some = torch.arange(min(users.n_users, VARIED), device=users.rows.device)
+    _, noise = guide.expansion(len(some)).posterior(users.batch(some).numbered())
+    own = torch.eye(noise.mean.shape[-1]).to(noise.mean).unsqueeze(1)
+    spread = noise.at(own.expand(-1, *noise.mean.shape)) - noise.mean
+    unit = (noise.mean.square() + spread.square().sum(0)).mean(0)[:-1].sqrt()
+    unit = total(unit if first() else 0 * unit)
+    model, coefficients = guide.model, guide.coefficients.means()
+    platform, preference = model.channels(unit)
+    for channel, of_channel in (("platform", platform), ("preference", preference)):
+        for part in ("location", "bend"):
+            coefficients[f"{channel}_{part}"].div_(of_channel)
+    coefficients["edges"].mul_(unit.unsqueeze(1) / unit)
+    coefficients["a"].mul_(preference)
+    coefficients["alpha"].mul_(platform)
+    for decoder, of_channel in zip(model.decoders, (preference, platform, platform), strict=False):
+        for weights in (decoder.linear, decoder.inner):
+            weights.mul_(of_channel.unsqueeze(1))
 
 
 def is_stuck(distances: list[float]) -> bool:

@@ -18,6 +18,7 @@ from pyro_hmvcrl.inference.laplace import (
     fitted_values,
     laplace_posterior,
     score_to_the_mode,
+    standardise_noise,
 )
 from pyro_hmvcrl.inference.scores import user_scores
 from pyro_hmvcrl.synthetic import oracle
@@ -485,3 +486,32 @@ def test_without_exposure_covariates_there_is_no_placebo():
     assert found.placebo == {}
     assert found.with_placebo().draws.keys() == found.draws.keys()
     assert found.draws["delta"].shape == (3, 0)
+
+
+def test_noise_is_measured_in_its_own_unit():
+    """Factors in other units, and weights to match, come back; what they say of events stays as it was."""
+    sim = simulate(replace(TWO_AND_TWO, users=2_000, categories=30), 0)
+    guide, users = true_expansion(sim), everyone(logs_of(sim))
+    guide.scoring_steps = 15
+    model, coefficients = guide.model, guide.coefficients.means()
+    true = {n: t.detach().clone() for n, t in coefficients.items()}
+    unit = torch.tensor([2.0, 1.0, 0.5, 1.0])
+    platform, preference = model.channels(unit)
+    with torch.no_grad():
+        coefficients["platform_location"].mul_(platform)
+        coefficients["preference_location"].mul_(preference)
+        coefficients["edges"].mul_(unit / unit.unsqueeze(1))
+        coefficients["a"].div_(preference)
+        coefficients["alpha"].div_(platform)
+        for decoder, of in zip(model.decoders, (preference, platform), strict=True):
+            decoder.linear.div_(of.unsqueeze(1))
+            decoder.inner.div_(of.unsqueeze(1))
+    factors = torch.from_numpy(sim.factors).float() * unit
+    logits = model.f_search(model.channels(factors)[1]).detach()
+    for _ in range(4):
+        standardise_noise(guide, users)
+    for name in ("platform_location", "preference_location", "edges", "a", "alpha"):
+        torch.testing.assert_close(coefficients[name].detach(), true[name], rtol=0.12, atol=0.01)
+    in_new_units = torch.from_numpy(sim.factors).float()
+    found = model.f_search(model.channels(in_new_units)[1]).detach()
+    assert (found - logits).abs().mean() < 0.1 * logits.abs().mean()
