@@ -34,6 +34,7 @@ shift of the copy seems to have is what this fit makes of nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -59,7 +60,8 @@ FAR_FROM_MODE = (
     0.5  #: standard deviations of the posterior, a parameter: a fit that scoring leaves there is stuck
 )
 MOST_PARAMETERS = 500_000  #: about 11,000 categories
-VARIED = 4_096  #: users, at most, from whom the variances of many parameters are taken; their errors are then about 1%
+#: Users, at most, from whom the variances of many parameters are taken, and of noise; their errors are then about 1%.
+VARIED = 4_096
 USERS_A_PARAMETER = (
     2  #: of those that categories share; with fewer, the log posterior is no parabola as far as a step goes
 )
@@ -183,6 +185,9 @@ def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = F
     parameter that the users determine; nothing, and nothing is moved, where the users are too few
     (`USERS_A_PARAMETER`).  Of a step that led away from the mode, half is taken.  The Laplace prior of the edges is
     taken as a Normal of its variance.
+
+    With many categories a step's curvature is taken anew until the mode is near, and before every step each factor is
+    measured in its unit (:func:`standardise_noise`).
     """
     own = dict(guide.model.named_parameters()) | guide.coefficients.means()
     features = {n: t for n, t in guide.model.named_parameters() if n.endswith(".inner")}
@@ -228,7 +233,7 @@ def standardise_noise(guide: Guide, users: Cohort) -> None:
     way slowly, if at all, as the decoders' hidden features stay where they are.  So the noise's variance is taken for a
     parameter, found, and made 1 (parameter expansion: Liu, Rubin & Wu 1998).
     """
-    some = torch.arange(min(users.n_users, VARIED), device=users.rows.device)
+    some = torch.arange(0, users.n_users, math.ceil(users.n_users / VARIED), device=users.rows.device)
     _, noise = guide.expansion(len(some)).posterior(users.batch(some).numbered())
     own = torch.eye(noise.mean.shape[-1]).to(noise.mean).unsqueeze(1)
     spread = noise.at(own.expand(-1, *noise.mean.shape)) - noise.mean
