@@ -66,6 +66,13 @@ class PrecisionNormal(TorchDistribution):
             -1
         )
 
+    @property
+    def root(self) -> Tensor:
+        """Vectors ``(K, ..., K)`` whose outer products add up to the covariance."""
+        axes = torch.eye(self._mean.shape[-1]).to(self._mean)
+        axes = axes.view(-1, *(1,) * (self._mean.dim() - 1), self._mean.shape[-1])
+        return self.at(axes.expand(-1, *self._mean.shape)) - self._mean
+
     def antithetic(self, n: int) -> Tensor:
         """`n` draws in pairs that mirror each other at the mean."""
         half = self.rsample(torch.Size([n // 2]))

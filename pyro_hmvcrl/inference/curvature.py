@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from pyro_hmvcrl.guide.guide import Guide
-from pyro_hmvcrl.inference.processes import first, total
+from pyro_hmvcrl.inference.processes import of_first, total
 from pyro_hmvcrl.inference.regressions import information_by_category
 from pyro_hmvcrl.inference.scores import Values, scores_of, unknowns_of
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
@@ -246,7 +246,7 @@ def _basis(q: _Question, structural: Tensor, at: Tensor, blocks: Tensor) -> Tens
     basis = torch.zeros(len(q.prior), len(structural) + directions.shape[1], dtype=torch.double)
     basis[structural, torch.arange(len(structural))] = 1
     basis[at.flatten(), len(structural) :] = (inverse.mT @ directions.view(*at.shape, -1)).flatten(0, 1)
-    return total(basis if first() else 0 * basis)
+    return of_first(basis)
 
 
 def _cholesky(matrix: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_hmvcrl.guide.guide import MANY, STEPS_FROM_AFAR, ExpansionGuide
-from pyro_hmvcrl.inference.processes import every_nth, first, place, total
+from pyro_hmvcrl.inference.processes import every_nth, of_first, place, total
 from pyro_hmvcrl.inference.regressions import DRAWS, batches_of, regressions
 from pyro_hmvcrl.inference.restarts import Build, events_by_category, new_model, seed_of
 from pyro_hmvcrl.inference.settings import Settings
@@ -60,7 +60,7 @@ def groups_of(logs: SparseLogs, rows: NDArray[np.int64], seed: int) -> Tensor | 
     found = KMeans(n_groups, n_init=INITS, random_state=seed).fit_predict(places, sample_weight=weight)
     _, numbered = np.unique(found, return_inverse=True)
     groups = torch.from_numpy(numbered)
-    return total(groups if first() else 0 * groups)
+    return of_first(groups)
 
 
 def _places(counts: csr_matrix, seed: int) -> NDArray[np.float64]:

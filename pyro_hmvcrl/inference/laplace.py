@@ -45,7 +45,7 @@ from torch.nn.functional import pad
 from pyro_hmvcrl.guide.guide import MANY, Guide
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.curvature import FEWEST_LEFT, Curvature, curvature
-from pyro_hmvcrl.inference.processes import first, place, total
+from pyro_hmvcrl.inference.processes import of_first, place, total
 from pyro_hmvcrl.inference.scores import Values, flat, scores_of, unflat
 from pyro_hmvcrl.story.emissions import DECODER_PRIOR
 from pyro_hmvcrl.story.logs import Cohort
@@ -182,7 +182,7 @@ def score_to_the_mode(guide: Guide, users: Cohort, seed: int, progress: bool = F
     """Move the parameters to the mode of their posterior, in place, by Fisher scoring with all of these users.
 
     Returns what each step saw: the squared distance from the mode in standard deviations of the posterior, a
-    parameter that the users determine; nothing, and nothing is moved, where the users are too few
+    parameter that the users determine; nothing, and nothing is moved but factors' units, where the users are too few
     (`USERS_A_PARAMETER`).  Of a step that led away from the mode, half is taken.  The Laplace prior of the edges is
     taken as a Normal of its variance.
 
@@ -235,10 +235,7 @@ def standardise_noise(guide: Guide, users: Cohort) -> None:
     """
     some = torch.arange(0, users.n_users, math.ceil(users.n_users / VARIED), device=users.rows.device)
     _, noise = guide.expansion(len(some)).posterior(users.batch(some).numbered())
-    own = torch.eye(noise.mean.shape[-1]).to(noise.mean).unsqueeze(1)
-    spread = noise.at(own.expand(-1, *noise.mean.shape)) - noise.mean
-    unit = (noise.mean.square() + spread.square().sum(0)).mean(0)[:-1].sqrt()
-    unit = total(unit if first() else 0 * unit)
+    unit = of_first((noise.mean.square() + noise.root.square().sum(0)).mean(0)[:-1].sqrt())
     model, coefficients = guide.model, guide.coefficients.means()
     platform, preference = model.channels(unit)
     for channel, of_channel in (("platform", platform), ("preference", preference)):

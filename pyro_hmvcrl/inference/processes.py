@@ -64,9 +64,14 @@ def draw_otherwise() -> None:
         torch.manual_seed(int(torch.randint(2**62, ())) + place()[0])
 
 
+def of_first(values: Tensor) -> Tensor:
+    """The first process's values."""
+    return total(values if first() else torch.zeros_like(values))
+
+
 def agreed(choice: int) -> int:
     """The first process's choice."""
-    return int(total(torch.tensor(choice if first() else 0)))
+    return int(of_first(torch.tensor(choice)))
 
 
 def averaged(module: nn.Module) -> nn.Module:

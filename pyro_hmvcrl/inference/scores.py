@@ -126,8 +126,7 @@ def user_unknowns(guide: Guide, values: Values, logs: Logs, exposure_covariates:
     """
     logs, noise = expected_logs(guide.model, values, logs, exposure_covariates)
     logs = logs.given_past()
-    known = guide.proposal(logs)
-    root = known.at(torch.eye(noise.shape[-1]).to(noise).unsqueeze(1).expand(-1, *noise.shape)) - known.mean
+    root = guide.proposal(logs).root
     data, traced = _by_user(guide.model, logs, exposure_covariates)
 
     def pulls(parameters: Values, noise: Tensor, root: Tensor, *data: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from pyro_hmvcrl.synthetic import oracle
 from pyro_hmvcrl.synthetic.simulation import simulate
 from pyro_hmvcrl.synthetic.world import World
 
-from worlds import TWO_AND_TWO, everyone, logs_of, true_expansion
+from worlds import TWO_AND_TWO, everyone, logs_of, make_few_logs, true_expansion
 
 DESIGN = replace(TWO_AND_TWO, users=2_000, categories=4, missing_surface=0.2)
 #: Coefficients with a row for each exposure covariate, of a story without a past.
@@ -488,14 +488,13 @@ def test_without_exposure_covariates_there_is_no_placebo():
     assert found.draws["delta"].shape == (3, 0)
 
 
-def test_noise_is_measured_in_its_own_unit():
-    """Factors in other units, and weights to match, come back; what they say of events stays as it was."""
+def in_other_units(unit):
+    """A true world whose factors come in these units, and weights to match."""
     sim = simulate(replace(TWO_AND_TWO, users=2_000, categories=30), 0)
-    guide, users = true_expansion(sim), everyone(logs_of(sim))
+    guide = true_expansion(sim)
     guide.scoring_steps = 15
     model, coefficients = guide.model, guide.coefficients.means()
     true = {n: t.detach().clone() for n, t in coefficients.items()}
-    unit = torch.tensor([2.0, 1.0, 0.5, 1.0])
     platform, preference = model.channels(unit)
     with torch.no_grad():
         coefficients["platform_location"].mul_(platform)
@@ -506,6 +505,14 @@ def test_noise_is_measured_in_its_own_unit():
         for decoder, of in zip(model.decoders, (preference, platform), strict=True):
             decoder.linear.div_(of.unsqueeze(1))
             decoder.inner.div_(of.unsqueeze(1))
+    return sim, guide, everyone(logs_of(sim)), true
+
+
+def test_noise_is_measured_in_its_own_unit():
+    """Factors in other units, and weights to match, come back; what they say of events stays as it was."""
+    unit = torch.tensor([2.0, 1.0, 0.5, 1.0])
+    sim, guide, users, true = in_other_units(unit)
+    model, coefficients = guide.model, guide.coefficients.means()
     factors = torch.from_numpy(sim.factors).float() * unit
     logits = model.f_search(model.channels(factors)[1]).detach()
     for _ in range(4):
@@ -515,3 +522,15 @@ def test_noise_is_measured_in_its_own_unit():
     in_new_units = torch.from_numpy(sim.factors).float()
     found = model.f_search(model.channels(in_new_units)[1]).detach()
     assert (found - logits).abs().mean() < 0.1 * logits.abs().mean()
+
+
+def test_of_many_categories_scoring_measures_factors_in_their_unit(monkeypatch):
+    make_few_logs(monkeypatch)
+    monkeypatch.setattr(laplace, "MANY", 10)
+    monkeypatch.setattr(laplace, "SCORING_STEPS", 2)
+    monkeypatch.setattr(scoring, "PARTICLES", 8)
+    _, guide, users, _ = in_other_units(torch.full((4,), 1.5))
+    score_to_the_mode(guide, users, seed=0)
+    _, noise = guide.expansion(users.n_users).posterior(users.batch(torch.arange(users.n_users)).numbered())
+    moment = (noise.mean.square() + noise.root.square().sum(0)).mean(0)[:-1]
+    torch.testing.assert_close(moment, torch.ones(4), rtol=0, atol=0.1)
