@@ -33,7 +33,7 @@ app = typer.Typer()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the data and the run.")] = Path("demo-run"),
 ) -> None:
-    """Simulate logs with known truth, fit, ask for a policy's effects, report: a few minutes on two cores."""
+    """Simulate logs with known truth, fit, ask for a policy's effects, report: a minute and a half on two cores."""
     with plain_errors():
         from pyro_hmvcrl.queries.answer import effects, write_effects
         from pyro_hmvcrl.queries.interventions import add
@@ -45,10 +45,10 @@ def demo(
 
         data, run = out / "simulated-logs", out / "run"
         if not data.exists():  # a demo that was interrupted goes on
-            world = simulate(Design.with_knobs(**SUBSTITUTION), seed=0)
+            world = simulate(Design.with_knobs(**SUBSTITUTION, users=3_000), seed=0)
             write_simulation(world, data, seed=0, progress=True)
         if not run.exists():
-            fit_folder(data, run, Settings(platform_factors=2, preference_factors=3), progress=True)
+            fit_folder(data, run, Settings(2, 3, restarts=2, encoder_steps=400, periods=1), progress=True)
         answer = effects(run, [add("exposure_1", 1.0)], progress=True)
         with alone_in(run):
             write_effects(answer, run / "effects.json")
