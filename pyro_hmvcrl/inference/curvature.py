@@ -43,9 +43,8 @@ from torch import Tensor
 
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.processes import of_first, total
-from pyro_hmvcrl.inference.regressions import information_by_category
+from pyro_hmvcrl.inference.regressions import information_by_category, places
 from pyro_hmvcrl.inference.scores import Values, scores_of, unknowns_of
-from pyro_hmvcrl.story.emissions import DECODER_PRIOR
 from pyro_hmvcrl.story.logs import Cohort
 
 MADE_A_PARAMETER = 12  #: users whose logs the model makes for its curvature
@@ -191,7 +190,7 @@ def _dense(q: _Question, needed: int) -> Dense:
 
 
 def _blocks(q: _Question) -> Blocks:
-    structural, at = places(q.values)
+    structural, at, _ = places(q.values)
     blocks = information_by_category(q.guide, q.values, q.users, q.seed) + torch.diag_embed(q.prior[at])
     basis = _basis(q, structural, at, blocks)
     rows = _dealt(q, MADE_A_DIRECTION * basis.shape[1])
@@ -254,17 +253,3 @@ def _cholesky(matrix: Tensor) -> Tensor:
     if failed.any():
         raise FloatingPointError("the users' scores are not finite; look for extreme covariates in users")
     return factor
-
-
-def places(values: Values) -> tuple[Tensor, Tensor]:
-    """Which of all parameters are structural ``(n,)``, and which are of each category ``(C, q)``."""
-    structural, of_categories, start = [], [], 0
-    for name, value in values.items():
-        at = torch.arange(start, start := start + value.numel()).view(value.shape)
-        if name in ("a", "b"):
-            of_categories.append(at.view(len(at), -1))
-        elif name.rpartition(".")[2] in DECODER_PRIOR:
-            of_categories.append(at.view(-1, at.shape[-1]).T)
-        else:
-            structural.append(at.flatten())
-    return torch.cat(structural), torch.cat(of_categories, 1)

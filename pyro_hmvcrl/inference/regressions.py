@@ -71,8 +71,6 @@ def information_by_category(guide: Guide, values: Values, users: Cohort, seed: i
     `q` parameters in the order of `values`.  In place of a user's features stands their posterior mean, so that what
     keeps them from being known is taken away.
     """
-    at = _within_category(values)
-    surfaces = [name for name in WEIGHTS if name in at]
     sums: dict[str, Tensor] = {}
     batches = batches_of(users)
     with torch.random.fork_rng():
@@ -88,25 +86,32 @@ def information_by_category(guide: Guide, values: Values, users: Cohort, seed: i
                 outer = (features.unsqueeze(-1) * features.unsqueeze(-2)).flatten(1)
                 information = (spread.mT @ outer).unflatten(1, (features.shape[1],) * 2).double().cpu()
                 sums[name] = sums[name] + information if name in sums else information
-    width = sum(len(at[name]) for name in surfaces)
+    columns = places(values)[2]
+    width = sum(map(len, columns.values()))
     whole = torch.zeros(len(values["b"]), width, width, dtype=torch.double)
-    for name in surfaces:
-        own = at["search"] + at[name] if name == "suggested" else at[name]
-        rows = torch.tensor(own)
-        whole[:, rows[:, None], rows] += sums.get(name, torch.zeros(()))
+    for name, information in sums.items():
+        weights = [*(WEIGHTS["search"] if name == "suggested" else []), *WEIGHTS[name]]
+        rows = torch.tensor([i for weight in weights for i in columns[weight]])
+        whole[:, rows[:, None], rows] += information
     return total(whole)
 
 
-def _within_category(values: Values) -> dict[str, list[int]]:
-    """By surface, where its weights stand among a category's parameters, in the order of its features."""
-    n_categories = len(values["b"])
-    surface_of = {name: surface for surface, names in WEIGHTS.items() for name in names}
-    places, start = {}, 0
+def places(values: Values) -> tuple[Tensor, Tensor, dict[str, list[int]]]:
+    """Which of all parameters are structural ``(n,)``, which are of each category ``(C, q)``; and these q by name."""
+    structural, of_categories, columns = [], [], {}
+    start = width = 0
     for name, value in values.items():
-        if name in surface_of:
-            places[name] = list(range(start, start := start + value.numel() // n_categories))
-    present = {surface: names for surface, names in WEIGHTS.items() if names[0] in places}
-    return {surface: [i for name in names for i in places[name]] for surface, names in present.items()}
+        at = torch.arange(start, start := start + value.numel()).view(value.shape)
+        if name in ("a", "b"):
+            own = at.view(len(at), -1)
+        elif name.rpartition(".")[2] in DECODER_PRIOR:
+            own = at.view(-1, at.shape[-1]).T
+        else:
+            structural.append(at.flatten())
+            continue
+        of_categories.append(own)
+        columns[name] = list(range(width, width := width + own.shape[1]))
+    return torch.cat(structural), torch.cat(of_categories, 1), columns
 
 
 def _features(decoder: CategoryDecoder, factors: Tensor) -> Tensor:

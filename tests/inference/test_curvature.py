@@ -9,8 +9,9 @@ import torch
 
 from pyro_hmvcrl.inference import curvature as curving
 from pyro_hmvcrl.inference import scores as scoring
-from pyro_hmvcrl.inference.curvature import Blocks, Dense, places
+from pyro_hmvcrl.inference.curvature import Blocks, Dense
 from pyro_hmvcrl.inference.laplace import fitted_values, information, laplace_posterior
+from pyro_hmvcrl.inference.regressions import places
 from pyro_hmvcrl.synthetic.simulation import simulate
 
 from worlds import TWO_AND_TWO, everyone, logs_of, true_expansion
@@ -96,7 +97,7 @@ def test_every_parameter_is_structural_or_of_one_category(world):
     guide, _ = world
     values = fitted_values(guide)
     numbers = torch.arange(sum(v.numel() for v in values.values()))
-    structural, at = places(values)
+    structural, at, _ = places(values)
     assert torch.cat([structural, at.flatten()]).sort().values.equal(numbers)
     names = [name for name, v in values.items() for _ in range(v.numel())]
     assert {names[i] for i in structural}.isdisjoint({names[i] for i in at.flatten()})

@@ -12,9 +12,8 @@ from torch.autograd.functional import hessian
 
 from pyro_hmvcrl.guide.experts import PrecisionNormal
 from pyro_hmvcrl.guide.guide import ExpansionGuide
-from pyro_hmvcrl.inference.curvature import places
 from pyro_hmvcrl.inference.laplace import fitted_values
-from pyro_hmvcrl.inference.regressions import information_by_category
+from pyro_hmvcrl.inference.regressions import information_by_category, places
 from pyro_hmvcrl.inference.scores import CHOSEN, flat, unflat
 from pyro_hmvcrl.story.programs import at, observe
 from pyro_hmvcrl.synthetic.simulation import simulate
@@ -61,7 +60,7 @@ def test_information_is_the_curvature_with_the_normaliser_held(knobs, monkeypatc
         return found
 
     whole = hessian(surprise, flat(values))
-    _, of_categories = places(values)
+    _, of_categories, _ = places(values)
     expected = torch.stack([whole[rows][:, rows] for rows in of_categories]).float()
     found = information_by_category(guide, values, users, 0).float()
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-2)
