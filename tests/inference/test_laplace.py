@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -534,3 +535,30 @@ def test_of_many_categories_scoring_measures_factors_in_their_unit(monkeypatch):
     _, noise = guide.expansion(users.n_users).posterior(users.batch(torch.arange(users.n_users)).numbered())
     moment = (noise.mean.square() + noise.root.square().sum(0)).mean(0)[:-1]
     torch.testing.assert_close(moment, torch.ones(4), rtol=0, atol=0.1)
+
+
+def test_a_step_that_led_away_leaves_the_hidden_features_as_they_were(monkeypatch):
+    """They are measured anew before every step, and are no part of it."""
+    monkeypatch.setattr(laplace, "MANY", 10)
+    monkeypatch.setattr(laplace, "SCORING_STEPS", 2)
+    _, guide, users, _ = in_other_units(torch.ones(4))
+    for _ in range(4):
+        standardise_noise(guide, users)
+    own, seen = guide.model.f_search.inner, []
+
+    def one_step_away(guide, values, *_):
+        """From 2 in units of the posterior to 3."""
+        seen.append(own.detach().clone())
+        n = len(scoring.flat(values))
+        gradient = torch.full((n,), (2.0 + len(seen)) ** 2 / n, dtype=torch.double)
+        return SimpleNamespace(
+            gradient=gradient,
+            step=torch.ones(n, dtype=torch.double),
+            curvature=SimpleNamespace(tied=1.0, determined=1.0),
+        )
+
+    monkeypatch.setattr(laplace, "information", one_step_away)
+    score_to_the_mode(guide, users, seed=0)
+    first, second = seen
+    torch.testing.assert_close(own.detach(), first, rtol=0.02, atol=0.01)
+    assert (second - first).abs().max() > 0.05
