@@ -26,6 +26,7 @@ from pyro_hmvcrl.report.style import (
     Effects,
     channel_of,
     curve_of,
+    estimands_in,
     factor_columns,
     hue_of,
     label,
@@ -51,7 +52,7 @@ def effects_forest(effects: Effects) -> Figure:
     In grey under an estimand: the same of the placebo, where there is one.
     """
     outcomes, placebo = effects["outcomes"], effects.get("placebo", {}).get("outcomes", {})
-    rows = _forest_rows(outcomes["engagement"], labels_in(effects))
+    rows = _forest_rows(effects)
     figure, axes = _outcome_panels(outcomes, 0.9 + 0.22 * len(rows))
     for name, ax in axes.items():
         scale, of = outcome_scale(name), outcomes[name]
@@ -188,9 +189,9 @@ def _in_words(ax: Axes) -> None:
     ax.set(xlabel=_change("engagement"), ylabel=_change("alignment"))
 
 
-def _forest_rows(outcome: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, str]:
+def _forest_rows(effects: Effects) -> dict[str, str]:
     """What is asked of an outcome, and how it is called; headings stand between."""
-    rows = dict(ESTIMANDS)
+    rows, labels, outcome = estimands_in(effects), labels_in(effects), effects["outcomes"]["engagement"]
     paths = sorted(outcome["paths"], key=lambda path: -abs(outcome["paths"][path]["mean"]))[:SHOWN_PATHS]
     if outcome["factors"]:
         rows |= {"factors": "Through one factor alone"} | {f: named(f, labels) for f in outcome["factors"]}

@@ -22,7 +22,7 @@ from pyro_hmvcrl.report.answer_figures import SHOWN_PATHS
 from pyro_hmvcrl.report.pictures import MENDS, PICTURES, Picture
 from pyro_hmvcrl.report.reading import of_run_file, read_run
 from pyro_hmvcrl.report.run_figures import overview
-from pyro_hmvcrl.report.style import ESTIMANDS, PROBABILITIES, SURFACES, VERDICTS, label, named, to_bytes
+from pyro_hmvcrl.report.style import PROBABILITIES, SURFACES, VERDICTS, estimands_in, label, named, to_bytes
 from pyro_hmvcrl.report.validation import TITLES
 from pyro_hmvcrl.report.verdicts import (
     TOO_SURE,
@@ -122,7 +122,7 @@ WORDS = {
     "overall": overall,
     "likely": LIKELY,
     "trifle": TRIFLE,
-    "estimands": ESTIMANDS,
+    "estimands_in": estimands_in,
 }
 WORDS |= {"predictive_verdict": verdict, "matters": MATTERS}
 WORDS |= {

@@ -33,7 +33,7 @@ from pyro_hmvcrl.report.run_figures import (
     training,
 )
 from pyro_hmvcrl.report.selection import selection, selection_alt
-from pyro_hmvcrl.report.style import ESTIMANDS, label, most_moved, named, plain, strongest
+from pyro_hmvcrl.report.style import estimands_in, label, most_moved, named, plain, strongest
 from pyro_hmvcrl.report.validation import validation_figure
 from pyro_hmvcrl.report.verdicts import category_text, effect_text, interval_text, passing, segment_text
 from pyro_hmvcrl.run.run import LIKELY
@@ -122,8 +122,9 @@ def _training(run: Run) -> Picture:
 def _effects_forest(run: Run) -> Picture | None:
     if run["effects"] is None:
         return None
+    asked = estimands_in(run["effects"])
     said = [
-        f"{label(o)}: {', '.join(f'{name} {effect_text(of[e], o)}' for e, name in ESTIMANDS.items())}"
+        f"{label(o)}: {', '.join(f'{name} {effect_text(of[e], o)}' for e, name in asked.items())}"
         for o, of in run["effects"]["outcomes"].items()
     ]
     figure = effects_forest(run["effects"])

@@ -62,6 +62,12 @@ VERDICTS = {"good": "passes", "care": "fails, by little", "no": "fails"}  #: of 
 PROBABILITIES = {"engagement": "P(engaged)", "alignment": "P(searched for)"}  #: shown in percentage points
 
 
+def estimands_in(answer: Effects) -> dict[str, str]:
+    """What an answer's effects are and how they are called: with one period there is no loop."""
+    loop = len(answer["course"]["period"]) > 1
+    return {name: words for name, words in ESTIMANDS.items() if loop or name != "NIE_loop"}
+
+
 def to_bytes(figure: Figure, kind: str) -> bytes:
     """The figure as a ``png`` or ``svg`` file.
 

@@ -9,7 +9,15 @@ from typing import Any
 import pandas as pd
 
 from pyro_hmvcrl.data.files import read_json
-from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, Effects, labels_in, most_moved, named
+from pyro_hmvcrl.report.style import (
+    INTERVAL,
+    PROBABILITIES,
+    Effects,
+    estimands_in,
+    labels_in,
+    most_moved,
+    named,
+)
 from pyro_hmvcrl.report.verdicts import (
     believe,
     category_text,
@@ -49,8 +57,7 @@ def effects_text(answer: Effects, run: str | Path) -> str:
     rows = {
         f"{outcome} {name}": [f"{of[name][part]:+.4f}" for part in INTERVAL]
         for outcome, of in answer["outcomes"].items()
-        for name in ESTIMANDS
-        if name != "NIE_loop" or len(answer["course"]["period"]) > 1
+        for name in estimands_in(answer)
     }
     labels = labels_in(answer)
     moved = {

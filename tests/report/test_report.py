@@ -751,6 +751,20 @@ def test_the_forest_draws_each_interval_and_the_placebo_under_it():
     assert lines_of(effects_forest(effects).axes[0], RULE) == []
 
 
+def test_with_one_period_nothing_is_said_of_the_loop(runs, tmp_path):
+    effects = answer()
+    assert "NIE by the loop" in text_of(page_of(asked(runs["real"], tmp_path / "periods", effects)))
+    effects["course"] = {"period": [1]} | {
+        outcome: {world: of[:1] for world, of in effects["course"][outcome].items()} for outcome in MEANS
+    }
+    page = page_of(asked(runs["real"], tmp_path / "one", effects))
+    assert "NIE by preference" in text_of(page)
+    assert "NIE by the loop" not in page
+    rows = [text.get_text() for text in effects_forest(effects).axes[0].get_yticklabels()]
+    assert "NIE by preference" in rows
+    assert "NIE by the loop" not in rows
+
+
 def test_the_forest_keeps_to_the_strongest_paths():
     effects = answer()
     pairs = itertools.product(range(1, 6), range(1, 6))
