@@ -60,6 +60,7 @@ IN_DETAIL, OF_CURVE = (
     0.125,
 )  #: share of the draws for questions beside TE, NDE and NIE; for a curve's points
 FEWEST_USERS = 20  #: of whom a negative control is known
+UNSPLIT = Mediators({})  #: of TE alone, where a world less for each part of NIE has to be played
 SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  #: of the dose-response, in units of the asked shift
 
 
@@ -244,8 +245,7 @@ def _answer(
     detail = ask(question.interventions, IN_DETAIL, _in_detail(population), title="factors and paths")
 
     def by_category(shares: Mapping[str, Outcome], part: float) -> EffectDraws:
-        nothing = Mediators({})
-        return ask(question.interventions, OF_CURVE * part, nothing, title="categories", of=shares)
+        return ask(question.interventions, OF_CURVE * part, UNSPLIT, title="categories", of=shares)
 
     of_outcomes = {name: _outcome(name, main, detail, level) for name in outcomes}
     answer = {
@@ -302,7 +302,7 @@ def _answer(
     answer["reliability"] = _by_reliability(population, question.policy, ask, outcomes, level, seed)
     doses = [population.under(scaled(question.policy, size), seed) for size in SIZES]
     found = [
-        ask(interventions, OF_CURVE)
+        ask(interventions, OF_CURVE, UNSPLIT)
         for interventions, _ in tqdm(doses, "dose-response", disable=not progress, leave=False)
     ]
     answer["dose_response"] = {
@@ -391,7 +391,7 @@ def _of_users(controls: pd.DataFrame, population: Population) -> pd.DataFrame:
 def _by_reliability(
     population: Population,
     policy: Policy,
-    ask: Callable[[Interventions, float], EffectDraws],
+    ask: Callable[[Interventions, float, Mediators], EffectDraws],
     outcomes: Iterable[str],
     level: float,
     seed: int,
@@ -401,7 +401,7 @@ def _by_reliability(
     exposure = population.run.config["exposure_covariates"]
     possible = {r: meant(policy, covariates, exposure, r) for r in RELIABILITIES}
     found = {
-        r: ask(population.under(change, seed)[0], OF_CURVE)
+        r: ask(population.under(change, seed)[0], OF_CURVE, UNSPLIT)
         for r, change in possible.items()
         if change is not None
     }

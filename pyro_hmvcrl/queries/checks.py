@@ -34,9 +34,10 @@ from pyro_hmvcrl.guide.experts import product_of_experts
 from pyro_hmvcrl.guide.guide import Guide
 from pyro_hmvcrl.inference.laplace import ParameterPosterior
 from pyro_hmvcrl.inference.scores import Values
-from pyro_hmvcrl.queries.averages import Users, average_effects
+from pyro_hmvcrl.queries.averages import Users, average_effects, sites_of_past
 from pyro_hmvcrl.queries.findings import interval
 from pyro_hmvcrl.queries.interventions import Interventions, World
+from pyro_hmvcrl.queries.mediation import Mediators
 from pyro_hmvcrl.story.mechanisms import scale_of
 from pyro_hmvcrl.story.model import HMVCRL
 
@@ -227,6 +228,7 @@ def rho_curve(
     unit = scale.mean(0)[:n_platform]
     step = ((moved - location) @ inverse.mT).mean(0)[:n_platform] / unit
     direction = step / step.norm().clamp_min(1e-12)
+    together = Mediators({"mediators": [*model.graph.names, *sites_of_past(logs)]})  # NIE is not split
     curve: dict[str, Any] = {"rho": list(rhos), "NDE": [], "NIE": [], "TE": []}
     for rho in tqdm(rhos, progress, disable=not progress, leave=False):
         loading = rho * LOGISTIC_SD * direction / unit  # of engagement's log odds on the platform's factors
@@ -237,7 +239,7 @@ def rho_curve(
         )
         outcome = {"engagement": partial(_engagement_with_cause, loading=loading)}
         effects = average_effects(
-            guide, changed, users, interventions, outcomes=outcome, seed=seed, share=share, whole=False
+            guide, changed, users, interventions, together, outcome, seed=seed, share=share, whole=False
         )
         for name in ("NDE", "NIE", "TE"):
             curve[name].append(interval(effects.contrasts["engagement"][name], level))

@@ -146,7 +146,8 @@ def natural_effects(
     def forced(changed: Mapping[str, Tensor]) -> World:
         return run(with_past, args, {**policy, **as_before, **past, **changed}, before)
 
-    worlds = {"before": before, "after": after, "direct": forced({})}
+    direct = forced({}) if as_before or past else after
+    worlds = {"before": before, "after": after, "direct": direct}
     asked = {"TE": ("before", "after"), "NDE": ("before", "direct"), "NIE": ("direct", "after")}
     moved: dict[str, Tensor] = {}
     reached = "direct"
