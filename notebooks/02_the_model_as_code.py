@@ -349,8 +349,8 @@ plt.show()
 #
 # ### The same story, written twice
 #
-# `simulate.py` tells the same story in numpy, written apart from the model. Given the same parameters, covariates
-# and noise, the two must compute the same factors and the same probabilities. `World.parameters` names the
+# `synthetic/world.py` tells the same story in numpy, written apart from the model. Given the same parameters,
+# covariates and noise, the two must compute the same factors and the same probabilities. `World.parameters` names the
 # simulated world's parameters as the model does.
 
 # %%
@@ -609,7 +609,7 @@ for standardised in (True, False):
 # | more factors than modelled, skewed emissions | what the story does not tell | `predictive.py`, in the report |
 # | a past that acts otherwise than in `history.py` | effects of policies are biased | the answer's regression |
 # | order within a period, drifting tastes | invisible: only counts by period are modelled | nothing |
-# | a policy beyond the data | the mechanisms extrapolate linearly | `checks.overlap` |
+# | a policy beyond the data | the mechanisms extrapolate their lines | `overlap.overlap` |
 #
 # ### Pictures of programs
 #

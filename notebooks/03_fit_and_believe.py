@@ -291,8 +291,8 @@ factor_panels(factors[held_out].reset_index(drop=True), covariates, report["mech
 # ### Modulation: why the axes can be believed
 #
 # `modulation` in the report holds, for each factor, the standard deviation over users of its location (in units of
-# its scale) and of its log scale. Both must exceed a threshold, which is the noise that a fit to this number of
-# users has.
+# its scale) and of its log scale. What tells the axes apart is the log scale: it must exceed a threshold, which is the
+# noise that a fit to this number of users has.
 
 # %%
 strength = {}

@@ -164,7 +164,7 @@ hand |= {"NIE_platform": by_platform - direct, "NIE_preference": after - by_plat
 
 # %% [markdown]
 # That is all. `mediation.natural_effects` does the same for any Pyro program whose mediators are sites, and
-# `simulate.true_effects` computes the truth in numpy, without Pyro. The users and their noise are the same in all
+# `synthetic.true_effects` computes the truth in numpy, without Pyro. The users and their noise are the same in all
 # three, so that these are the **counterfactual** effects of these very users.
 
 # %%
@@ -483,8 +483,8 @@ pd.DataFrame(e_values(effects["interventional"].levels["engagement"], 0.9)).T.ro
 #   $\text{NIE}_{\text{preference}}$. The bounds of the restarts and `checks.negative_controls` are what to look at.
 # - **A rotated channel.** NIE by channel does not depend on how factors are ordered, signed or mixed *inside* a
 #   channel; effects through one factor alone do.
-# - **Bad overlap.** For a policy that nobody has had, every world above is the mechanisms' linear extrapolation.
-#   `effects.effects` refuses where most users are moved there.
+# - **Bad overlap.** For a policy that nobody has had, every world above extrapolates the mechanisms.
+#   `run.effects` refuses where most users are moved there.
 
 # %% [markdown]
 # ## Exercises

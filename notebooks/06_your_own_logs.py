@@ -159,9 +159,9 @@ print(*sorted(path.name for path in Path("logs").iterdir()), sep="  ")
 #
 # | file | one row for | columns |
 # |---|---|---|
-# | `dataset.json` | | `name`, `exposure_covariates`, `preference_covariates`, perhaps `categories` |
+# | `dataset.json` | | `name`, `exposure_covariates`, `preference_covariates`, perhaps more |
 # | `users` | a user | `user_id`, one number per covariate, in its own unit |
-# | `search_events` | a result chosen | `user_id`, `timestamp` (ms since 1970), `category` |
+# | `search_events` | a result chosen | `user_id`, `timestamp` (ms since 1970), `category`, perhaps `suggested` (0/1) |
 # | `recommendation_events` | an item shown | `user_id`, `timestamp`, `category`, `engaged` (0/1) |
 #
 # Rows come in any order, a user may lack a surface, and further columns are carried along.
@@ -240,8 +240,9 @@ plt.show()
 # engagement = pyro.sample("engagement", EngagementEvents(logits.engagement, exposure))
 # ```
 #
-# You choose two numbers: how many platform and how many preference factors. Start small, 2 and 2 or 2 and 3; a
-# factor too few shows in the predictive checks, one too many in the report's "collapsed factors".
+# You give two numbers, how many platform and how many preference factors, or leave them out, and they are selected
+# (`hm.select`). To give them, start small, 2 and 2 or 2 and 3; a factor too few shows in the predictive checks, one
+# too many in the report's "collapsed factors".
 
 # %% [markdown]
 # ## Causal query
@@ -343,7 +344,9 @@ print(overall(checks)[1])
 #   Look at their *size* too: the grey bars in the figure of effects below.
 # - **negative controls**: exposure covariates must not predict the noise of preference, nor the other way round.
 # - **noise**: what covariates and graph leave open must be normal, and of one channel independent of the other's.
-# - **rho**: how strongly an unmeasured cause would have to tie platform factors and engagement to undo the NIE.
+# - **rho**: how strongly an unmeasured cause would have to tie platform factors and engagement to undo NDE or NIE.
+# - **e_values**: how strongly one would have to tie policy and engagement to undo the total effect.
+# - **information**: whether users differ more than the model lets them, part by part (White's information-matrix test).
 #
 # ### The report
 #

@@ -3,7 +3,7 @@
 Worlds of the ``default`` recovery design with one thing changed at a time (`AXES`): users, events a user, factors,
 categories.  Up to `DRAWN` users are drawn; more are copies of these under other names, which cost the same.  Each is
 fitted by ``pyro-hmvcrl fit`` in a process of its own on all cores, with one restart and `STEPS` of each stage: so the
-part of a fit that does not grow, the default's 1,800 and 600 steps, does not hide the part that does.  Beside it,
+part of a fit that does not grow, the default's steps, does not hide the part that does.  Beside it,
 milliseconds of a step of each stage against the particles of its bound.  ``default settings`` and ``many categories``
 (20,000 users, one period) are whole fits with default settings.
 

@@ -161,7 +161,7 @@ def frontier_command(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write, .parquet or .csv: all shifts that were tried; beside it goes a figure (.png)."
+            help="File to write, .parquet or .csv: all shifts that the data support; beside it goes a figure (.png)."
         ),
     ],
     between: Annotated[
