@@ -159,7 +159,8 @@ class Standardisation:
     def from_dataset(cls, dataset: Dataset) -> Standardisation:
         names = [*dataset.exposure_covariates, *dataset.preference_covariates]
         mean = {name: float(dataset.users[name].mean()) for name in names}
-        sd = {name: float(dataset.users[name].std(ddof=0)) for name in names}
+        # Of some of the users a rare indicator may be the same for all.
+        sd = {name: float(dataset.users[name].std(ddof=0)) or 1.0 for name in names}
         return cls(dataset.exposure_covariates, dataset.preference_covariates, mean, sd)
 
     def apply(self, dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -19,13 +19,14 @@ from pyro_hmvcrl.data.columns import ROUNDED_KEY, as_codes, first_rounded
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.folder import assemble, check_description
 from pyro_hmvcrl.data.names import WHOLE, like, listed, outcome_problem, percent, plain, short
-from pyro_hmvcrl.data.periods import EARLIEST
+from pyro_hmvcrl.data.periods import EARLIEST, Periods
 from pyro_hmvcrl.data.tables import DatasetError, Table
 from pyro_hmvcrl.data.values import REST, UnclearError, as_text, covariate, marks, moments, one_spelling
 
 LABELS = ("users", "searches", "recommendations")
 NEEDED = {"users": ["user_id"], "searches": ["user_id", "category"]}
 NEEDED["recommendations"] = [*NEEDED["searches"], "engaged"]
+MARKS = {"searches": ["suggested"], "recommendations": ["engaged"]}  #: yes or no, of a surface's events
 #: Names that columns usually go by, compared without case and underscores.
 USUAL = {
     "user_id": ["userid", "user", "uid", "customerid", "memberid", "userkey"],
@@ -35,6 +36,7 @@ USUAL = {
     "suggested": ["issuggested"],
     "surface": [],
 }
+OF_EVENTS = ("user_id", "timestamp", "category", "surface")
 SEARCHES = r"^(?:search|quer)"  #: how values of a column `surface` begin that mean search
 MANY_CATEGORIES = 200  #: from which it is said that a fit is costly
 
@@ -110,7 +112,7 @@ def from_frames(
     preference: Sequence[str],
     columns: Mapping[str, str] | None = None,
     top_categories: int | None = None,
-    periods: int | None = None,
+    periods: int | Periods | None = None,
     outcomes: Sequence[str] = (),
     name: str = "logs",
 ) -> Dataset:
@@ -134,6 +136,7 @@ def from_frames(
         All but this many of the most frequent categories become one, "other".
     periods
         Equal parts of the window, 1 for none; by default as its length has it, see :mod:`~pyro_hmvcrl.data.periods`.
+        Or those of a run that is to read these logs (``run.periods``), whose length serves.
     outcomes
         Columns of `recommendations` that are outcomes beside `engaged`: yes or no for every item shown.
     name
@@ -268,7 +271,7 @@ def _named(
     for label, table in tables.items():
         asked = {own: ours for own, ours in columns.items() if own in table.columns}
         guessed = {}
-        wanted = ["user_id"] if label == "users" else list(USUAL)
+        wanted = ["user_id"] if label == "users" else [*OF_EVENTS, *MARKS[label]]
         taken = {*asked, *kept[label]}
         for ours in wanted:
             if ours in table.columns or ours in asked.values():
@@ -392,7 +395,7 @@ def _events(
     frame = _with_keys(frame).assign(category=_keys(frame["category"]))
     if not timed:
         frame = frame.assign(timestamp=EARLIEST)
-    of_marks = ["engaged", "suggested", *outcomes]
+    of_marks = [*MARKS[label], *outcomes]
     for column, read in {"timestamp": moments, **dict.fromkeys(of_marks, marks)}.items():
         if column not in frame or (column == "timestamp" and not timed):
             continue
@@ -426,7 +429,7 @@ def _events(
     for name in [name for name in outcomes if name in frame and frame[name].isna().any()]:
         gaps = f"{int(frame[name].isna().sum()):,} rows say neither yes nor no"
         account.problem(table, name, f"{gaps}; an outcome is one of all that is shown: fill in what is meant")
-    for column in ("category", "timestamp", "engaged", "suggested"):
+    for column in ("category", "timestamp", *MARKS[label]):
         if column in frame:
             frame = account.only(label, frame, frame[column].notna(), f"no {column}")
     if account.problems:

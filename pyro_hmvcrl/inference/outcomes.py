@@ -41,6 +41,7 @@ NUMBERS_AT_ONCE = 1 << 20  #: users times particles times categories, which boun
 MADE_A_COEFFICIENT = 50  #: users whose outcomes the model makes, for the curvature
 CARRIED = 500  #: users, at most, by whom it is found what a draw of the fit's parameters does to the mode
 STEPS = 60  #: of L-BFGS, at most
+MOST_COEFFICIENTS = 6_000  #: of an outcome, whose covariance is a matrix
 SAME = 1e-5  #: change of the log posterior a user, below which a step has found the mode
 
 
@@ -191,7 +192,8 @@ def _start(story: OutcomeStory, asked: Asked) -> Values:
     for some in asked:
         said += some.said.flatten(0, -2).sum(0)
         shown += some.logs.exposure.flatten(0, -2).sum(0)
-    usual = said.sum() / shown.sum()
+    least = 0.5 / (shown.sum() + 1)  # of what none of these users says, but perhaps another
+    usual = (said.sum() / shown.sum()).clamp(least, 1 - least)
     rate = (said + usual) / (shown + 1)  # of a category that is not shown, the usual one
     values = {story.site(part): torch.zeros(shape) for part, (_, _, shape) in story.priors.items()}
     return values | {story.site("b"): rate.logit()}

@@ -48,7 +48,7 @@ from pyro_hmvcrl.queries.interventions import (
 from pyro_hmvcrl.queries.mediation import OUTCOMES, Mediators, Outcome
 from pyro_hmvcrl.queries.population import Population
 from pyro_hmvcrl.queries.question import Question, question_of
-from pyro_hmvcrl.queries.regression import beside, negative_control_outcomes, observed_rates
+from pyro_hmvcrl.queries.regression import FEWEST_USERS, beside, negative_control_outcomes, observed_rates
 from pyro_hmvcrl.queries.reliability import RELIABILITIES, meant
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.run import LIKELY
@@ -59,7 +59,6 @@ IN_DETAIL, OF_CURVE = (
     0.25,
     0.125,
 )  #: share of the draws for questions beside TE, NDE and NIE; for a curve's points
-FEWEST_USERS = 20  #: of whom a negative control is known
 UNSPLIT = Mediators({})  #: of TE alone, where a world less for each part of NIE has to be played
 SIZES = (-1.0, -0.5, 0.5, 1.0, 1.5, 2.0)  #: of the dose-response, in units of the asked shift
 

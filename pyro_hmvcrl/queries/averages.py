@@ -60,11 +60,14 @@ class Users:
 
     @property
     def weights(self) -> Tensor | None:
-        """Share of each period ``(T,)`` in all that was shown, by which an effect averages over periods."""
+        """Share of each period ``(T,)`` in all that was shown, by which an effect averages over periods.
+
+        None where there is one period, or nothing was shown: all count alike.
+        """
         if self.logs.n_periods == 1:
             return None
         shown = self.logs.exposure.sum((0, 2))
-        return shown / shown.sum()
+        return shown / shown.sum() if shown.sum() > 0 else None
 
     def noise(self, guide: Guide, values: Values, rows: Tensor, standard: Tensor) -> Tensor:
         """A posterior draw of these users' noise at each of the values: abduction.

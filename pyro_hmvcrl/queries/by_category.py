@@ -65,7 +65,7 @@ def _of_these(of: Outcome, categories: list[int]) -> Outcome:
 @torch.no_grad()
 def _most_moved(fitted: Run, users: Users, interventions: Interventions) -> list[int]:
     """Categories whose share of what is searched or shown a change moves most, for some of the users."""
-    rows = torch.randperm(users.logs.n_users)[:SOME_USERS]
+    rows = torch.randperm(users.logs.n_users, generator=torch.Generator().manual_seed(0))[:SOME_USERS]
     batch = users.logs.batch(rows)
     forces = {s: f[rows] if isinstance(f, Tensor) and f.dim() else f for s, f in interventions.items()}
     program = by_chance(at(fitted.model, fitted.posterior.mean), 0)

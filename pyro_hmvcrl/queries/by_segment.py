@@ -6,7 +6,7 @@ with probability `level` the intervals of **all** segments hold what they are of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,9 +60,11 @@ def segments(by: str | pd.Series, covariates: pd.DataFrame) -> pd.Series:
         user = covariates["user_id"][gap].iloc[0]
         raise InterventionError(f"{name}: user {user} has no value; give one to every user of the run")
     if pd.api.types.is_numeric_dtype(values) and values.nunique() > LEVELS:
-        values = pd.qcut(values, 3, duplicates="drop").map(lambda part: f"{part.left:g} to {part.right:g}")
+        thirds = pd.qcut(values, 3, duplicates="drop")
+        ends = _in_words([*thirds.cat.categories.left, *thirds.cat.categories.right])
+        values = thirds.map(lambda third: f"{ends[third.left]} to {ends[third.right]}")
     elif pd.api.types.is_numeric_dtype(values):
-        values = values.map("{:g}".format)
+        values = values.map(_in_words(values.unique()))
     named = values.astype(str).reset_index(drop=True).rename(name)
     sizes = named.value_counts()
     named = named.where(~named.isin(sizes.index[sizes < LEAST_USERS]), OTHER)
@@ -72,6 +74,16 @@ def segments(by: str | pd.Series, covariates: pd.DataFrame) -> pd.Series:
             f"{MOST_SEGMENTS} of them"
         )
     return named
+
+
+def _in_words(numbers: Iterable[float]) -> dict[float, str]:
+    """Numbers in as few digits as tell them apart, six at least."""
+    different = set(numbers)
+    for digits in range(6, 17):
+        words = {number: f"{number:.{digits}g}" for number in different}
+        if len({*words.values()}) == len(words):
+            break
+    return words
 
 
 def _of_covariates(by: str, covariates: pd.DataFrame) -> pd.Series:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 from pyro_hmvcrl.data.files import read_json
@@ -37,7 +38,7 @@ def check_names(run: Path, policies: Mapping[str, Policy | Sequence[Shift]], kin
         If so.
     """
     for name, change in policies.items():
-        if not 0 < len(name) <= MOST or not name.isprintable():
+        if not name or not name.isprintable():
             raise RunError(
                 f"policy {name[:MOST]!r}: a name must have letters that can be printed; give another"
             )
@@ -47,11 +48,28 @@ def check_names(run: Path, policies: Mapping[str, Policy | Sequence[Shift]], kin
         with of_file(path, MEND):
             there = read_json(path)
             same = (there["policy"], there["asked"], there["kind"]) == (name, words_of(change), kind)
+            same &= there.get("code") == code_of(change)
             said = f"{there['policy']}: {', '.join(there['asked'])}, {there['kind']}"
         if not same:
             raise RunError(
                 f"{path}: has another answer ({said}); give the policy another name, or delete the file"
             )
+
+
+def code_of(change: Policy | Sequence[Shift]) -> str | None:
+    """A digest of what a function does, by which two of one name are told apart; None: it is none, or not Python's."""
+    if not isinstance(change, FunctionType):
+        return None
+
+    def plain(code: CodeType) -> tuple[Any, ...]:  # without where it stands
+        constants = [plain(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+        return code.co_code, constants, code.co_names
+
+    holds = [cell.cell_contents for cell in change.__closure__ or ()]
+    numbers = [
+        value for value in (*holds, *(change.__defaults__ or ())) if isinstance(value, int | float | str)
+    ]
+    return blake2b(repr((plain(change.__code__), numbers)).encode(), digest_size=8).hexdigest()
 
 
 def keep(
@@ -64,7 +82,10 @@ def keep(
 
     And write them to `out`: of one policy its answer, of several by their names.
     """
-    own = {name: {"policy": name, "asked": words_of(policies[name])} | of for name, of in answers.items()}
+    own = {
+        name: {"policy": name, "asked": words_of(change), "code": code_of(change)} | answers[name]
+        for name, change in policies.items()
+    }
     last = list(own.values())[-1]
     with alone_in(run):
         (run / FOLDER).mkdir(exist_ok=True)

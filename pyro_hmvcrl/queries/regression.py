@@ -24,6 +24,7 @@ from sklearn.preprocessing import FunctionTransformer, SplineTransformer, Standa
 
 Array = NDArray[np.float64]
 FOLDS = 5
+FEWEST_USERS = 20  #: whose rates are known
 LEVELS = 10  #: a covariate with no more values than this enters as it is
 USERS_A_COLUMN = 20  #: with fewer users, all covariates enter as they are
 RIDGE = 1e-3  #: on a standardised basis
@@ -89,9 +90,14 @@ def beside(
     rates: Mapping[str, Array],
     level: float,
 ) -> dict[str, dict[str, Any]]:
-    """The regression's total effects with their intervals, and whether the model's draws of it agree, by outcome."""
+    """The regression's total effects with their intervals, and whether the model's draws of it agree, by outcome.
+
+    Of an outcome that is known of fewer than `FEWEST_USERS`, nothing is said.
+    """
     found = {}
     for outcome, rate in rates.items():
+        if np.isfinite(rate).sum() < FEWEST_USERS:
+            continue
         mean, error = total_effect(now, then, rate)
         half = norm.ppf((1 + level) / 2) * error
         apart = abs(model[outcome].mean() - mean) / np.hypot(error, model[outcome].std())

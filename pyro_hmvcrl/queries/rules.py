@@ -61,9 +61,10 @@ def _leaves_order(observed: pd.DataFrame, then: pd.DataFrame) -> tuple[Mask, set
             y = now[order, j]
             if not _one_way(y) or np.diff(y)[same].any():
                 continue
-            y = y if y[-1] >= y[0] else -y
+            falls = y[-1] < y[0]
+            y = -y if falls else y
             low, high = np.append(y, np.inf)[above], np.insert(y, 0, -np.inf)[below]
-            own = after[:, j] if y[-1] == now[order[-1], j] else -after[:, j]
+            own = -after[:, j] if falls else after[:, j]
             who = (own > low + _rounding(y)) | (own < high - _rounding(y))
             if who.any():
                 broken |= who

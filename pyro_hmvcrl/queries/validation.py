@@ -152,11 +152,7 @@ def _of_run(after: Dataset | str | Path, run: Run) -> Dataset:
     """The logs as the run reads them."""
     if not isinstance(after, Dataset):
         return read_dataset(after, run.categories, run.periods)
-    if after.categories != run.categories:
-        raise RunError(
-            f"logs {after.name}: of other categories than the run's; write them with write_dataset, and give the folder"
-        )
-    return after.with_counts() if run.periods == 1 and after.periods.number > 1 else after
+    return run.as_read(after)
 
 
 def _own_users(population: Population, dataset: Dataset) -> NDArray[np.intp]:

@@ -112,6 +112,8 @@ def _judge_information(ratios: dict[str, float]) -> tuple[str, str]:
 
 
 def _judge_regression(effects: Effects) -> tuple[str, str]:
+    if not effects["regression"]:
+        return "care", "too few users have rates"
     apart = [outcome for outcome, of in effects["regression"].items() if not of["agrees"]]
     return ("no", f"disagrees on {' and '.join(apart)}") if apart else ("good", "agrees")
 

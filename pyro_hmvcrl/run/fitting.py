@@ -24,7 +24,7 @@ from pyro_hmvcrl.data.files import LOCK, clear_away, read_json, whole_folder
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.inference.laplace import DRAWS, ParameterPosterior, laplace_posterior
-from pyro_hmvcrl.inference.outcomes import outcomes_posterior
+from pyro_hmvcrl.inference.outcomes import MOST_COEFFICIENTS, outcomes_posterior
 from pyro_hmvcrl.inference.processes import first, wait
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Fit, Screening, fit, tensors_of
@@ -114,6 +114,7 @@ def fit_dataset(
             settings = selection.of(settings)
             if first():
                 log.log(logging.WARNING if progress else logging.INFO, "%s.", ". ".join(selection.sentences))
+        _check_outcomes(dataset, settings)
         found = fit(dataset, settings, checkpoints, progress and first())
         posterior = parameter_posterior(found, dataset, settings.seed)
         outcomes = further_outcomes(found, posterior, dataset, settings.seed)
@@ -176,6 +177,16 @@ def further_outcomes(
         return ParameterPosterior.nothing()
     said = {name: of[np.flatnonzero(~found.held_out)] for name, of in dataset.outcomes.items()}
     return outcomes_posterior(found.guide, posterior, _trained_on(found, dataset), said, seed)
+
+
+def _check_outcomes(dataset: Dataset, settings: Settings) -> None:
+    """Say before the work that further outcomes have too many coefficients."""
+    n = len(dataset.categories) * (settings.preference_factors + 1)
+    if dataset.outcomes and n > MOST_COEFFICIENTS:
+        raise RunError(
+            f"{dataset.name}: {n:,} coefficients of each further outcome, of which {MOST_COEFFICIENTS:,} can be held: "
+            f"merge rare ones of the {len(dataset.categories):,} categories, or leave out {', '.join(dataset.outcomes)}"
+        )
 
 
 def _trained_on(found: Fit | Screening, dataset: Dataset) -> Cohort:

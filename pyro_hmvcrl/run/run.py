@@ -98,7 +98,7 @@ class Run:
     @own_state()
     def logs(self, dataset: Dataset) -> Logs:
         """A dataset as this run's model reads it, with this run's standardisation: all users at once."""
-        return tensors_of(dataset, self.standardisation, self.guide.model).all()
+        return self._sparse_logs(dataset).all()
 
     @own_state()
     def encode(self, dataset: Dataset, evidence: Expert | None = None, raw: bool = False) -> pd.DataFrame:
@@ -155,12 +155,37 @@ class Run:
         c = self.config
         names = self.categories, c["exposure_covariates"], c["preference_covariates"]
         model, seed = self.guide.model, self.config["settings"]["seed"]
-        logs = tensors_of(dataset, self.standardisation, self.guide.model)
+        logs = self._sparse_logs(dataset)
         return predictive_checks(model, self.posterior, logs, *names, seed=seed, progress=progress)
 
     def _logs(self, dataset: Dataset) -> Logs | SparseLogs:
         """Where the guide is."""
-        return tensors_of(dataset, self.standardisation, self.guide.model).to(self.guide.model.zero.device)
+        return self._sparse_logs(dataset).to(self.guide.model.zero.device)
+
+    def _sparse_logs(self, dataset: Dataset) -> SparseLogs:
+        return tensors_of(self.as_read(dataset), self.standardisation, self.guide.model)
+
+    def as_read(self, dataset: Dataset) -> Dataset:
+        """A dataset as this run reads logs: of one period, if the run has one.
+
+        Raises
+        ------
+        RunError
+            If it has other categories than the run, or periods of another length.
+        """
+        if [*dataset.categories] != [*self.categories]:
+            raise RunError(
+                f"logs {dataset.name}: of other categories than the run's; read the folder with "
+                "read_dataset(folder, run.categories, run.periods), or give the folder"
+            )
+        if not isinstance(self.periods, Periods):
+            return dataset.with_counts() if dataset.periods.number > 1 else dataset
+        if dataset.periods.length != self.periods.length:
+            raise RunError(
+                f"logs {dataset.name}: cut into {dataset.periods}, and the run knows {self.periods}; read them with "
+                "periods=run.periods"
+            )
+        return dataset
 
     @own_state()
     def edges(self, factors: pd.DataFrame) -> pd.DataFrame:
@@ -219,6 +244,7 @@ class Run:
         posterior = {name: values for name, values in posterior.items() if values.size}
         of_draws = {"coords": axes, "dims": {name: dims[name] for name in posterior}}
         if logs is not None:
+            torch.manual_seed(self.config["settings"]["seed"])
             users = user_log_likelihood(self.guide, self.posterior.draws, logs).double().numpy()
             of_draws |= {"log_likelihood": {"users": users}}
         return inference_data(posterior, **of_draws)

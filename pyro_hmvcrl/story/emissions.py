@@ -23,6 +23,7 @@ DECODER_PRIOR = {"intercept": 2.0, "linear": 1.0, "outer": 0.15}
 
 #: Of one category in one period: of fewer showings, engaged ones are drawn by inversion, of more by other means.
 MOST_INVERTED = 64
+VANISHES = 1e-30  #: a probability that single precision hardly knows from 0
 
 
 class CategoryDecoder(nn.Module):
@@ -137,13 +138,17 @@ class EngagementEvents(EventCounts):
         most = int(self.total.max())
         if most > MOST_INVERTED:
             return torch.binomial(total.contiguous(), p.contiguous())
-        uniform, engaged = torch.rand(shape, device=p.device), torch.zeros(shape, device=p.device)
+        uniform, drawn = torch.rand(shape, device=p.device), torch.zeros(shape, device=p.device)
+        from_above = (
+            1 - p
+        ) ** total < VANISHES  # the others are counted then, and the uniform from its other end
+        p, uniform = torch.where(from_above, 1 - p, p), torch.where(from_above, 1 - uniform, uniform)
         mass, upto = (1 - p) ** total, torch.zeros(shape, device=p.device)
         for k in range(most):
             upto = upto + mass
-            engaged += (uniform > upto) & (k < total)
+            drawn += (uniform > upto) & (k < total)
             mass = mass * (total - k) / (k + 1) * (p / (1 - p))
-        return engaged
+        return torch.where(from_above, total - drawn, drawn)
 
 
 # --- A window of periods, given its past ---------------------------------------------------------------------

@@ -396,3 +396,15 @@ def test_an_index_is_a_column_and_what_reading_finds_is_said(tmp_path):
     parts["users"].assign(feed=feed).set_index("user_id").to_parquet(paths[0])
     said = imported(paths, tmp_path / "out").said
     assert any("column 'feed': one user makes" in sentence for sentence in said)
+
+
+def test_a_surface_s_marks_are_read_on_that_surface_alone():
+    """What was clicked of a search's results is no part of it, and may have gaps."""
+    parts = tables(
+        searches=lambda frame: frame.assign(clicked=[1.0, *[None] * (len(frame) - 1)]),
+        recommendations=lambda frame: frame.assign(suggested="perhaps"),
+    )
+    dataset, plain = (from_frames(**of, **BLOCKS) for of in (parts, tables()))
+    assert dataset.search.sum() == plain.search.sum()
+    assert dataset.engagement.sum() == plain.engagement.sum()
+    assert "no engaged" not in "\n".join(dataset.remarks)

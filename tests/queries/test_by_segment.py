@@ -110,3 +110,22 @@ def test_intervals_are_those_of_all_segments_together(asked):
             segment["outcomes"]["engagement"]["TE"],
         )
         assert interval["upper"] - interval["mean"] == pytest.approx(norm.ppf(1 - 0.05 / 3) * sd)
+
+
+def test_numbers_that_differ_late_are_segments_of_their_own():
+    months = pd.Series(np.repeat([20230101, 20230104, 20240101], 40), USERS["user_id"], name="since")
+    assert set(segments(months, USERS)) == {"20230101", "20230104", "20240101"}
+    days = pd.Series(20230101 + np.arange(N), USERS["user_id"], name="since")
+    assert segments(days, USERS).value_counts().tolist() == [40, 40, 40]
+
+
+def test_a_segment_that_is_shown_nothing_has_effects_too():
+    sim = simulate(Design(users=60, categories=5, periods=3, learning=0.5), 1)
+    logs, guide = logs_of(sim), true_expansion(sim)
+    nothing = logs._replace(exposure=0 * logs.exposure, engagement=0 * logs.engagement)
+    mean = fitted_values(guide)
+    draws = {name: value + torch.zeros(3, *value.shape) for name, value in mean.items()}
+    posterior = ParameterPosterior(mean, mean, draws, {}, {})
+    shifted = {"exposure_covariates": logs.exposure_covariates + 1}
+    found = average_effects(guide, posterior, Users(nothing), shifted, share=0.01)
+    assert np.isfinite(found.contrasts["engagement"]["TE"]).all()

@@ -78,3 +78,19 @@ def test_policies_of_the_command_line_have_a_name_each():
         parse_policies([], ["A: fee=1", "A: fee=2"], counterfactual=False)
     with pytest.raises(InterventionError, match="write COLUMN"):
         parse_policies([], ["A: fee"], counterfactual=False)
+
+
+def test_functions_of_one_name_are_told_apart_by_what_they_do(tmp_path):
+    def more(by):
+        return lambda covariates, rng: covariates + by
+
+    keep(tmp_path, {"<lambda>": more(1.0)}, {"<lambda>": ONE})
+    check_names(tmp_path, {"<lambda>": more(1.0)}, "interventional")  # asked again
+    for other in (more(2.0), lambda covariates, rng: covariates * 1.0):
+        with pytest.raises(RunError, match="has another answer"):
+            check_names(tmp_path, {"<lambda>": other}, "interventional")
+
+
+def test_a_name_may_be_long(tmp_path):
+    name = ", ".join(f"autoplay_minutes_{k}=+1" for k in range(9))
+    check_names(tmp_path, {name: night_only}, "interventional")

@@ -80,3 +80,13 @@ def test_a_common_cause_of_policy_and_engagement_moves_a_negative_control():
     assert found["with the cause"]["lower"] > 0
     assert found["without"]["verdict"] == "passes"
     assert found["without"]["lower"] < 0 < found["without"]["upper"]
+
+
+def test_of_an_outcome_that_few_users_have_nothing_is_said():
+    now, then, rate, _ = world(3, users=60)
+    few = np.where(np.arange(60) < 4, rate, np.nan)
+    draws = np.random.default_rng(0).normal(0.1, 0.01, 50)
+    found = beside(
+        {"engagement": draws, "alignment": draws}, now, then, {"engagement": rate, "alignment": few}, 0.9
+    )
+    assert list(found) == ["engagement"]

@@ -19,6 +19,7 @@ LEVEL = RNG.integers(0, 3, N)
 RULES = {
     "a logarithm": ({"x": np.abs(X), "y": np.log1p(np.abs(X))}, {"x": np.abs(X) + 0.5}, 0.9),
     "a falling copy": ({"x": X, "y": -np.exp(X)}, {"y": -np.exp(X) - 1}, 0.9),
+    "a falling copy that ends at 0": ({"x": X, "y": X.max() - X}, {"y": X.max() - X + 1}, 0.9),
     "a rounded copy": ({"x": X, "y": X.round(1)}, {"x": X + 0.5}, 0.9),
     "a copy far from 0": ({"x": X + 1e9, "y": X + 1e9}, {"x": X + 1e9 + 0.5}, 0.9),
     "a square": ({"x": X, "y": X**2}, {"x": X + 1}, 0.9),
@@ -71,3 +72,11 @@ def test_what_all_but_copies_another_is_named_where_a_shift_is_refused():
     found = overlap(observed, observed[["x"]] + 0.5)
     assert not found.supported
     assert "x and y" in found.mend
+
+
+def test_a_rule_of_columns_that_stay_is_kept():
+    """One of them falls to exactly 0."""
+    observed = pd.DataFrame({"knob": X, "male": COIN, "female": 1 - COIN, "days": Y.max() - Y, "joined": Y})
+    found = overlap(observed, observed.assign(knob=X + 0.1))
+    assert found.outside < 0.1
+    assert found.tied == ()

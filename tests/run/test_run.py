@@ -354,3 +354,32 @@ def test_a_platform_that_learns_and_suggests_goes_all_the_way(tmp_path, periods)
     assert len(answer["course"]["period"]) == (periods or 4)
     loop = answer["outcomes"]["engagement"]["NIE_loop"]
     assert (loop["mean"] == 0) == (periods == 1)
+
+
+def test_logs_of_other_categories_or_periods_are_refused(folders):
+    data, run = folders[0], load_run(folders[1])
+    right = read_dataset(data, run.categories, run.periods)
+    others = replace(right, categories=[*right.categories[1:], "new"])
+    for reads in (run.encode, run.logs, run.evidence, run.predictive):
+        with pytest.raises(RunError, match="of other categories than the run's"):
+            reads(others)
+        with pytest.raises(RunError, match=r"cut into 5 periods of .* with periods=run\.periods"):
+            reads(read_dataset(data, run.categories, 5))
+    one = replace(run, config=run.config | {"periods": right.with_counts().periods.to_dict()})
+    assert one.as_read(right).periods.number == 1
+
+
+def test_the_log_likelihood_for_arviz_is_the_same_again(folders):
+    data, run = folders[0], load_run(folders[1])
+    logs = run.logs(read_dataset(data, run.categories, run.periods)).batch(torch.arange(20))
+    first, second = (run.to_arviz(logs).log_likelihood["users"].to_numpy() for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_outcomes_of_too_many_coefficients_are_refused_before_the_fit(folders, tmp_path, monkeypatch):
+    dataset = read_dataset(folders[0], periods=2)
+    monkeypatch.setattr(fitting, "MOST_COEFFICIENTS", 31)  # 8 categories, 3 + 1
+    with_outcome = replace(dataset, outcomes={"liked": dataset.counts["engagement"]})
+    with pytest.raises(RunError, match=r"32 coefficients of each further outcome.* or leave out liked"):
+        fitting.fit_dataset(with_outcome, tmp_path / "run", QUICK)
+    assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -169,3 +170,9 @@ def test_a_fit_without_numbers_selects_them_goes_on_from_there_and_keeps_why(
         assert "How many factors" in told
         assert all(sentence in told for sentence in kept["sentences"])
     assert (out / "figures/selection.svg").exists()
+
+
+def test_an_indicator_that_none_of_some_users_has_is_no_trouble(logs):
+    rare = logs.users.assign(exposure_1=0.0)
+    candidate = fit_candidate(replace(logs, users=rare), Settings(1, 2, **QUICK), (1, 2))
+    assert np.isfinite(candidate.bounds).all()

@@ -199,3 +199,25 @@ def test_exposure_does_not_see_the_preference_emission_nor_search_the_platform_s
     of_exposure = torch.autograd.grad(exposure, list(model.parameters()), allow_unused=True)
     used = {n for (n, _), g in zip(model.named_parameters(), of_exposure, strict=True) if g is not None}
     assert {n.split(".")[0] for n in used} == {"f_exposure"}
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(0.9, 46), (0.85, 60), (0.95, 36), (0.8, 64), (0.999999, 60), (0.3, 40)]
+)
+def test_engagement_is_as_uncertain_where_it_is_frequent(p, shown):
+    logits = torch.tensor(p, dtype=torch.double).logit().float()
+    torch.manual_seed(0)
+    engaged = EngagementEvents(logits.expand(20_000, 1), torch.full((20_000, 1), float(shown))).sample()
+    mean, sd = shown * p, (shown * p * (1 - p)) ** 0.5
+    assert engaged.mean().item() == pytest.approx(mean, abs=5 * sd / 20_000**0.5 + 1e-3)
+    assert engaged.std().item() == pytest.approx(sd, rel=0.05, abs=0.01)
+    assert engaged.max() <= shown
+
+
+def test_like_logits_give_like_draws_of_engagement_wherever_they_are():
+    shown = torch.full((2_000, 1), 46.0)
+    drawn = []
+    for p in (0.777, 0.778):  # of which only one is counted from above
+        torch.manual_seed(0)
+        drawn.append(EngagementEvents(torch.tensor(p).logit().expand(2_000, 1), shown).sample())
+    assert (drawn[0] - drawn[1]).abs().mean() < 0.1
