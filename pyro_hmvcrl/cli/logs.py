@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-FORMATS = ("parquet", "csv", "kuaisar", "finn", "yambda")
+COPIES = ("kuaisar", "finn", "yambda")
+FORMATS = ("parquet", "csv", *COPIES)
 
 
 @app.command("simulate")
@@ -47,6 +48,10 @@ def simulate_command(
             raise DatasetError(
                 f"{out}: format {format!r} is none of {', '.join(FORMATS)}; choose one of them"
             )
+        if format in COPIES and knob:
+            raise DatasetError(f"{out}: a copy of {format} has no knobs; leave --knob out")
+        if format != "kuaisar" and events != 1:
+            raise DatasetError(f"{out}: --events is for --format kuaisar alone; leave it out")
         check_new_folder(out)
         if format == "kuaisar":
             write_kuaisar_copy(out, users, seed, events=events, progress=True)

@@ -207,6 +207,10 @@ def prepare(
     frames = _named(tables, {**(columns or {})}, asked, account)
     for label in LABELS:
         account.tables[label] = {"read": len(frames[label]), "dropped": {}}
+    _, searches, shown = (tables[label] for label in LABELS)
+    if "surface" not in frames["searches"] and searches.frame.equals(shown.frame):
+        problem = "missing, and both surfaces are the same rows; say which column tells searches from what was shown"
+        account.problem(searches, "surface", problem)
     for label in LABELS[1:]:
         frames[label] = _of_surface(tables[label], frames[label], label, account)
     whole = [label for label in LABELS if _has_all(tables[label], frames[label], label, account)]
@@ -279,7 +283,7 @@ def _named(
             own = [c for c in table.columns if c not in taken and _bare(c) in (_bare(ours), *USUAL[ours])]
             if len(own) == 1:
                 guessed[own[0]] = ours
-            elif len(own) > 1 and ours in NEEDED[label]:
+            elif len(own) > 1:
                 account.problem(table, ours, f"missing, and {listed(own)} may each be it; say which")
         if guessed:
             pairs = ", ".join(f"{short(own)} for {ours}" for own, ours in guessed.items())

@@ -136,7 +136,8 @@ def _of_numbers(found: Array) -> tuple[Array, str]:
     if unit := likely_unit(middle):
         times, by = UNITS[unit[0]]
         return np.round(found * times / by), f"{unit[0]} since 1970"
-    when = pd.to_datetime(pd.Series(found).astype("Int64").astype("str"), format="%Y%m%d", errors="coerce")
+    whole = pd.Series(found).where(found == np.floor(found)).astype("Int64")
+    when = pd.to_datetime(whole.astype("str"), format="%Y%m%d", errors="coerce")
     if when.notna().sum() == len(known):
         return _milliseconds(when), "days written as YYYYMMDD (UTC)"
     raise UnclearError(

@@ -172,7 +172,7 @@ def _sentence(name: str, of: Mapping[str, Any], level: float) -> str:
     area, null = of["auc"], of["auc"]["null"]
     return (
         f"{said}: of users who are shown the same category, those who look for it a standard deviation more have "
-        f"{odds['mean']:.2f} times the odds of it ({level:.0%}: {odds['lower']:.2f} to {odds['upper']:.2f}); over all "
-        f"categories search tells it apart with an AUC of {area['mean']:.3f} ({area['lower']:.3f} to "
+        f"{odds['mean']:.2f} times the odds of it ({100 * level:.4g}%: {odds['lower']:.2f} to {odds['upper']:.2f}); "
+        f"over all categories search tells it apart with an AUC of {area['mean']:.3f} ({area['lower']:.3f} to "
         f"{area['upper']:.3f}), with users exchanged {null['mean']:.3f} ({null['lower']:.3f} to {null['upper']:.3f})."
     )

@@ -11,6 +11,17 @@ from pyro_hmvcrl.queries.averages import Array
 SURE = 0.95  #: posterior probability from which a sign is spoken of as found
 
 
+def level_words(level: float) -> str:
+    """The level of an interval in percent, with its decimals.
+
+    Examples
+    --------
+    >>> level_words(0.9), level_words(0.995)
+    ('90%', '99.5%')
+    """
+    return f"{100 * level:.4g}%"
+
+
 def interval(draws: Array, level: float) -> dict[str, float]:
     """Mean and central interval of draws ``(D,)``."""
     lower, upper = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])

@@ -80,7 +80,13 @@ def frontier(
         If a column of the box cannot be shifted, or the data support no shift in it.
     RunError
         If the folder is not a run folder.
+    ValueError
+        If `level` does not lie between 0 and 1, or there are no points.
     """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: it must lie between 0 and 1")
+    if points < 1:
+        raise ValueError(f"points is {points}: it must be at least 1")
     population = Population.of(folder)
     ends = _box(population, box)
     low, high = np.array(list(ends.values()), float).T

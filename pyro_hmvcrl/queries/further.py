@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_hmvcrl.queries.findings import level_words
 from pyro_hmvcrl.queries.interventions import World
 from pyro_hmvcrl.queries.mediation import Outcome, shown_next
 from pyro_hmvcrl.run.run import Run
@@ -35,8 +36,8 @@ def outcome_sentence(name: str, of: Mapping[str, Any], level: float) -> str:
     said = {part: _points(of[part]) for part in ("TE", "NDE", "NIE")}
     before = 100 * of["levels"]["before"]["mean"]
     return (
-        f"{name}: from {before:.1f}% of what is shown by {said['TE']} percentage points ({level:.0%} intervals), "
-        f"{said['NDE']} of it directly and {said['NIE']} through the factors."
+        f"{name}: from {before:.1f}% of what is shown by {said['TE']} percentage points "
+        f"({level_words(level)} intervals), {said['NDE']} of it directly and {said['NIE']} through the factors."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyro_hmvcrl.queries.findings import level_words
 from pyro_hmvcrl.queries.interventions import Shift
 
 Estimate = Mapping[str, float]
@@ -48,20 +49,20 @@ what is shown towards or away from what users look for (0.02 points; 90%: −0.1
 def _engagement(of: Mapping[str, Any], level: float) -> str:
     effect = of["TE"]
     if not _sure(effect):
-        return f"does not surely change engagement ({_points(effect)} points; {level:.0%}: {_ends(effect)})"
+        return f"does not surely change engagement ({_points(effect)} points; {level_words(level)}: {_ends(effect)})"
     verb, than_before = ("brings", "more") if effect["mean"] > 0 else ("costs", "less")
     share = f"{_percent(of['relative'])} {than_before}; " if of["relative"] else ""
-    return f"{verb} {_size(effect)} points of engagement ({share}{level:.0%}: {_sizes(effect)})"
+    return f"{verb} {_size(effect)} points of engagement ({share}{level_words(level)}: {_sizes(effect)})"
 
 
 def _alignment(of: Mapping[str, Any], level: float) -> str:
     effect, relative = of["TE"], of["relative"]
     if not _sure(effect):
-        said = f"({_points(effect)} points; {level:.0%}: {_ends(effect)})"
+        said = f"({_points(effect)} points; {level_words(level)}: {_ends(effect)})"
         return f"does not surely move what is shown towards or away from what users look for {said}"
     verb, way = ("brings", "nearer to") if effect["mean"] > 0 else ("takes", "farther from")
     by = f"{_percent(relative)} " if relative else ""
-    sizes = f"{_size(effect)} points of alignment; {level:.0%}: {_sizes(effect)}"
+    sizes = f"{_size(effect)} points of alignment; {level_words(level)}: {_sizes(effect)}"
     return f"{verb} what is shown {by}{way} what users look for ({sizes})"
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyro_hmvcrl.data.columns import as_codes
 from pyro_hmvcrl.inference.ambient import own_state
 from pyro_hmvcrl.queries.interventions import World
 from pyro_hmvcrl.queries.population import Population
@@ -102,7 +103,8 @@ def rank(
 
 def _shares(items: pd.DataFrame, categories: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Which category each item is of, and which share of it the item has, both ``(items,)``."""
-    of = pd.Index(categories).get_indexer(items["category"])
+    codes, named = as_codes(items["category"])
+    of = np.append(pd.Index(categories).get_indexer(named), -1)[codes]
     if (of < 0).any():
         raise ValueError(
             f"items: category {items['category'].iloc[int((of < 0).argmax())]} is none of the run's"

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pyro_hmvcrl.report.answer_figures import effects_forest, policies_plane
-from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, label
+from pyro_hmvcrl.report.style import ESTIMANDS, INTERVAL, PROBABILITIES, label, levels_in_words
 from pyro_hmvcrl.report.verdicts import believe, effect_text, regression_sentences
 
 
@@ -64,8 +64,8 @@ class Answer:
 
     @property
     def _title(self) -> str:
-        level = next(iter(self.answers.values()))["level"]
-        return f"Total effects with {100 * level:.4g}% intervals, {' and '.join(PROBABILITIES)} in percentage points"
+        levels = levels_in_words(self.answers)
+        return f"Total effects with {levels} intervals, {' and '.join(PROBABILITIES)} in percentage points"
 
     def to_dict(self) -> dict[str, Any]:
         """What is written as JSON; of several policies by their names."""

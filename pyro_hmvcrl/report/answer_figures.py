@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pyro_hmvcrl.queries.checks import undoing
+from pyro_hmvcrl.queries.findings import level_words
 from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.report.style import (
     ESTIMANDS,
@@ -100,7 +101,14 @@ def effects_categories(effects: Effects) -> Figure:
         ax.tick_params(axis="y", length=0)
     handles = [
         Line2D([], [], color=QUIET, mfc="white", marker="o", ms=5, label="before"),
-        Line2D([], [], color=INK, marker="o", ms=5, label=f"after, with {effects['level']:.0%} intervals"),
+        Line2D(
+            [],
+            [],
+            color=INK,
+            marker="o",
+            ms=5,
+            label=f"after, with {level_words(effects['level'])} intervals",
+        ),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
     return figure
@@ -122,7 +130,7 @@ def effects_segments(effects: Effects) -> Figure:
         ax.set(title=label(name), xlabel=_change(name), ylim=(len(of) - 0.4, -0.6))
         ax.set_yticks(range(len(of)), [f"{label(s)} ({each['users']:,})" for s, each in of.items()])
         ax.tick_params(axis="y", length=0, labelleft=ax.get_subplotspec().is_first_col())
-    words = f"{effects['level']:.0%} interval, of all segments together"
+    words = f"{level_words(effects['level'])} interval, of all segments together"
     handles = [Line2D([], [], color=INK, lw=2.6, marker="|", ms=8, mew=1.8, label=f"mean and {words}")]
     handles.append(Patch(color=RULE, alpha=0.7, lw=0, label="all users"))
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
@@ -157,7 +165,7 @@ def frontier_plane(table: pd.DataFrame, level: float) -> Figure:
     ax.plot(others["engagement"], others["alignment"], "o", color=RULE, ms=4, label="tried")
     ax.plot(best["engagement"], best["alignment"], "-", color=QUIET, lw=1, zorder=1)
     ax.plot(best["engagement"], best["alignment"], "o", color=INK, ms=4, label="best: none has more of both")
-    words = f"its {level:.0%} interval"
+    words = f"its {level_words(level)} interval"
     ax.hlines(
         told["alignment"], told["engagement_lower"], told["engagement_upper"], color=INK, lw=1.4, label=words
     )

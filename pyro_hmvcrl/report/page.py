@@ -22,7 +22,16 @@ from pyro_hmvcrl.report.answer_figures import SHOWN_PATHS
 from pyro_hmvcrl.report.pictures import MENDS, PICTURES, Picture
 from pyro_hmvcrl.report.reading import of_run_file, read_run
 from pyro_hmvcrl.report.run_figures import overview
-from pyro_hmvcrl.report.style import PROBABILITIES, SURFACES, VERDICTS, estimands_in, label, named, to_bytes
+from pyro_hmvcrl.report.style import (
+    PROBABILITIES,
+    SURFACES,
+    VERDICTS,
+    estimands_in,
+    label,
+    levels_in_words,
+    named,
+    to_bytes,
+)
 from pyro_hmvcrl.report.validation import TITLES
 from pyro_hmvcrl.report.verdicts import (
     TOO_SURE,
@@ -138,5 +147,11 @@ WORDS |= {
     "noise_checks": NOISE_CHECKS,
     "too_sure": TOO_SURE,
 }
-WORDS |= {"validation_titles": TITLES, "believe": believe, "surfaces": SURFACES, "named": named}
+WORDS |= {
+    "validation_titles": TITLES,
+    "believe": believe,
+    "levels_in_words": levels_in_words,
+    "surfaces": SURFACES,
+    "named": named,
+}
 WORDS |= {"extrapolates": EXTRAPOLATES, "shown_paths": SHOWN_PATHS}

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
 from pyro_hmvcrl.inference.writing import printable
+from pyro_hmvcrl.queries.findings import level_words
 
 Array = NDArray[np.float64]
 Mechanisms = Mapping[str, Mapping[str, Any]]
@@ -66,6 +67,13 @@ def estimands_in(answer: Effects) -> dict[str, str]:
     """What an answer's effects are and how they are called: with one period there is no loop."""
     loop = len(answer["course"]["period"]) > 1
     return {name: words for name, words in ESTIMANDS.items() if loop or name != "NIE_loop"}
+
+
+def levels_in_words(answers: Mapping[str, Effects]) -> str:
+    """The level of the answers' intervals; of several levels, that of each."""
+    levels = {name: level_words(of["level"]) for name, of in answers.items()}
+    same = len({*levels.values()}) == 1
+    return next(iter(levels.values())) if same else ", ".join(f"{of} ({name})" for name, of in levels.items())
 
 
 def to_bytes(figure: Figure, kind: str) -> bytes:

@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 
 from pyro_hmvcrl.data.files import read_json
+from pyro_hmvcrl.queries.findings import level_words
 from pyro_hmvcrl.report.style import (
     INTERVAL,
     PROBABILITIES,
     Effects,
     estimands_in,
     labels_in,
+    levels_in_words,
     most_moved,
     named,
 )
@@ -41,11 +43,10 @@ def answers_text(answers: Mapping[str, Effects], run: str | Path) -> str:
         for name, of in answers.items()
     }
     columns = [*PROBABILITIES, "P(substitution)", "P(its reverse)"]
-    level = next(iter(answers.values()))["level"]
     return "\n\n".join(
         [
             *(f"{name}: {answer['headline']}\n{_believed(answer, run)}" for name, answer in answers.items()),
-            f"Total effects, percentage points with {level:.0%} intervals\n"
+            f"Total effects, percentage points with {levels_in_words(answers)} intervals\n"
             + pd.DataFrame.from_dict(rows, "index", columns=columns).to_string(),
             *(f"--- {name}\n{effects_text(answer, run)}" for name, answer in answers.items()),
         ]
@@ -68,7 +69,7 @@ def effects_text(answer: Effects, run: str | Path) -> str:
     return "\n".join(
         [
             f"{answer['headline']}\n{_believed(answer, run)}\n",
-            f"Effects of {', '.join(answer['shift'])} ({answer['kind']}; {answer['level']:.0%} intervals)",
+            f"Effects of {', '.join(answer['shift'])} ({answer['kind']}; {level_words(answer['level'])} intervals)",
             _table(rows),
             "\nCategories whose shares move most (all of them in the JSON file)",
             *(f"- {category_text(answer, c)}" for c in most_moved(answer, MOST_SAID)),
@@ -93,7 +94,7 @@ def frontier_text(table: pd.DataFrame, level: float) -> str:
     }
     return "\n".join(
         [
-            f"\nNo policy of these {len(table)} has more of both (percentage points, {level:.0%} intervals)",
+            f"\nNo policy of these {len(table)} has more of both (percentage points, {level_words(level)} intervals)",
             pd.DataFrame.from_dict(rows, "index", columns=[*PROBABILITIES]).to_string(),
             'Ask for one of them at length: pyro-hmvcrl effects RUN --policy "NAME: SHIFT, SHIFT"',
         ]
@@ -110,9 +111,9 @@ def _by_segment(answer: Effects) -> list[str]:
     if "by_segment" not in answer:
         return []
     of = answer["by_segment"]
-    title = f"\nTotal effects by {of['by']}, percentage points ({answer['level']:.0%} intervals of all together, by "
+    intervals = f"{level_words(answer['level'])} intervals of all together, by {of['correction']}"
     return [
-        f"{title}{of['correction']})",
+        f"\nTotal effects by {of['by']}, percentage points ({intervals})",
         *(f"- {segment_text(name, each)}" for name, each in of["segments"].items()),
     ]
 

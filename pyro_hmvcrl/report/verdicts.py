@@ -30,7 +30,8 @@ AGAINST = (
 CHECKS = {"factors": "factors", "predictive": "predictive checks", "information": "information"}
 CHECKS |= {"overlap": "overlap", "regression": "regression", "placebo": "self-test"}
 CHECKS |= {"negative_controls": "negative controls", "noise": "noise", "rho": "correlation rho"}
-CHECKS |= {"e_values": "E-values", "controls": "your negative controls"}
+CHECKS |= {"e_values": "E-values", "controls": "your negative controls", "backtest": "back-test"}
+CHECKS |= {"single_users": "single users"}
 
 
 def trust(verdict: list[str]) -> tuple[str, str]:
@@ -49,8 +50,13 @@ def judge(
     verdict: dict[str, list[str]],
     predictive_checks: dict[str, Any],
     information: dict[str, float],
+    validation: dict[str, Any] | None = None,
+    pareto_k: dict[str, float] | None = None,
 ) -> dict[str, tuple[str, str]]:
-    """What the checks of an answer come to: for each a level (good, care, no; empty: neither) and, shortly, why."""
+    """What the checks of an answer come to: for each a level (good, care, no; empty: neither) and, shortly, why.
+
+    `validation` is that of the run, if it was held against later logs, `pareto_k` that of its guide.
+    """
     levels = {channel: trust(sentences)[0] for channel, sentences in verdict.items()}
     doubted = [channel for channel, level in levels.items() if level != "good"]
     supported = effects["overlap"]["verdict"].partition(":")[0]
@@ -81,6 +87,13 @@ def judge(
         checks["rho"] = _judge_rho(effects["sensitivity"])
     if "e_values" in effects:
         checks["e_values"] = _judge_e_values(effects)
+    if validation:
+        checks["backtest"] = _judge_backtest(validation)
+    if pareto_k and effects["kind"] == "counterfactual":
+        far = pareto_k["median"] > UNRELIABLE
+        checks["single_users"] = (
+            ("care", "far from the model's own posterior") if far else ("good", "near it")
+        )
     return checks
 
 
@@ -103,7 +116,9 @@ def doubts(report: dict[str, Any]) -> list[str]:
     """What is to be known before a run's figures are used: predictive checks that failed, and remarks on the data."""
     level, said = predictive.verdict(report["predictive"]["checks"])
     failed = [sentence.removesuffix(".") for sentence in said] if level != "good" else []
-    return [*failed, *report.get("remarks", [])]
+    k = report.get("pareto_k")
+    users = [of_single_users(k).removesuffix(".")] if k and k["median"] > UNRELIABLE else []
+    return [*failed, *users, *report.get("remarks", [])]
 
 
 def _judge_information(ratios: dict[str, float]) -> tuple[str, str]:
@@ -112,10 +127,19 @@ def _judge_information(ratios: dict[str, float]) -> tuple[str, str]:
 
 
 def _judge_regression(effects: Effects) -> tuple[str, str]:
-    if not effects["regression"]:
-        return "care", "too few users have rates"
     apart = [outcome for outcome, of in effects["regression"].items() if not of["agrees"]]
-    return ("no", f"disagrees on {' and '.join(apart)}") if apart else ("good", "agrees")
+    if apart:
+        return "no", f"disagrees on {' and '.join(apart)}"
+    unknown = [outcome for outcome in PROBABILITIES if outcome not in effects["regression"]]
+    return ("care", f"too few users tell of {' and '.join(unknown)}") if unknown else ("good", "agrees")
+
+
+def _judge_backtest(validation: dict[str, Any]) -> tuple[str, str]:
+    of = validation["coverage"]["all"]
+    inside = f"{of['inside']} of {of['of']} figures inside"
+    if of["p"] < RARE:
+        return "no", f"failed: {inside}"
+    return "" if of["as_before"] >= validation["level"] * of["of"] else "good", inside
 
 
 def regression_sentences(effects: Effects) -> list[str]:
@@ -177,7 +201,8 @@ def overall(checks: dict[str, tuple[str, str]]) -> tuple[str, str]:
 def believe(effects: Effects, report: dict[str, Any]) -> tuple[str, str]:
     """Whether to believe an answer, of which `report` is the run's: see :func:`overall`."""
     verdict, checks = report["identifiability"]["verdict"], report["predictive"]["checks"]
-    return overall(judge(effects, verdict, checks, report["information"]))
+    of_run = report.get("validation"), report.get("pareto_k")
+    return overall(judge(effects, verdict, checks, report["information"], *of_run))
 
 
 def scored(distances: list[float]) -> str:

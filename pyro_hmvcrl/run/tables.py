@@ -23,18 +23,18 @@ def check_table(out: Path) -> None:
     check_out(out)
 
 
-def check_formulas(folder: Path, users: pd.Series) -> None:
-    """Refuse to write a table of text that a spreadsheet would run.
+def check_formulas(folder: Path, values: pd.Series) -> None:
+    """Refuse to write a column of text that a spreadsheet would run.
 
     Raises
     ------
     RunError
-        If a user's id, in this folder, is one.
+        If a value, of this folder, is one.
     """
-    runs = users.str.match(r"[=+\-@\t\r\n＝＋－＠]") & ~users.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
+    runs = values.str.match(r"[=+\-@\t\r\n＝＋－＠]") & ~values.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
     if runs.any():
         raise RunError(
-            f"{folder}: a spreadsheet would take user_id {users[runs].iloc[0]!r} for a formula; "
+            f"{folder}: a spreadsheet would take {values.name} {values[runs].iloc[0]!r} for a formula; "
             "write a .parquet file instead"
         )
 
@@ -49,7 +49,7 @@ def write_table(table: pd.DataFrame, out: Path) -> None:
 
 
 def write_users(table: pd.DataFrame, out: Path, folder: Path) -> None:
-    """Write a table of this folder's users, whole or not at all.
+    """Write a table of a folder's users and categories, whole or not at all.
 
     Raises
     ------
@@ -57,5 +57,6 @@ def write_users(table: pd.DataFrame, out: Path, folder: Path) -> None:
         As of :func:`check_formulas`, of a CSV file.
     """
     if out.suffix == ".csv":
-        check_formulas(folder, table["user_id"].astype("str"))
+        for name in table.columns[[not pd.api.types.is_numeric_dtype(of) for of in table.dtypes]]:
+            check_formulas(folder, table[name].astype("str"))
     write_table(table, out)

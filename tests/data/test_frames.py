@@ -408,3 +408,28 @@ def test_a_surface_s_marks_are_read_on_that_surface_alone():
     assert dataset.search.sum() == plain.search.sum()
     assert dataset.engagement.sum() == plain.engagement.sum()
     assert "no engaged" not in "\n".join(dataset.remarks)
+
+
+def test_rows_that_may_be_of_either_surface_are_not_taken_for_both():
+    parts = tables()
+    events = pd.concat(
+        [parts["searches"].assign(source="search"), parts["recommendations"].assign(source="feed")]
+    )
+    with pytest.raises(ProblemsError, match="both surfaces are the same rows; say which column tells"):
+        from_frames(parts["users"], events, **BLOCKS)
+    together = from_frames(parts["users"], events, columns={"source": "surface"}, **BLOCKS)
+    assert together.search.sum() == from_frames(**parts, **BLOCKS).search.sum()
+
+
+def test_two_columns_that_may_be_the_time_are_asked_about():
+    parts = tables()
+    for label in ("searches", "recommendations"):
+        own = parts[label].rename(columns={"timestamp": "time"})
+        parts[label] = own.assign(date="2024-03-22")
+    with pytest.raises(ProblemsError, match="may each be it; say which"):
+        from_frames(**parts, **BLOCKS)
+
+
+def test_fractions_that_are_no_moment_are_refused_in_words():
+    with pytest.raises(UnclearError, match="neither dates nor seconds"):
+        moments(pd.Series([45068.604, 45069.1, 45070.25]))

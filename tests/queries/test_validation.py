@@ -20,12 +20,13 @@ from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.queries.interventions import InterventionError
 from pyro_hmvcrl.queries.population import Population
 from pyro_hmvcrl.queries.profile import profile
-from pyro_hmvcrl.queries.ranking import rank
+from pyro_hmvcrl.queries.ranking import _shares, rank
 from pyro_hmvcrl.queries.validation import validate
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.reading import ReportError
 from pyro_hmvcrl.run.files import RunError
 from pyro_hmvcrl.run.fitting import fit_folder
+from pyro_hmvcrl.run.tables import write_users
 from pyro_hmvcrl.synthetic.design import SUBSTITUTION, Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
@@ -302,3 +303,17 @@ def test_the_command_rank_writes_a_row_a_user_and_rank(base, tmp_path):
     assert list(table) == ["user_id", "rank", "category", "probability"]
     assert len(table) == 900
     pd.testing.assert_frame_equal(hm.load_run(base / "run").rank(top=3), table, check_dtype=False)
+
+
+def test_items_may_have_categories_that_are_integers():
+    of, share = _shares(pd.DataFrame({"category": [7, 5, 7]}), ["5", "7"])
+    assert of.tolist() == [1, 0, 1]
+    assert share.tolist() == [0.5, 1.0, 0.5]
+
+
+def test_no_text_in_a_csv_is_a_formula(tmp_path):
+    table = pd.DataFrame({"user_id": ["-1"], "looks_for": ['=HYPERLINK("http://x")']})
+    write_users(table, tmp_path / "t.parquet", tmp_path)
+    with pytest.raises(RunError, match="would take looks_for '=HYPERLINK"):
+        write_users(table, tmp_path / "t.csv", tmp_path)
+    assert not (tmp_path / "t.csv").exists()

@@ -21,6 +21,7 @@ from matplotlib.patches import FancyArrowPatch
 from pyro_hmvcrl.evidence.identifiability import ChannelEvidence, identifiability
 from pyro_hmvcrl.evidence.predictive import Statistic, compare, histograms
 from pyro_hmvcrl.report import run_figures
+from pyro_hmvcrl.report.answer import Answer
 from pyro_hmvcrl.report.answer_figures import (
     SHOWN_PATHS,
     effects_displacement,
@@ -32,7 +33,8 @@ from pyro_hmvcrl.report.answer_figures import (
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.reading import ReportError
 from pyro_hmvcrl.report.style import HUES, INK, RULE, strongest
-from pyro_hmvcrl.report.verdicts import judge, of_single_users, overall, scored, trust
+from pyro_hmvcrl.report.terminal import effects_text
+from pyro_hmvcrl.report.verdicts import believe, doubts, judge, of_single_users, overall, scored, trust
 from pyro_hmvcrl.story.history import LOOKS_AT
 
 COVARIATES = {
@@ -863,3 +865,51 @@ def test_a_model_that_is_too_sure_of_its_users_calls_for_care():
 def test_an_answer_is_no_better_than_the_factors():
     doubtful = {"preference": ["preference is identified only up to rotation: ..."]}
     assert judge(answer(), doubtful, {}, {})["factors"] == ("care", "doubt on preference")
+
+
+def test_a_back_test_that_failed_speaks_against_the_answer():
+    believed = {"platform": ["platform is identified: ..."]}
+    failed = {"level": 0.9, "coverage": {"all": {"inside": 3, "as_before": 2, "of": 20, "p": 0.005}}}
+    checks = judge(answer(), believed, {}, {}, failed)
+    assert checks["backtest"] == ("no", "failed: 3 of 20 figures inside")
+    assert overall(checks)[0] == "no"
+    passed = {"level": 0.9, "coverage": {"all": failed["coverage"]["all"] | {"inside": 18, "p": 0.6}}}
+    assert judge(answer(), believed, {}, {}, passed)["backtest"][0] == "good"
+    unmoved = {"level": 0.9, "coverage": {"all": passed["coverage"]["all"] | {"as_before": 19}}}
+    assert judge(answer(), believed, {}, {}, unmoved)["backtest"][0] == ""
+    report = {"identifiability": {"verdict": believed}, "predictive": {"checks": {}}, "information": {}}
+    assert "back-test" in believe(answer(), report | {"validation": failed})[1]
+
+
+def test_counterfactual_answers_need_single_users():
+    believed = {"platform": ["platform is identified: ..."]}
+    far = {"median": 0.9, "unreliable": 0.8}
+    own = answer() | {"kind": "counterfactual"}
+    assert judge(own, believed, {}, {}, None, far)["single_users"][0] == "care"
+    assert "single_users" not in judge(answer(), believed, {}, {}, None, far)
+    report = {"predictive": {"checks": {}}, "pareto_k": far}
+    assert "use no user's factors by themselves" in doubts(report)[0]
+    assert doubts(report | {"pareto_k": {"median": 0.2, "unreliable": 0.01}}) == []
+
+
+def test_a_regression_that_does_not_know_alignment_does_not_agree():
+    known = answer()["regression"]
+    level, why = judge(answer() | {"regression": {"engagement": known["engagement"]}}, {}, {}, {})[
+        "regression"
+    ]
+    assert (level, why) == ("care", "too few users tell of alignment")
+
+
+def test_levels_are_said_to_the_decimal_and_each_where_they_differ(runs, tmp_path):
+    effects = answer() | {"level": 0.995}
+    text = text_of(page_of(asked(runs["real"], tmp_path / "run", effects)))
+    assert "99.5% intervals" in text
+    assert "100%" not in effects_text(effects, runs["real"]).splitlines()[2]
+    two = Answer({"A": answer(), "B": effects})
+    assert repr(two).startswith("Total effects with 90% (A), 99.5% (B) intervals")
+
+
+def test_why_an_answer_is_supported_in_part_stands_in_the_page(runs, tmp_path):
+    verdict = "in part: the answer hangs on the few users who make nearly all of the variance of fee (98%)"
+    effects = answer() | {"overlap": answer()["overlap"] | {"verdict": verdict, "outside": 0.0}}
+    assert "hangs on the few users" in text_of(page_of(asked(runs["real"], tmp_path / "run", effects)))
