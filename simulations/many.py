@@ -101,7 +101,7 @@ def recovery(sim: Simulation, held: np.ndarray, found: Screening) -> dict[str, f
     """MCC of each channel at the held-out users, and the oracle's."""
     users = found.held.batch(torch.arange(found.held.n_users))
     factors, _ = factor_posterior(*found.guide.expansion(found.held.n_users).posterior(users))
-    best = oracle(_of_users(sim, held), chunk=50)
+    best = oracle(_of_users(sim, held))
     row, start = {}, 0
     for channel, true in (("platform", sim.platform), ("preference", sim.preference)):
         own = slice(start, start := start + true.shape[1])

@@ -86,6 +86,8 @@ class Statistic:
         What each number counts for in the distance between two logs ``(L,)``.
     excess
         Only more than the model makes speaks against it.
+    size
+        What a difference is relative to; by default the replications' mean.
     """
 
     title: str
@@ -93,6 +95,7 @@ class Statistic:
     labels: Sequence[str] = ()
     weights: Array | float = 1.0
     excess: bool = False
+    size: float = 0.0
 
 
 @own_state()
@@ -225,16 +228,21 @@ def statistics(
             lambda c: _together(_surprise(c.search), _engagement_surprise(c)),
         ),
     }
-    if logs.n_periods > 1:
+    if logs.n_periods > 2:  # of two, each is what the user's usual leaves of the other
         asked |= {
             "following_engagement": Statistic(
                 "What is shown follows what was engaged with, a period before",
                 lambda c: following(c.in_periods[1], c.in_periods[2]),
+                size=1.0,
             ),
             "following_exposure": Statistic(
                 "What is searched follows what was shown, a period before",
                 lambda c: following(c.in_periods[0], c.in_periods[1]),
+                size=1.0,
             ),
+        }
+    if logs.n_periods > 1:
+        asked |= {
             "drift": Statistic("What is shown: drift over the window", lambda c: drift(c.in_periods[1])),
             "bursts": Statistic(
                 "What is shown comes in bursts of one category", lambda c: bursts(c.in_periods[1])
@@ -286,7 +294,8 @@ def entropy(events: Array) -> Array:
 def following(later: Array, earlier: Array) -> float:
     """Cosine over categories between a user's events and the others of the period before, against the user's usual.
 
-    Both are events ``(N, T, C)``.  From 0 (nothing follows) to 1.
+    Both are events ``(N, T, C)``.  From -1 to 1; where nothing follows a little below 0, as the usual has these events
+    in it, too.
     """
     now, before = (events - _usual(events) for events in (later[:, 1:], earlier[:, :-1]))
     return float((now * before).sum() / np.sqrt((now**2).sum() * (before**2).sum()).clip(1e-9))
@@ -352,7 +361,9 @@ def _engagement_surprise(counts: Counts) -> Array:
 
 
 def _past(surprise: Array, directions: int) -> float:
-    """Variance of the residuals that is left past the strongest directions."""
+    """Variance of the residuals that is left past the strongest directions; NaN where none can be."""
+    if directions >= surprise.shape[1] - 1:  # residuals against shares have a direction less than categories
+        return float("nan")
     return float(np.linalg.eigvalsh(surprise.T @ surprise / len(surprise))[::-1][directions:].sum())
 
 
@@ -424,7 +435,9 @@ def compare(statistic: Statistic, observed: Any, replicated: Array) -> dict[str,
     one, all_, expected, size = observed, replicated, mean, mean
     if statistic.labels:
         one, all_ = (np.sum(statistic.weights * np.abs(x - mean), -1) for x in (observed, replicated))
+        all_ = all_ * len(all_) / max(len(all_) - 1, 1)  # each from the mean of the others, as the logs are
         expected, size = all_.mean(), np.sum(statistic.weights * mean)
+    size = statistic.size or size
     if not (np.isfinite(replicated).all() and np.isfinite(observed).all() and size > 0):
         return {}
     distance = float((one - expected) / max(all_.std(), 1e-9 * size))

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import norm, rankdata
+from scipy.stats import rankdata
+from scipy.stats import t as student
 
 from pyro_hmvcrl.guide.experts import Expert, matvec
 from pyro_hmvcrl.guide.guide import USERS_AT_ONCE, ExpansionGuide, Guide
@@ -39,7 +40,8 @@ RESAMPLED = 200  #: times that users are drawn anew, and exchanged
 SPREAD = 2.0  #: standard deviation of a weak prior on a category's log odds, which a few events leave open
 STEPS, NEAR = 50, 1e-9
 RARE = 0.01  #: probability of a slope as steep by chance, below which it is said to be one
-FEWEST = 10  #: events of both kinds, and users, with fewer of which nothing is said
+FEWEST = 10  #: events of both kinds, with fewer of which nothing is said
+FEWEST_USERS = 30  #: the same
 
 
 class WithoutEngagement(ExpansionGuide):
@@ -98,7 +100,7 @@ def agreement(
     found: dict[str, dict[str, Any]] = {}
     for name, of in outcomes.items():
         y = of[users]
-        few = min(y.sum(), (n - y).sum(), len(y)) < FEWEST
+        few = min(y.sum(), (n - y).sum()) < FEWEST or len(y) < FEWEST_USERS
         found[name] = {
             "users": len(y),
             "events": int(n.sum()),
@@ -129,8 +131,9 @@ def slope(x: Array, n: Array, y: Array, level: float) -> dict[str, float]:
             break
     scores = (e * (inside - tie / own)).sum(1)  # of each user, the intercepts having followed
     error = np.sqrt((scores**2).sum() * len(scores) / (len(scores) - 1)) / information
-    half = norm.ppf((1 + level) / 2) * error
-    p = 2 * norm.sf(abs(beta) / error)
+    of_users = student(len(scores) - 1)
+    half = of_users.ppf((1 + level) / 2) * error
+    p = 2 * of_users.sf(abs(beta) / error)
     return {"mean": float(beta), "lower": float(beta - half), "upper": float(beta + half), "p": float(p)}
 
 

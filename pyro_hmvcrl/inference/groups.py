@@ -117,10 +117,20 @@ def _spread(
         state[name] = value.index_select(grouped[0], groups) if grouped else value
     guide.load_state_dict(state)
     model = guide.model
-    for decoder, events in zip((model.f_search, model.f_exposure), events_by_category(users), strict=True):
-        of_group = torch.zeros(int(groups.max()) + 1, device=groups.device).index_add_(0, groups, events + 1)
-        decoder.intercept += ((events + 1) / of_group[groups]).log()
+    *surfaces, suggested = (_share_of_group(events, groups) for events in events_by_category(users))
+    for decoder, share in zip((model.f_search, model.f_exposure), surfaces, strict=True):
+        decoder.intercept += share.log()
+    if "echo" in model.priors:  # a part comes by way of search
+        model.f_suggested.intercept += (
+            suggested.log() - guide.coefficients.means()["echo"] * surfaces[0].log()
+        )
     return guide
+
+
+def _share_of_group(events: Tensor, groups: Tensor) -> Tensor:
+    """Each category's share of its group's events ``(C,)``."""
+    of_group = torch.zeros(int(groups.max()) + 1, device=groups.device).index_add_(0, groups, events + 1)
+    return (events + 1) / of_group[groups]
 
 
 @torch.no_grad()

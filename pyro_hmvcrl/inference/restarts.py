@@ -243,18 +243,25 @@ def _curved(covariates: Tensor) -> Tensor:
 @torch.no_grad()
 def _start_intercepts(model: HMVCRL, train: Cohort) -> None:
     """Start each decoder at the surface's overall shares."""
-    for decoder, events in zip((model.f_search, model.f_exposure), events_by_category(train), strict=True):
+    for decoder, events in zip((model.f_search, model.f_exposure), events_by_category(train), strict=False):
         share = (events + 1).log()
         decoder.intercept.copy_(share - share.mean())
 
 
-def events_by_category(users: Cohort) -> tuple[Tensor, Tensor]:
-    """Searches and exposures of all these users, each ``(C,)``."""
-    batches = [
-        (u.search.sum(0), u.exposure.sum(0)) for u in (b.by_category for b in users.batches(USERS_AT_ONCE))
+def events_by_category(users: Cohort) -> tuple[Tensor, Tensor, Tensor]:
+    """Searches, exposures and suggested searches of all these users, each ``(C,)``."""
+    found = [
+        torch.stack(
+            [
+                u.search.sum(0),
+                u.exposure.sum(0),
+                (0 * u.search if u.suggested is None else u.suggested).sum(0),
+            ]
+        )
+        for u in (b.by_category for b in users.batches(USERS_AT_ONCE))
     ]
-    search, exposure = (torch.stack(of).sum(0) for of in zip(*batches, strict=True))
-    return search, exposure
+    search, exposure, suggested = torch.stack(found).sum(0)
+    return search, exposure, suggested
 
 
 def seed_of(settings: Settings, stream: int) -> int:

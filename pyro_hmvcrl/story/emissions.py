@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
+from scipy.stats import binom
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -21,7 +22,7 @@ from pyro_hmvcrl.story.mechanisms import linear
 DECODER_PRIOR = {"intercept": 2.0, "linear": 1.0, "outer": 0.15}
 
 
-#: Of one category in one period: of fewer showings, engaged ones are drawn by inversion, of more by other means.
+#: Of one category in one period: of more showings, engaged ones are drawn by scipy, one by one.
 MOST_INVERTED = 64
 VANISHES = 1e-30  #: a probability that single precision hardly knows from 0
 
@@ -135,20 +136,26 @@ class EngagementEvents(EventCounts):
         """Invert one uniform a category, so that like logits give like draws."""
         shape = self.shape(sample_shape)
         total, p = self.total.expand(shape), self.probability.expand(shape).clamp(1e-6, 1 - 1e-6)
-        most = int(self.total.max())
-        if most > MOST_INVERTED:
-            return torch.binomial(total.contiguous(), p.contiguous())
-        uniform, drawn = torch.rand(shape, device=p.device), torch.zeros(shape, device=p.device)
-        from_above = (
-            1 - p
-        ) ** total < VANISHES  # the others are counted then, and the uniform from its other end
-        p, uniform = torch.where(from_above, 1 - p, p), torch.where(from_above, 1 - uniform, uniform)
-        mass, upto = (1 - p) ** total, torch.zeros(shape, device=p.device)
-        for k in range(most):
-            upto = upto + mass
-            drawn += (uniform > upto) & (k < total)
-            mass = mass * (total - k) / (k + 1) * (p / (1 - p))
-        return torch.where(from_above, total - drawn, drawn)
+        uniform, heavy = torch.rand(shape, device=p.device), total > MOST_INVERTED
+        engaged = _inverted(uniform, total.masked_fill(heavy, 0.0), p)
+        if heavy.any():
+            of_heavy = (t[heavy].double().cpu().numpy() for t in (uniform.clamp_min(1e-9), total, p))
+            engaged[heavy] = torch.as_tensor(binom.ppf(*of_heavy)).to(engaged)
+        return engaged
+
+
+def _inverted(uniform: Tensor, total: Tensor, p: Tensor) -> Tensor:
+    """Quantiles of binomials, found by going through their probabilities."""
+    from_above = (
+        1 - p
+    ) ** total < VANISHES  # the others are counted then, and the uniform from its other end
+    p, uniform = torch.where(from_above, 1 - p, p), torch.where(from_above, 1 - uniform, uniform)
+    mass, upto, drawn = (1 - p) ** total, torch.zeros_like(p), torch.zeros_like(p)
+    for k in range(int(total.max())):
+        upto = upto + mass
+        drawn += (uniform > upto) & (k < total)
+        mass = mass * (total - k) / (k + 1) * (p / (1 - p))
+    return torch.where(from_above, total - drawn, drawn)
 
 
 # --- A window of periods, given its past ---------------------------------------------------------------------

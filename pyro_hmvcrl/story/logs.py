@@ -33,6 +33,7 @@ class Logs(NamedTuple):
     def of(cls, *per_user: ArrayLike) -> Logs:
         """All users, from arrays of covariates and counts in the order of the fields."""
         tensors = [torch.as_tensor(values, dtype=torch.float32) for values in per_user]
+        tensors = [t.squeeze(1) if t.dim() == 3 else t for t in tensors]  # one period has no axis of its own
         return cls(torch.arange(len(tensors[0])), len(tensors[0]), *tensors)
 
     @property

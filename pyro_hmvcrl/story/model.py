@@ -197,7 +197,7 @@ class HMVCRL(nn.Module):
         platform, preference = self.channels(factors)
         search, suggested = self.f_search(preference), None
         if "echo" in self.priors:
-            suggested = coefficients["echo"].unsqueeze(-1) * search + self.f_suggested(platform)
+            suggested = coefficients["echo"] * search + self.f_suggested(platform)
         along, bend = (coefficients[name].unsqueeze(-1) for name in ("delta", "delta_bend"))
         user = line(c_p, self.curved_exposure, along, bend) + readiness.unsqueeze(-1)
         engagement = engagement_logits(coefficients, platform, preference, user)

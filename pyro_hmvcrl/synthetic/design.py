@@ -113,6 +113,8 @@ class Design:
             raise ValueError(f"covariate_kind is {self.covariate_kind!r}: choose gaussian or mixed")
         if not 0 <= self.suggestion < 1:
             raise ValueError(f"suggestion is {self.suggestion}: it must be at least 0 and below 1")
+        if self.substitution and (self.categories < 2 or self.exposure_covariates < 1):
+            raise ValueError("substitution needs two categories and an exposure covariate, or more")
         for name in ("users", "platform_factors", "preference_factors", "categories", "periods"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")

@@ -12,14 +12,17 @@ from pyro_hmvcrl.synthetic.loop import NOTHING, Events, histories, logits, of_pa
 from pyro_hmvcrl.synthetic.simulation import Simulation
 from pyro_hmvcrl.synthetic.world import ECHO, log_softmax, sigmoid, softmax
 
+NUMBERS_AT_ONCE = 20_000_000  #: users times draws times categories, which bounds the memory
 
-def oracle(sim: Simulation, draws: int = 200, seed: int = 0, chunk: int = 1_000) -> Array:
+
+def oracle(sim: Simulation, draws: int = 200, seed: int = 0) -> Array:
     """Posterior means ``(N, K)`` of the factors under the true parameters.
 
     Importance sampling from the Laplace approximation of each user's posterior over the noise, its scale
     inflated by a tenth so that the weights stay bounded: an effective size of about nine draws in ten.
     """
     rng, means = np.random.default_rng(seed), np.empty_like(sim.factors)
+    chunk = min(1_000, max(NUMBERS_AT_ONCE // (draws * sim.search.shape[-1]), 1))
     for start in range(0, len(means), chunk):
         users = np.arange(start, min(start + chunk, len(means)))
         base, turn = _prior(sim, users)

@@ -101,11 +101,12 @@ def _events(d: Design, seed: int, world: World, shift: Mapping[str, float]) -> S
     if d.suggestion:
         n_suggested = rng.binomial(n_search, d.suggestion)
         n_search -= n_suggested
-        suggested = rng.multinomial(n_suggested, softmax(world.suggested_logits(z))).astype(float)
+        own = np.random.default_rng([seed, 9])  # a policy that moves them moves no other chance
+        suggested = own.multinomial(n_suggested, softmax(world.suggested_logits(z))).astype(float)
     if world.loop:
         in_periods = (rng.multinomial(n, np.full(d.periods, 1 / d.periods)) for n in (n_search, n_shown))
         events = play(world, c_exposure, z, Numbers(*in_periods), (seed, 5))
-        suggested = None if suggested is None else _dealt_out(rng, suggested, d.periods)
+        suggested = None if suggested is None else _dealt_out(own, suggested, d.periods)
         return Simulation(world, c_exposure, c_preference, noise, z, *events, suggested=suggested)
     search = rng.multinomial(n_search, softmax(world.search.logits(z[:, world.preference]))).astype(float)
     exposure = rng.multinomial(n_shown, softmax(world.exposure.logits(z[:, world.platform])))

@@ -250,7 +250,7 @@ def test_of_several_numbers_the_distance_is_weighted_and_past_chance():
     two = Statistic("Shares", lambda counts: 0, labels=("a", "b"), weights=np.array([1.0, 3.0]))
     made = np.stack([standard(0.5, 0.01), standard(0.5, 0.01)[::-1]], 1)
     found = compare(two, np.array([0.6, 0.4]), made)
-    by_chance = (np.abs(made - 0.5) * [1, 3]).sum(1)
+    by_chance = (np.abs(made - 0.5) * [1, 3]).sum(1) * 200 / 199
     assert found["difference"] == pytest.approx((0.4 - by_chance.mean()) / 2)
     assert found["distance"] == pytest.approx((0.4 - by_chance.mean()) / by_chance.std())
     assert found["p"] == pytest.approx(1 / 201)
@@ -273,3 +273,36 @@ def test_the_verdict_tells_the_farthest_first():
         "farther off: 50% less in the logs than in the model's, 10 sd.",
         "off: 30% more in the logs than in the model's, 6 sd.",
     ]
+
+
+def test_what_follows_where_the_model_says_that_nothing_does_is_seen(loop):
+    """The model's own cosine is then below 0, as the user's usual has these events in it."""
+    still = true_world(replace(DESIGN, periods=5, learning=1e-9))
+    checks = checked(still, loop[2], replications=20)["checks"]
+    assert checks["following_engagement"]["level"] == "no"
+    assert checks["following_exposure"]["level"] == "care"  # far, but by little
+    own = checked(still, replications=20)["checks"]
+    assert own["following_engagement"]["level"] == own["following_exposure"]["level"] == "good"
+
+
+def test_of_two_periods_neither_follows():
+    two = true_world(replace(DESIGN, users=100, periods=2, learning=0.5))
+    found = checked(two, replications=5)["checks"]
+    assert not {"following_engagement", "following_exposure"} & set(found)
+    assert "drift" in found
+
+
+def test_the_distance_of_many_numbers_is_fair_to_the_logs():
+    """Of few replications, too, of whose mean the logs are no part."""
+    rng, many = np.random.default_rng(0), Statistic("Many", lambda c: 0, [str(i) for i in range(300)])
+    p = [compare(many, of[0], of[1:])["p"] for of in rng.normal(1, 0.1, size=(200, 21, 300))]
+    assert np.mean(np.array(p) < 0.1) < 0.18
+
+
+def test_with_a_factor_less_than_categories_no_more_can_be_told(world):
+    model, posterior, logs = true_world(replace(DESIGN, users=100, categories=4))
+    found = predictive_checks(model, posterior, logs, ["a", "b", "c", "d"], *NAMES[1:], replications=5)[
+        "checks"
+    ]
+    assert "search_rest" not in found  # three preference factors
+    assert "exposure_rest" in found

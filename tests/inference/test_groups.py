@@ -174,3 +174,22 @@ def test_of_many_categories_steps_end_at_the_mode(monkeypatch):
     _, fewer = guide.expansion(200).posterior(logs)
     assert 15 < len(taken) < 30  # 15 of them for the first
     assert torch.allclose(all_steps.mean, fewer.mean, atol=0.05)
+
+
+def test_a_group_s_suggested_searches_are_shared_out_too():
+    sim = simulate(replace(TWO_AND_TWO, users=300, categories=12, suggestion=0.4), 0)
+    logs = logs_of(sim)
+    groups, settings = torch.arange(12) % 3, Settings(2, 2, restarts=1, device="cpu")
+    in_three = true_expansion(simulate(replace(TWO_AND_TWO, users=300, categories=3, suggestion=0.4), 0))
+    with torch.no_grad():
+        for decoder in in_three.model.decoders:
+            for weights in decoder.parameters():
+                weights.zero_()
+        in_three.coefficients.loc["echo"].fill_(0.5)
+    guide = grouping._spread(in_three, groups, everyone(logs), settings, ExpansionGuide)
+    model, echo = guide.model, guide.coefficients.means()["echo"]
+    share = (echo * model.f_search.intercept + model.f_suggested.intercept).softmax(-1)
+    events = logs.suggested.sum(0) + 1
+    for group in range(3):
+        own = groups == group
+        torch.testing.assert_close(share[own] / share[own].sum(), events[own] / events[own].sum())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyro
 import pytest
@@ -18,7 +20,7 @@ from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.oracle import log_likelihood
 from pyro_hmvcrl.synthetic.simulation import simulate
 
-from worlds import EDGES, logs_of, model_of, set_truth, tensor, true_coefficients, true_expansion
+from worlds import EDGES, TWO_AND_TWO, logs_of, model_of, set_truth, tensor, true_coefficients, true_expansion
 
 
 @pytest.fixture
@@ -221,3 +223,32 @@ def test_like_logits_give_like_draws_of_engagement_wherever_they_are():
         torch.manual_seed(0)
         drawn.append(EngagementEvents(torch.tensor(p).logit().expand(2_000, 1), shown).sample())
     assert (drawn[0] - drawn[1]).abs().mean() < 0.1
+
+
+def test_a_cell_of_many_showings_leaves_the_others_chance_as_it_is():
+    shown, p = torch.full((200, 24), 3.0), torch.linspace(-1, 1, 24).expand(200, 24)
+    heavy = shown.clone()
+    heavy[0, 0] = 3_000
+    drawn = []
+    for total in (shown, heavy):
+        torch.manual_seed(0)
+        drawn.append((EngagementEvents(p, total).sample(), torch.rand(3)))
+    (few, after_few), (many, after_many) = drawn
+    assert torch.equal(few.flatten()[1:], many.flatten()[1:])
+    assert torch.equal(after_few, after_many)
+    rate = torch.sigmoid(p[0, 0]).item()
+    assert many[0, 0].item() == pytest.approx(3_000 * rate, abs=5 * (3_000 * rate * (1 - rate)) ** 0.5)
+
+
+def test_suggested_searches_can_be_drawn_in_parallel():
+    sim = simulate(replace(TWO_AND_TWO, users=30, suggestion=0.4), 0)
+    logs = logs_of(sim)
+    drawn = Predictive(model_of(sim), num_samples=3, parallel=True)(logs)
+    assert (drawn["suggested"].sum(-1) == logs.suggested.sum(-1)).all()
+
+
+def test_logs_of_one_period_have_no_axis_of_periods():
+    sim = simulate(replace(TWO_AND_TWO, users=30, periods=1, learning=0.5), 0)
+    logs = logs_of(sim)
+    assert logs.search.dim() == 2
+    assert logs.n_periods == 1

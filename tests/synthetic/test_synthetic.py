@@ -206,3 +206,16 @@ def test_the_true_effect_on_what_users_like_is_that_of_the_shift():
     assert true["TE"] == pytest.approx(rate[1] - rate[0], abs=0.003)
     assert true["TE"] == pytest.approx(true["NDE"] + true["NIE"])
     assert abs(true["TE"]) > 0.01
+
+
+def test_a_policy_moves_no_numbers_of_events_where_searches_are_suggested():
+    design = Design(users=200, learning=1.0, suggestion=0.3)
+    before, after = (simulate(design, 0, shift={"exposure_1": by}) for by in (0.0, 1.0))
+    for name in ("search", "exposure"):
+        assert np.array_equal(getattr(before, name).sum(-1), getattr(after, name).sum(-1))
+
+
+@pytest.mark.parametrize("knobs", [{"categories": 1}, {"exposure_covariates": 0}])
+def test_substitution_needs_something_to_substitute(knobs):
+    with pytest.raises(ValueError, match="substitution needs"):
+        Design(substitution=0.5, **knobs)
