@@ -51,8 +51,9 @@ STUDIES = (
     "recovery",
 )
 BENCHMARKS = ("cost", "floor", "race", "kuaisar_cost")  #: they measure this machine, and start anew
+VERDICTS = "report/verdicts.py"  #: what checks come to, which studies count
 #: Rooms of the package by which a study's figures may change.
-ROOMS = ("data", "evidence", "guide", "inference", "queries", "run", "story", "synthetic")
+ROOMS = ("data", "evidence", "guide", "inference", "queries", "run", "story", "synthetic", VERDICTS)
 #: Words, before or after a number in a text, by which it is of something else than the study's tables.
 NOT_MEASURED = re.compile(r"`[^`]*`|\]\([^)]*\)|commit \w+|\d+ seeds?|seeds? [\d, and]+")
 NUMBER = re.compile(r"(?<![\w.])[−-]?\d[\d,]*(?:\.\d+)?(?![\w])")
@@ -112,12 +113,26 @@ def check(name: str) -> Iterator[str]:
 
 def changed_since(commit: str, name: str) -> list[str]:
     """Files that may move a study's figures and that are not as they were at a commit."""
-    watched = [*(f"pyro_hmvcrl/{room}" for room in ROOMS), f"simulations/{name}.py"]
+    watched = [
+        *(f"pyro_hmvcrl/{room}" for room in ROOMS),
+        *(f"simulations/{own}.py" for own in files_of(name)),
+    ]
     words = ["git", "-C", str(HERE.parent), "diff", "--name-only", commit.rstrip("+"), "--", *watched]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     if found.returncode:
         return ["a commit that is not here"]
     return [path for path in found.stdout.split() if not re.search(r"/__init__\.|/(finn|yambda)/", path)]
+
+
+def files_of(name: str) -> set[str]:
+    """The study and what it takes from its neighbours, by way of others too."""
+    found, new = set[str](), {name}
+    while new:
+        found |= new
+        texts = [path.read_text() for of in new if (path := HERE / f"{of}.py").exists()]
+        taken = {of for text in texts for of in re.findall(r"^from (\w+) import", text, re.MULTILINE)}
+        new = {of for of in taken if (HERE / f"{of}.py").exists()} - found
+    return found
 
 
 def repeated(name: str, made: str) -> bool:

@@ -54,6 +54,7 @@ DESIGNS: dict[str, dict[str, Any]] = {"window": SMALL, "loop": SMALL | LOOP}
 SETTINGS = {"restarts": 1, "steps": 600, "encoder_steps": 600}
 SEEDS = 30  # of every design
 OTHERS = 10_000  # from a seed to that of other users of its world
+EVENTS = 20_000  # and to that of later events
 SHIFT = {"exposure_1": 1.0}
 #: The logs after, and of which kinds the predictions are.
 AFTER = {
@@ -97,7 +98,9 @@ def replicate(design: str, seed: int, quick: bool, scratch: Path) -> Tables:
 def logs_after(after: str, design: Design, seed: int, world: World) -> Simulation:
     """The logs after the change."""
     users = seed if after == "same users" else seed + OTHERS
-    sim = simulate(design, users, world, {} if after == "no change" else SHIFT)
+    shift = {} if after == "no change" else SHIFT
+    # Events of their own chance: the run has seen that of the logs before.
+    sim = simulate(design, users, world, shift, events_seed=seed + EVENTS)
     if after != "hidden change":
         return sim
     return replace(sim, exposure_covariates=simulate(design, users, world).exposure_covariates)

@@ -12,8 +12,8 @@ Data          `USERS` users over `DAYS` days, `CATEGORIES` categories, three tas
 Estimands     TE of one standard deviation more of each knob on engagement and alignment, means over users and days, for
               all users at once; the truth by running the platform again with the same chance, `TRUTH_RUNS` times.
 Methods       ``ours`` (the first stage of ``fit``, one start, periods by default), ``one period``, ``regression``
-              (:mod:`pyro_hmvcrl.queries.regression`), ``plug-in`` (the observed rates regressed on knobs and on factors
-              of matrix factorisation, linearly).
+              (:mod:`pyro_hmvcrl.queries.regression`), ``plug-in`` (the observed rates regressed on all covariates and
+              on factors of matrix factorisation, linearly).
 Performance   Over `SEEDS` worlds an arm: bias as a share of the outcome's largest true effect, with its Monte Carlo
               standard error; coverage of 90% intervals; sign errors where the truth is over two of the estimate's
               standard errors from 0.
@@ -285,12 +285,13 @@ def by_regression(dataset: Dataset) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def by_plug_in(dataset: Dataset, settings: Settings) -> dict[tuple[str, str], dict[str, float]]:
-    """Least squares of the observed rates on knobs and factors of matrix factorisation."""
+    """Least squares of the observed rates on all covariates and factors of matrix factorisation."""
     factors, found = matrix_factorisation(dataset, settings).encode(dataset), {}
     rates = observed_rates(activity_of(dataset))
     for outcome in OUTCOMES:
         told = np.isfinite(rates[outcome])
-        x = np.column_stack([np.ones(told.sum()), dataset.covariates("platform")[told], factors[told]])
+        covariates = (dataset.covariates(channel)[told] for channel in ("platform", "preference"))
+        x = np.column_stack([np.ones(told.sum()), *covariates, factors[told]])
         slopes, *_ = np.linalg.lstsq(x, rates[outcome][told], rcond=None)
         missed = rates[outcome][told] - x @ slopes
         errors = np.sqrt(np.diag(np.linalg.inv(x.T @ x)) * missed.var(ddof=x.shape[1]))

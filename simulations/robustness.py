@@ -88,8 +88,15 @@ from pyro_hmvcrl.inference.laplace import ParameterPosterior
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.svi import Screening, screen, tensors_of
 from pyro_hmvcrl.queries.answer import OF_CURVE
-from pyro_hmvcrl.queries.averages import Users, average_effects
-from pyro_hmvcrl.queries.checks import LOGISTIC_SD, negative_controls, noise_checks, placebo, rho_curve
+from pyro_hmvcrl.queries.averages import EffectDraws, Users, average_effects
+from pyro_hmvcrl.queries.checks import (
+    LOGISTIC_SD,
+    e_values,
+    negative_controls,
+    noise_checks,
+    placebo,
+    rho_curve,
+)
 from pyro_hmvcrl.queries.findings import SURE, interval, substitution
 from pyro_hmvcrl.queries.overlap import overlap
 from pyro_hmvcrl.queries.regression import beside, observed_rates
@@ -404,7 +411,8 @@ def replicate(cell: str, seed: int, quick: bool, scratch: Path) -> Tables:
     step = [SHIFT.get(c, 0.0) / found.standardisation.sd[c] for c in dataset.exposure_covariates]
     shifted = logs.exposure_covariates + torch.tensor(step)
     share = 0.01 if quick else 1.0
-    contrasts = average_effects(*fitted, {"exposure_covariates": shifted}, seed=seed, share=share).contrasts
+    effects = average_effects(*fitted, {"exposure_covariates": shifted}, seed=seed, share=share)
+    contrasts = effects.contrasts
     figures = {"bound": found.restarts[found.selected].held_out_bound}
     figures |= {"substitution_found": substitution(contrasts) >= SURE}
     checks = predictive_checks(
@@ -419,7 +427,7 @@ def replicate(cell: str, seed: int, quick: bool, scratch: Path) -> Tables:
     )["checks"]
     figures |= {f"predictive: {name}": check["level"] != "good" for name, check in checks.items()}
     figures |= recovery(sim, fitted, found.held_out)
-    figures |= diagnose(found, fitted, shifted, dataset, contrasts, checks, seed, draws["noise"], share)
+    figures |= diagnose(found, fitted, shifted, dataset, effects, checks, seed, draws["noise"], share)
     rows = compare(true_effects(sim, v, draws["truth"], seed), contrasts)
     return {"results": [which | figures], "effects": [which | row for row in rows]}
 
@@ -456,7 +464,7 @@ def diagnose(
     fitted: Fitted,
     shifted: Tensor,
     dataset: Dataset,
-    contrasts: Mapping[str, Mapping[str, Array]],
+    effects: EffectDraws,
     checks: dict[str, Any],
     seed: int,
     noise_draws: int,
@@ -466,7 +474,7 @@ def diagnose(
     identified, policy = evaluate(found, dataset), {"exposure_covariates": shifted}
     covariates = dataset.users[[*dataset.exposure_covariates, *dataset.preference_covariates]]
     then = covariates.assign(**{c: covariates[c] + by for c, by in SHIFT.items()})
-    total, rates = {o: of["TE"] for o, of in contrasts.items()}, observed_rates(activity_of(dataset))
+    total, rates = {o: of["TE"] for o, of in effects.contrasts.items()}, observed_rates(activity_of(dataset))
     answer = {
         "level": LEVEL,
         "regression": beside(total, covariates, then, rates, LEVEL),
@@ -475,6 +483,7 @@ def diagnose(
         "noise": noise_checks(*fitted, seed, noise_draws),
         "placebo": placebo(*fitted, shifted, LEVEL, seed, share),
         "sensitivity": rho_curve(*fitted, policy, LEVEL, seed=seed, share=OF_CURVE * share),
+        "e_values": e_values(effects.levels["engagement"], LEVEL),
     }
     row = {"placebo_covers_zero": answer["placebo"]["covers_zero"], "placebo_p": answer["placebo"]["p"]}
     row |= {"first_rho": answer["sensitivity"]["first_rho_with_zero_in_NIE"]}

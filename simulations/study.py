@@ -142,13 +142,18 @@ def _workers(o: Options) -> Iterator[None]:
 
 
 def _replicate(replication: Replication, part: Path, commit: str) -> None:
-    """Keep what a replication finds, whole or not at all."""
+    """Keep what a replication finds, whole or not at all; of one that was killed, what other code has left goes."""
     scratch = part.with_suffix("")
+    made_by = part.with_suffix(".commit")
+    if not (made_by.exists() and made_by.read_text() == commit):
+        shutil.rmtree(scratch, ignore_errors=True)
+        made_by.write_text(commit)
     try:
         found = replication(scratch)
     except FAILURES as error:
         found = {"failures": [{"failure": str(error)}]}
         shutil.rmtree(scratch, ignore_errors=True)
+    made_by.unlink()
     _keep(part, {name: [{"commit": commit} | row for row in rows] for name, rows in found.items()})
 
 
@@ -167,8 +172,15 @@ def _restore(o: Options) -> None:
         for row in frame.to_dict("records"):
             found[row.pop("replication")][path.stem].append(row)
     for name, tables in found.items():
-        if not (part := o.parts / f"{name}.json").exists():
+        part = o.parts / f"{name}.json"
+        if not part.exists():
             _keep(part, tables)
+        elif _commits(json.loads(part.read_text())) != _commits(tables):
+            raise SystemExit(f"{part} is of other code than the study's tables: delete the one that is older")
+
+
+def _commits(tables: Tables) -> set[str]:
+    return {str(row["commit"]) for rows in tables.values() for row in rows}
 
 
 def code_commit() -> str:

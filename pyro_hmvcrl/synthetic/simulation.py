@@ -52,12 +52,17 @@ class Simulation:
 
 
 def simulate(
-    design: Design, seed: int, world: World | None = None, shift: Mapping[str, float] | None = None
+    design: Design,
+    seed: int,
+    world: World | None = None,
+    shift: Mapping[str, float] | None = None,
+    events_seed: int | None = None,
 ) -> Simulation:
     """Draw users and their logs.
 
     The same `seed` gives the same users (covariates and noise); a `shift` of exposure covariates, by name, in
-    their own units, shows those users under another policy.
+    their own units, shows those users under another policy.  Their events have the same chance, too, as far as it goes
+    along with them; an `events_seed` gives them another.
 
     Raises
     ------
@@ -72,7 +77,7 @@ def simulate(
     >>> (after.exposure_covariates - before.exposure_covariates).mean(0).round(6)
     array([1., 0., 0., 0., 0.])
     """
-    sim = _events(design, seed, world or draw_world(design, seed), shift or {})
+    sim = _events(design, seed, world or draw_world(design, seed), shift or {}, events_seed)
     if sim.world.liking is None:
         return sim
     rng = np.random.default_rng([seed, 8])  # of its own: the logs are those of the world without `liked`
@@ -81,7 +86,9 @@ def simulate(
     return replace(sim, liked=rng.binomial(sim.exposure.astype(np.int64), by_period).astype(float))
 
 
-def _events(d: Design, seed: int, world: World, shift: Mapping[str, float]) -> Simulation:
+def _events(
+    d: Design, seed: int, world: World, shift: Mapping[str, float], events_seed: int | None
+) -> Simulation:
     """Users and their logs, but for further outcomes."""
     rng = np.random.default_rng([seed, 2])
     c_exposure = _covariates(rng, d, d.exposure_covariates)
@@ -95,6 +102,8 @@ def _events(d: Design, seed: int, world: World, shift: Mapping[str, float]) -> S
         d.recommendation_events[0], d.recommendation_events[1], size=d.users, endpoint=True
     )
     lacks = rng.random(d.users)
+    if events_seed is not None:
+        rng, seed = np.random.default_rng([events_seed, 10]), events_seed
     n_search[lacks < d.missing_surface / 2] = 0
     n_shown[lacks > 1 - d.missing_surface / 2] = 0
     suggested = None

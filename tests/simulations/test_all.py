@@ -49,9 +49,13 @@ def test_a_change_of_the_code_makes_rows_old(every, monkeypatch, tmp_path):
         )
         return done.stdout.strip()
 
-    for path in ("pyro_hmvcrl/story/model.py", "pyro_hmvcrl/report/page.py", "simulations/peers.py"):
+    verdicts = "pyro_hmvcrl/report/verdicts.py"
+    package = ("pyro_hmvcrl/story/model.py", "pyro_hmvcrl/report/page.py", verdicts)
+    for path in (*package, "simulations/peers.py", "simulations/methods.py", "simulations/rivals.py"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("1\n")
+    (tmp_path / "simulations/peers.py").write_text("from methods import vae\n")
+    (tmp_path / "simulations/methods.py").write_text("from rivals import cca\n")
     git("init")
     git("add", "-A")
     git("commit", "-m", "one")
@@ -60,11 +64,16 @@ def test_a_change_of_the_code_makes_rows_old(every, monkeypatch, tmp_path):
     assert every.changed_since(commit, "peers") == []
     (tmp_path / "pyro_hmvcrl/report/page.py").write_text("2\n")  # of which no figure hangs
     assert every.changed_since(commit, "peers") == []
-    (tmp_path / "simulations/peers.py").write_text("2\n")
+    (tmp_path / "simulations/peers.py").write_text("from methods import vae  # 2\n")
     assert every.changed_since(commit, "peers") == ["simulations/peers.py"]
     assert every.changed_since(commit, "effects") == []
     (tmp_path / "pyro_hmvcrl/story/model.py").write_text("2\n")
     assert every.changed_since(commit, "effects") == ["pyro_hmvcrl/story/model.py"]
+    (tmp_path / verdicts).write_text("2\n")
+    assert verdicts in every.changed_since(commit, "effects")
+    (tmp_path / "simulations/rivals.py").write_text("2\n")  # by way of another
+    assert "simulations/rivals.py" in every.changed_since(commit, "peers")
+    assert "simulations/rivals.py" not in every.changed_since(commit, "effects")
     assert every.changed_since("0123456", "effects") == ["a commit that is not here"]
 
 

@@ -23,7 +23,9 @@ from pyro_hmvcrl.synthetic.design import Design
 from pyro_hmvcrl.synthetic.folder import write_simulation
 from pyro_hmvcrl.synthetic.simulation import simulate
 
+import study
 from studies import run_quick
+from study import Options
 from worlds import EDGES, logs_of
 
 SIMULATIONS = Path(__file__).parents[2] / "simulations"
@@ -147,6 +149,54 @@ def test_the_back_test_changes_what_its_name_says():
     assert (hidden.exposure_covariates == still.exposure_covariates).all()
     assert (hidden.platform != still.platform).any()
     assert (sims["other users"].platform == hidden.platform).all()
+
+
+@pytest.mark.parametrize("knobs", [{}, {"learning": 1.0}], ids=["window", "loop"])
+def test_the_back_test_s_later_events_have_a_chance_of_their_own(knobs):
+    backtest = importlib.import_module("backtest")
+    design = Design(users=2_000, categories=6, edges=EDGES, **knobs)
+    before = simulate(design, 0)
+    after = simulate(design, 0, before.world, events_seed=backtest.EVENTS)
+    assert (after.factors == before.factors).all()
+    for name in ("search", "exposure"):
+        one, other = (getattr(sim, name) for sim in (before, after))
+        assert (one.reshape(2_000, -1).sum(1) == other.reshape(2_000, -1).sum(1)).all()
+        if knobs:  # the first period, before which there is no past
+            one, other = one[:, 0], other[:, 0]
+            alike = (one.sum(1) == other.sum(1)) & (one.sum(1) > 0)
+            one, other = one[alike], other[alike]
+        n, share = one.sum(1, keepdims=True), (one + other) / (2 * one.sum(1, keepdims=True))
+        independent = 2 * n * share * (1 - share) * 2 * n / (2 * n - 1)
+        assert ((one - other) ** 2).sum() == pytest.approx(independent.sum(), rel=0.1)
+
+
+def test_what_other_code_left_of_a_killed_replication_goes(tmp_path):
+    part, seen = tmp_path / "default-0.json", []
+
+    def killed(scratch):
+        seen.append(scratch.exists())
+        scratch.mkdir(exist_ok=True)
+        raise KeyboardInterrupt
+
+    for commit in ("one", "one", "two"):
+        with pytest.raises(KeyboardInterrupt):
+            study._replicate(killed, part, commit)
+    assert seen == [False, True, False]
+    study._replicate(lambda scratch: {"results": [{"a": 1}]}, part, "two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["default-0", "default-0.json"]
+
+
+def test_parts_of_other_code_than_the_tables_are_not_mixed_with_them(tmp_path):
+    o = Options(True, 1, frozenset(), 1, "", tmp_path, tmp_path / "parts", {})
+    o.parts.mkdir()
+    pd.DataFrame([{"replication": "a-0", "commit": "new", "x": 1}]).to_csv(
+        tmp_path / "results.csv", index=False
+    )
+    study._restore(o)
+    study._restore(o)  # the same again
+    study._keep(o.parts / "a-0.json", {"results": [{"commit": "old", "x": 2}]})
+    with pytest.raises(SystemExit, match="of other code than the study's tables"):
+        study._restore(o)
 
 
 # --- Killed, and past one machine ----------------------------------------------------------------------------
