@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_hmvcrl.data.dataset import Channel, Dataset
-from pyro_hmvcrl.data.files import read_json, whole_folder
+from pyro_hmvcrl.data.files import whole_folder
 from pyro_hmvcrl.data.folder import read_dataset
 from pyro_hmvcrl.inference.settings import Settings
 from pyro_hmvcrl.inference.writing import OF_ONE_WRITER
@@ -34,6 +34,7 @@ from pyro_hmvcrl.queries.validation import keep_validation, validate
 from pyro_hmvcrl.report.answer import Answer
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.selection import selection
+from pyro_hmvcrl.report.terminal import found_of
 from pyro_hmvcrl.report.validation import Validation
 from pyro_hmvcrl.run.files import RunError, check_new_folder
 from pyro_hmvcrl.run.fitting import fit_dataset, is_run_of
@@ -147,9 +148,8 @@ class Run(FittedRun):
 
     @property
     def _found(self) -> dict[str, Any]:
-        """What the fit's report has."""
-        found: dict[str, Any] = read_json(self.folder / "report.json")
-        return found
+        """What the run's report has, and the last back-test."""
+        return found_of(self.folder)
 
     def _segments(self, by: str | pd.Series | None) -> str | pd.Series | None:
         """A column of the users' table, where that is at hand and has more than the run."""

@@ -167,6 +167,8 @@ def _restore(o: Options) -> None:
     found: dict[str, Tables] = defaultdict(lambda: defaultdict(list))
     for path in o.out.glob("*.csv"):
         frame = pd.read_csv(path, dtype={"replication": str, "commit": str})
+        if "commit" in frame:  # none where git could not say
+            frame["commit"] = frame["commit"].fillna("")
         if "replication" not in frame:
             raise SystemExit(f"{path} does not name its replications: delete it, to run the study anew")
         for row in frame.to_dict("records"):

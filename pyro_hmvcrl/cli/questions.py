@@ -114,10 +114,12 @@ def rank_command(
         from pyro_hmvcrl.data.importing import read_own
         from pyro_hmvcrl.queries.ranking import rank
         from pyro_hmvcrl.report.terminal import notes_of
-        from pyro_hmvcrl.run.tables import check_table, write_users
+        from pyro_hmvcrl.run.tables import check_table, check_text, write_users
 
         check_table(out)
         own = read_own(items).frame if items else None
+        if own is not None and out.suffix == ".csv":
+            check_text(own, out)
         table = rank(run, as_it_is=as_it_is, items=own, top=top, seed=seed, progress=True)
         write_users(table, out, run)
         ranked, users = "categories" if items is None else "items", table["user_id"].nunique()

@@ -113,6 +113,7 @@ def from_frames(
     columns: Mapping[str, str] | None = None,
     top_categories: int | None = None,
     periods: int | Periods | None = None,
+    categories: Sequence[str] | None = None,
     outcomes: Sequence[str] = (),
     name: str = "logs",
 ) -> Dataset:
@@ -137,6 +138,8 @@ def from_frames(
     periods
         Equal parts of the window, 1 for none; by default as its length has it, see :mod:`~pyro_hmvcrl.data.periods`.
         Or those of a run that is to read these logs (``run.periods``), whose length serves.
+    categories
+        Those of a run that is to read these logs (``run.categories``); events of others are left out.
     outcomes
         Columns of `recommendations` that are outcomes beside `engaged`: yes or no for every item shown.
     name
@@ -169,7 +172,7 @@ def from_frames(
     made = prepare(tables, exposure, preference, columns, top_categories, name, outcomes)
     parts = made.users, made.search_events, made.recommendation_events
     held = [Table(label, frame) for label, frame in zip(LABELS, parts, strict=True)]
-    dataset = assemble(made.description, held, periods=periods)
+    dataset = assemble(made.description, held, categories, periods)
     return replace(dataset, remarks=(*made.account.said, *dataset.remarks))
 
 

@@ -38,6 +38,7 @@ USERS = 4_000  #: at most, drawn at random: a check does not get better for more
 NUMBERS = 1 << 22  #: of users, periods and categories together, in one replication
 FEWEST = 200  #: users
 FAR = 3.0  #: standard deviations of the replications from their mean, from which a check fails
+COSINE = 0.2  #: to which differences of a cosine are relative
 MATTERS = 0.1  #: relative difference below which a failed check is a small matter
 GROUPS = 5  #: of users, by an exposure covariate
 BINS = 30  #: of a histogram over users
@@ -206,12 +207,12 @@ def statistics(
         "exposure_mix": Statistic("How mixed what a user is shown is", lambda c: _mean(entropy(c.exposure))),
         "search_rest": Statistic(
             f"Users' searches: differences past {k_preference} directions",
-            lambda c: _past(_surprise(c.search), k_preference),
+            lambda c: _past(_surprise(c.search), k_preference, 1),
             excess=True,
         ),
         "exposure_rest": Statistic(
             f"What users are shown: differences past {k_platform} directions",
-            lambda c: _past(_surprise(c.exposure), k_platform),
+            lambda c: _past(_surprise(c.exposure), k_platform, 1),
             excess=True,
         ),
         "engagement_rest": Statistic(
@@ -233,12 +234,12 @@ def statistics(
             "following_engagement": Statistic(
                 "What is shown follows what was engaged with, a period before",
                 lambda c: following(c.in_periods[1], c.in_periods[2]),
-                size=1.0,
+                size=COSINE,
             ),
             "following_exposure": Statistic(
                 "What is searched follows what was shown, a period before",
                 lambda c: following(c.in_periods[0], c.in_periods[1]),
-                size=1.0,
+                size=COSINE,
             ),
         }
     if logs.n_periods > 1:
@@ -360,9 +361,12 @@ def _engagement_surprise(counts: Counts) -> Array:
     )
 
 
-def _past(surprise: Array, directions: int) -> float:
-    """Variance of the residuals that is left past the strongest directions; NaN where none can be."""
-    if directions >= surprise.shape[1] - 1:  # residuals against shares have a direction less than categories
+def _past(surprise: Array, directions: int, bound: int = 0) -> float:
+    """Variance of the residuals that is left past the strongest directions; NaN where none can be.
+
+    Residuals against shares are `bound` to have a direction less than categories.
+    """
+    if directions >= surprise.shape[1] - bound:
         return float("nan")
     return float(np.linalg.eigvalsh(surprise.T @ surprise / len(surprise))[::-1][directions:].sum())
 
@@ -426,9 +430,9 @@ def compare(statistic: Statistic, observed: Any, replicated: Array) -> dict[str,
     -------
     dict
         ``observed``, and the replications' ``mean``, ``lower`` and ``upper``; ``distance``, in standard deviations of
-        the replications; ``difference``, relative to their mean; ``one_sided``, as distances and an `excess` are: only
-        more than the model makes speaks against it; ``p``, the posterior predictive p-value, of one side or two; and
-        the ``level``: good, care (far, but by little) or no.
+        the replications; ``difference``, relative to their mean or to the statistic's size; ``one_sided``, as distances
+        and an `excess` are: only more than the model makes speaks against it; ``p``, the posterior predictive p-value,
+        of one side or two; and the ``level``: good, care (far, but by little) or no.
     """
     lower, upper = np.quantile(replicated, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     mean = replicated.mean(0)
@@ -450,6 +454,7 @@ def compare(statistic: Statistic, observed: Any, replicated: Array) -> dict[str,
     low, high = passes(found)
     far = not low <= distance <= high
     found |= {"labels": list(statistic.labels)} if statistic.labels else {}
+    found |= {"size": statistic.size} if statistic.size else {}
     found |= {"level": "good" if not far else "care" if abs(difference) < MATTERS else "no"}
     parts = {"observed": observed, "mean": mean, "lower": lower, "upper": upper}
     return found | {name: np.asarray(part).tolist() for name, part in parts.items()}
@@ -490,5 +495,8 @@ def verdict(checks: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
 def _differs(check: Mapping[str, Any]) -> str:
     if "labels" in check:
         return f"off by {check['difference']:.0%} past chance, {check['distance']:.0f} sd"
+    if "size" in check:
+        both = f"{check['observed']:.2f} in the logs, {check['mean']:.2f} in the model's"
+        return f"{both}, {abs(check['distance']):.0f} sd"
     more = "more" if check["difference"] > 0 else "less"
     return f"{abs(check['difference']):.0%} {more} in the logs than in the model's, {abs(check['distance']):.0f} sd"

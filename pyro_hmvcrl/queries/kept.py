@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from inspect import getclosurevars, ismodule
 from pathlib import Path
+from pickle import PicklingError
 from types import CodeType, FunctionType
 from typing import Any
+
+import joblib
 
 from pyro_hmvcrl.data.files import read_json
 from pyro_hmvcrl.inference.writing import alone_in
@@ -48,7 +53,7 @@ def check_names(run: Path, policies: Mapping[str, Policy | Sequence[Shift]], kin
         with of_file(path, MEND):
             there = read_json(path)
             same = (there["policy"], there["asked"], there["kind"]) == (name, words_of(change), kind)
-            same &= there.get("code") == code_of(change)
+            same &= _same_code(there.get("code"), code_of(change))
             said = f"{there['policy']}: {', '.join(there['asked'])}, {there['kind']}"
         if not same:
             raise RunError(
@@ -57,19 +62,36 @@ def check_names(run: Path, policies: Mapping[str, Policy | Sequence[Shift]], kin
 
 
 def code_of(change: Policy | Sequence[Shift]) -> str | None:
-    """A digest of what a function does, by which two of one name are told apart; None: it is none, or not Python's."""
+    """A digest of what a function does and of the values that it takes from around it; None: it cannot be known.
+
+    Two of one name are told apart by it, on one version of Python.
+    """
     if not isinstance(change, FunctionType):
         return None
+    code = change.__code__
 
-    def plain(code: CodeType) -> tuple[Any, ...]:  # without where it stands
-        constants = [plain(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-        return code.co_code, constants, code.co_names
+    def plain(value: Any) -> Any:
+        if isinstance(value, CodeType):  # without where it stands
+            return value.co_code, plain(value.co_consts), value.co_names
+        if isinstance(value, frozenset):
+            return set(value)
+        return tuple(map(plain, value)) if isinstance(value, tuple) else value
 
-    holds = [cell.cell_contents for cell in change.__closure__ or ()]
-    numbers = [
-        value for value in (*holds, *(change.__defaults__ or ())) if isinstance(value, int | float | str)
-    ]
-    return blake2b(repr((plain(change.__code__), numbers)).encode(), digest_size=8).hexdigest()
+    try:
+        around = getclosurevars(change)
+        taken = {**around.nonlocals, **around.globals}
+        holds = {name: code_of(of) if callable(of) else of for name, of in taken.items() if not ismodule(of)}
+        return str(
+            joblib.hash(
+                (sys.version_info[:2], plain(code), change.__defaults__, change.__kwdefaults__, holds)
+            )
+        )
+    except (TypeError, ValueError, AttributeError, PicklingError):
+        return None
+
+
+def _same_code(one: str | None, other: str | None) -> bool:
+    return one is None or other is None or one == other
 
 
 def keep(

@@ -175,8 +175,8 @@ class Run:
         """
         if [*dataset.categories] != [*self.categories]:
             raise RunError(
-                f"logs {dataset.name}: of other categories than the run's; read the folder with "
-                "read_dataset(folder, run.categories, run.periods), or give the folder"
+                f"logs {dataset.name}: of other categories than the run's; read them with categories=run.categories, "
+                "periods=run.periods"
             )
         if not isinstance(self.periods, Periods):
             return dataset.with_counts() if dataset.periods.number > 1 else dataset

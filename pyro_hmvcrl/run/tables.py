@@ -39,6 +39,12 @@ def check_formulas(folder: Path, values: pd.Series) -> None:
         )
 
 
+def check_text(table: pd.DataFrame, folder: Path) -> None:
+    """:func:`check_formulas` of each column that is not numbers."""
+    for name in table.columns[[not pd.api.types.is_numeric_dtype(of) for of in table.dtypes]]:
+        check_formulas(folder, table[name].astype("str"))
+
+
 def write_table(table: pd.DataFrame, out: Path) -> None:
     """Write a table, whole or not at all."""
     with whole_file(out) as file:
@@ -57,6 +63,5 @@ def write_users(table: pd.DataFrame, out: Path, folder: Path) -> None:
         As of :func:`check_formulas`, of a CSV file.
     """
     if out.suffix == ".csv":
-        for name in table.columns[[not pd.api.types.is_numeric_dtype(of) for of in table.dtypes]]:
-            check_formulas(folder, table[name].astype("str"))
+        check_text(table, folder)
     write_table(table, out)

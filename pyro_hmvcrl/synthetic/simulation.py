@@ -80,7 +80,9 @@ def simulate(
     sim = _events(design, seed, world or draw_world(design, seed), shift or {}, events_seed)
     if sim.world.liking is None:
         return sim
-    rng = np.random.default_rng([seed, 8])  # of its own: the logs are those of the world without `liked`
+    rng = np.random.default_rng(
+        [seed if events_seed is None else events_seed, 8]
+    )  # of its own: the logs are those of the world without `liked`
     p = sigmoid(sim.world.liked_logits(sim.factors, sim.exposure_covariates))
     by_period = p if sim.exposure.ndim == 2 else p[:, None]
     return replace(sim, liked=rng.binomial(sim.exposure.astype(np.int64), by_period).astype(float))

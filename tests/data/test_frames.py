@@ -421,6 +421,16 @@ def test_rows_that_may_be_of_either_surface_are_not_taken_for_both():
     assert together.search.sum() == from_frames(**parts, **BLOCKS).search.sum()
 
 
+def test_logs_are_read_as_a_run_reads_them():
+    parts = tables()
+    first = from_frames(**parts, **BLOCKS)
+    names = [*first.categories, "new"]
+    later = from_frames(**parts, **BLOCKS, categories=names, periods=first.periods)
+    assert later.categories == names
+    assert later.periods.length == first.periods.length
+    assert later.search.sum() == first.search.sum()
+
+
 def test_two_columns_that_may_be_the_time_are_asked_about():
     parts = tables()
     for label in ("searches", "recommendations"):

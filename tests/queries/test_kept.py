@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from functools import partial
 
+import numpy as np
 import pytest
 
 from pyro_hmvcrl.queries.interventions import InterventionError, add, parse_policies, parse_policy
-from pyro_hmvcrl.queries.kept import check_names, file_of, keep, kept
+from pyro_hmvcrl.queries.kept import check_names, code_of, file_of, keep, kept
 from pyro_hmvcrl.run.files import RunError
 
 ONE = {"kind": "interventional", "shift": ["fee=+1"]}
@@ -94,3 +99,56 @@ def test_functions_of_one_name_are_told_apart_by_what_they_do(tmp_path):
 def test_a_name_may_be_long(tmp_path):
     name = ", ".join(f"autoplay_minutes_{k}=+1" for k in range(9))
     check_names(tmp_path, {name: night_only}, "interventional")
+
+
+BY = 1.0
+SEEN = """
+from pyro_hmvcrl.queries.kept import code_of
+def nordic(covariates, rng, *, by=1.0):
+    return covariates["land"].isin(()) or "SE" in {"NO", "SE", "DK"}
+print(code_of(nordic))
+"""
+
+
+def test_a_function_is_known_again_in_another_session():
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", SEEN],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(seen) == 1
+    assert seen != {"None\n"}
+
+
+def test_a_function_is_another_with_other_values_around_it(monkeypatch):
+    def of_list(values):
+        return lambda covariates, rng: covariates + values[0]
+
+    def with_default(by):
+        def policy(covariates, rng, *, size=by):
+            return covariates + size
+
+        return policy
+
+    def of_module(covariates, rng):
+        return covariates + BY
+
+    assert code_of(of_list([1])) == code_of(of_list([1])) != code_of(of_list([5]))
+    assert code_of(of_list(np.ones(3))) != code_of(of_list(np.zeros(3)))
+    assert code_of(with_default(1.0)) != code_of(with_default(9.0))
+    before = code_of(of_module)
+    monkeypatch.setitem(globals(), "BY", 2.0)
+    assert code_of(of_module) != before
+
+
+def test_of_a_function_that_cannot_be_known_the_name_serves(tmp_path):
+    keep(tmp_path, {"cap": partial(night_only)}, {"cap": ONE})
+    check_names(tmp_path, {"cap": partial(night_only)}, "interventional")
+    path = file_of(tmp_path, "cap")
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "code"}))
+    check_names(tmp_path, {"cap": partial(night_only)}, "interventional")  # kept by an earlier version

@@ -33,7 +33,7 @@ from pyro_hmvcrl.report.answer_figures import (
 from pyro_hmvcrl.report.page import write_report
 from pyro_hmvcrl.report.reading import ReportError
 from pyro_hmvcrl.report.style import HUES, INK, RULE, strongest
-from pyro_hmvcrl.report.terminal import effects_text
+from pyro_hmvcrl.report.terminal import effects_text, found_of
 from pyro_hmvcrl.report.verdicts import believe, doubts, judge, of_single_users, overall, scored, trust
 from pyro_hmvcrl.story.history import LOOKS_AT
 
@@ -913,3 +913,10 @@ def test_why_an_answer_is_supported_in_part_stands_in_the_page(runs, tmp_path):
     verdict = "in part: the answer hangs on the few users who make nearly all of the variance of fee (98%)"
     effects = answer() | {"overlap": answer()["overlap"] | {"verdict": verdict, "outside": 0.0}}
     assert "hangs on the few users" in text_of(page_of(asked(runs["real"], tmp_path / "run", effects)))
+
+
+def test_a_back_test_counts_for_all_kept_answers_at_once(runs, tmp_path):
+    folder = asked(runs["real"], tmp_path / "run", answer())
+    assert "validation" not in found_of(folder)
+    (folder / "validation.json").write_text('{"coverage": {}}')
+    assert found_of(folder)["validation"] == {"coverage": {}}

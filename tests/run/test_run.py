@@ -365,6 +365,7 @@ def test_logs_of_other_categories_or_periods_are_refused(folders):
             reads(others)
         with pytest.raises(RunError, match=r"cut into 5 periods of .* with periods=run\.periods"):
             reads(read_dataset(data, run.categories, 5))
+    assert run.encode(right).shape[0] == right.n_users
     one = replace(run, config=run.config | {"periods": right.with_counts().periods.to_dict()})
     assert one.as_read(right).periods.number == 1
 

@@ -194,6 +194,9 @@ def test_parts_of_other_code_than_the_tables_are_not_mixed_with_them(tmp_path):
     )
     study._restore(o)
     study._restore(o)  # the same again
+    pd.DataFrame([{"replication": "b-0", "commit": "", "x": 1}]).to_csv(tmp_path / "others.csv", index=False)
+    study._restore(o)  # git could not say
+    study._restore(o)
     study._keep(o.parts / "a-0.json", {"results": [{"commit": "old", "x": 2}]})
     with pytest.raises(SystemExit, match="of other code than the study's tables"):
         study._restore(o)
