@@ -41,7 +41,7 @@ SPREAD = 2.0  #: standard deviation of a weak prior on a category's log odds, wh
 STEPS, NEAR = 50, 1e-9
 RARE = 0.01  #: probability of a slope as steep by chance, below which it is said to be one
 FEWEST = 10  #: events of both kinds, with fewer of which nothing is said
-FEWEST_USERS = 30  #: the same
+FEWEST_USERS = 15  #: the same
 
 
 class WithoutEngagement(ExpansionGuide):

@@ -199,7 +199,8 @@ def compare(out: str | Path) -> dict[str, list[Row]]:
     users = users[users.isin(later.user_id)].to_numpy()
     answer = json.loads((out / "run" / "effects.json").read_text())
     mean, prior = _factors(run, earlier, users)
-    again = {"retest": _factors(run, later, users)[0], "second": _factors(second, later, users)[0]}
+    own = read_dataset(out / "later", second.categories, second.periods)
+    again = {"retest": _factors(run, later, users)[0], "second": _factors(second, own, users)[0]}
     truth = Truth.beside(out / "earlier", earlier)
     rows: list[Row] = []
     for channel in CHANNELS:

@@ -98,14 +98,14 @@ def test_few_users_are_not_too_sure_of_a_slope():
     rng = np.random.default_rng(0)
     p = []
     for _ in range(300):
-        x, n = rng.normal(size=(30, 8)), rng.integers(1, 9, size=(30, 8)).astype(float)
-        y = rng.binomial(n.astype(int), 1 / (1 + np.exp(-rng.normal(size=(30, 1))))).astype(float)
+        x, n = rng.normal(size=(20, 8)), rng.integers(1, 9, size=(20, 8)).astype(float)
+        y = rng.binomial(n.astype(int), 1 / (1 + np.exp(-rng.normal(size=(20, 1))))).astype(float)
         p.append(slope(x, n, y, 0.9)["p"])
     assert np.mean(np.array(p) < 0.1) < 0.17
 
 
 def test_of_too_few_users_nothing_is_said(events):
-    x, n, y = (of[:25] for of in events)
+    x, n, y = (of[:14] for of in events)
     found = agreement(np.exp(x), n, {"liked": y}, 0.9, seed=0)["liked"]
     assert found["slope"] is None
     assert found["auc"] is None
