@@ -33,8 +33,8 @@ from pyro_hmvcrl.queries.ranking import TOP, rank
 from pyro_hmvcrl.queries.validation import keep_validation, validate
 from pyro_hmvcrl.report.answer import Answer
 from pyro_hmvcrl.report.page import write_report
+from pyro_hmvcrl.report.reading import found_of
 from pyro_hmvcrl.report.selection import selection
-from pyro_hmvcrl.report.terminal import found_of
 from pyro_hmvcrl.report.validation import Validation
 from pyro_hmvcrl.run.files import RunError, check_new_folder
 from pyro_hmvcrl.run.fitting import fit_dataset, is_run_of

@@ -118,8 +118,8 @@ def rank_command(
 
         check_table(out)
         own = read_own(items).frame if items else None
-        if own is not None and out.suffix == ".csv":
-            check_text(own, out)
+        if items and own is not None:
+            check_text(own, out, items)
         table = rank(run, as_it_is=as_it_is, items=own, top=top, seed=seed, progress=True)
         write_users(table, out, run)
         ranked, users = "categories" if items is None else "items", table["user_id"].nunique()

@@ -164,7 +164,7 @@ def encode(
         from pyro_hmvcrl.report.terminal import notes_of
         from pyro_hmvcrl.run.files import RunError, named_after
         from pyro_hmvcrl.run.load import load_run
-        from pyro_hmvcrl.run.tables import check_formulas, check_table, write_table
+        from pyro_hmvcrl.run.tables import check_table, check_text, write_table
 
         if out is None:
             out = Path(named_after(dataset, "-factors.parquet").name)
@@ -173,8 +173,7 @@ def encode(
         check_table(out)
         fitted = load_run(run)
         logs = read_dataset(dataset, fitted.categories, fitted.periods)
-        if out.suffix == ".csv":
-            check_formulas(dataset, logs.users["user_id"].astype("str"))
+        check_text(logs.users[["user_id"]], out, dataset)
         factors = fitted.encode(logs, raw=raw)
         beside = beside_fit(run, logs.users)
         factors["outside"], notes = beside.outside, [*beside.sentences, *logs.remarks, *notes_of(run)]

@@ -85,6 +85,17 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(cut[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def level_words(level: float) -> str:
+    """The level of an interval in percent, with its decimals.
+
+    Examples
+    --------
+    >>> level_words(0.9), level_words(0.995)
+    ('90%', '99.5%')
+    """
+    return f"{100 * level:.4g}%"
+
+
 def plain(labels: pd.Index) -> pd.Index:
     """Labels without the ".0" of integers that were saved as floats, if all of them are whole numbers.
 

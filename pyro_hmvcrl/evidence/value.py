@@ -27,6 +27,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
+from pyro_hmvcrl.data.names import level_words
 from pyro_hmvcrl.guide.experts import Expert, matvec
 from pyro_hmvcrl.guide.guide import USERS_AT_ONCE, ExpansionGuide, Guide
 from pyro_hmvcrl.inference.ambient import own_state
@@ -175,7 +176,7 @@ def _sentence(name: str, of: Mapping[str, Any], level: float) -> str:
     area, null = of["auc"], of["auc"]["null"]
     return (
         f"{said}: of users who are shown the same category, those who look for it a standard deviation more have "
-        f"{odds['mean']:.2f} times the odds of it ({100 * level:.4g}%: {odds['lower']:.2f} to {odds['upper']:.2f}); "
+        f"{odds['mean']:.2f} times the odds of it ({level_words(level)}: {odds['lower']:.2f} to {odds['upper']:.2f}); "
         f"over all categories search tells it apart with an AUC of {area['mean']:.3f} ({area['lower']:.3f} to "
         f"{area['upper']:.3f}), with users exchanged {null['mean']:.3f} ({null['lower']:.3f} to {null['upper']:.3f})."
     )

@@ -243,7 +243,8 @@ def _curved(covariates: Tensor) -> Tensor:
 @torch.no_grad()
 def _start_intercepts(model: HMVCRL, train: Cohort) -> None:
     """Start each decoder at the surface's overall shares."""
-    for decoder, events in zip((model.f_search, model.f_exposure), events_by_category(train), strict=False):
+    search, exposure, _ = events_by_category(train)
+    for decoder, events in ((model.f_search, search), (model.f_exposure, exposure)):
         share = (events + 1).log()
         decoder.intercept.copy_(share - share.mean())
 

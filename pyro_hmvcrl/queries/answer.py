@@ -28,6 +28,7 @@ from pyro_hmvcrl.queries.by_category import shares_by_category
 from pyro_hmvcrl.queries.by_segment import effects_by_segment, segments
 from pyro_hmvcrl.queries.checks import e_values, negative_controls, noise_checks, placebo, rho_curve
 from pyro_hmvcrl.queries.findings import (
+    check_level,
     interval,
     proportion_mediated,
     relative,
@@ -152,8 +153,7 @@ def effects_of_each(
     progress: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Effects of several changes by name, as of :func:`effects`; no work starts before all prove to be supported."""
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}: it must lie between 0 and 1")
+    check_level(level)
     population = Population.of(folder)
     questions = {
         name: _supported(name, question_of(population, change, seed), extrapolate)

@@ -11,15 +11,16 @@ from pyro_hmvcrl.queries.averages import Array
 SURE = 0.95  #: posterior probability from which a sign is spoken of as found
 
 
-def level_words(level: float) -> str:
-    """The level of an interval in percent, with its decimals.
+def check_level(level: float) -> None:
+    """Refuse what is no level of an interval.
 
-    Examples
-    --------
-    >>> level_words(0.9), level_words(0.995)
-    ('90%', '99.5%')
+    Raises
+    ------
+    ValueError
+        If it does not lie between 0 and 1.
     """
-    return f"{100 * level:.4g}%"
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: it must lie between 0 and 1")
 
 
 def interval(draws: Array, level: float) -> dict[str, float]:

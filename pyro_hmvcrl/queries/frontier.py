@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl.inference.ambient import few_threads, own_state
 from pyro_hmvcrl.queries.answer import LEVEL, OF_CURVE
 from pyro_hmvcrl.queries.averages import USERS_AT_ONCE, Users, average_effects
-from pyro_hmvcrl.queries.findings import interval
+from pyro_hmvcrl.queries.findings import check_level, interval
 from pyro_hmvcrl.queries.interventions import (
     InterventionError,
     Interventions,
@@ -83,8 +83,7 @@ def frontier(
     ValueError
         If `level` does not lie between 0 and 1, or there are no points.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}: it must lie between 0 and 1")
+    check_level(level)
     if points < 1:
         raise ValueError(f"points is {points}: it must be at least 1")
     population = Population.of(folder)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_hmvcrl.queries.findings import level_words
+from pyro_hmvcrl.data.names import level_words
 from pyro_hmvcrl.queries.interventions import World
 from pyro_hmvcrl.queries.mediation import Outcome, shown_next
 from pyro_hmvcrl.run.run import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyro_hmvcrl.queries.findings import level_words
+from pyro_hmvcrl.data.names import level_words
 from pyro_hmvcrl.queries.interventions import Shift
 
 Estimate = Mapping[str, float]

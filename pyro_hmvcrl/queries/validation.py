@@ -27,13 +27,14 @@ from tqdm.auto import tqdm
 from pyro_hmvcrl.data.dataset import Dataset
 from pyro_hmvcrl.data.files import read_json
 from pyro_hmvcrl.data.folder import read_dataset
+from pyro_hmvcrl.data.names import level_words
 from pyro_hmvcrl.evidence.observed import OF_CATEGORIES, Figure, figures, observed_figures
 from pyro_hmvcrl.evidence.predictive import Counts, replicate
 from pyro_hmvcrl.inference.ambient import few_threads, own_state
 from pyro_hmvcrl.inference.writing import alone_in, whole_file
 from pyro_hmvcrl.queries.answer import LEVEL
 from pyro_hmvcrl.queries.checks import RARE
-from pyro_hmvcrl.queries.findings import interval
+from pyro_hmvcrl.queries.findings import check_level, interval
 from pyro_hmvcrl.queries.overlap import beside_fit
 from pyro_hmvcrl.queries.population import Population
 from pyro_hmvcrl.run.files import MEND, RunError, of_file
@@ -91,8 +92,7 @@ def validate(
     ValueError
         If `level` does not lie between 0 and 1.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}: it must lie between 0 and 1")
+    check_level(level)
     folder = Path(folder)
     population, before = Population.of(folder), _before(folder)
     dataset = _of_run(after, population.run)
@@ -245,7 +245,7 @@ def _sentences(found: dict[str, Any]) -> list[str]:
     of = found["coverage"]["all"]
     inside, as_before, number, level = of["inside"], of["as_before"], of["of"], found["level"]
     said = [
-        f"Of {number} figures of the new logs {inside} lie within the run's {100 * level:.4g}% intervals, and "
+        f"Of {number} figures of the new logs {inside} lie within the run's {level_words(level)} intervals, and "
         f"{as_before} within those of no change."
     ]
     if of["p"] < RARE:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from pyro_hmvcrl.data.names import level_words
 from pyro_hmvcrl.queries.checks import undoing
-from pyro_hmvcrl.queries.findings import level_words
 from pyro_hmvcrl.queries.overlap import EXTRAPOLATES
 from pyro_hmvcrl.report.style import (
     ESTIMANDS,
@@ -73,7 +73,7 @@ def effects_forest(effects: Effects) -> Figure:
             text.set_weight("normal" if key in found else "bold")
         ax.tick_params(axis="y", length=0, labelleft=ax.get_subplotspec().is_first_col())
     look = {"color": INK, "lw": 2.6, "marker": "|", "ms": 8, "mew": 1.8}
-    handles = [Line2D([], [], label=f"mean and {100 * effects['level']:.4g}% interval", **look)]
+    handles = [Line2D([], [], label=f"mean and {level_words(effects['level'])} interval", **look)]
     if placebo:
         handles.append(Line2D([], [], color=RULE, lw=4, label="placebo: what nothing looks like"))
     figure.legend(handles=handles, loc="outside upper right", ncols=2)

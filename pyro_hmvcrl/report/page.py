@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 from matplotlib.figure import Figure
 
-from pyro_hmvcrl.data.names import percent
+from pyro_hmvcrl.data.names import level_words, percent
 from pyro_hmvcrl.evidence.predictive import MATTERS, verdict
 from pyro_hmvcrl.inference.writing import alone_in, whole_file
 from pyro_hmvcrl.queries.checks import LEAK_R2, NOISE_CHECKS, RARE
@@ -36,9 +36,9 @@ from pyro_hmvcrl.report.validation import TITLES
 from pyro_hmvcrl.report.verdicts import (
     TOO_SURE,
     believe,
+    checks_of,
     effect_text,
     interval_text,
-    judge,
     level_text,
     number_text,
     of_single_users,
@@ -127,7 +127,7 @@ def _template() -> jinja2.Template:
 
 WORDS = {
     "trust": trust,
-    "judge": judge,
+    "checks_of": checks_of,
     "overall": overall,
     "likely": LIKELY,
     "trifle": TRIFLE,
@@ -151,6 +151,7 @@ WORDS |= {
     "validation_titles": TITLES,
     "believe": believe,
     "levels_in_words": levels_in_words,
+    "level_words": level_words,
     "surfaces": SURFACES,
     "named": named,
 }

@@ -161,6 +161,15 @@ def read_run(folder: str | Path, answered: bool = True) -> Run:
     }
 
 
+def found_of(run: str | Path) -> dict[str, Any]:
+    """What a run folder's report.json has, with the last back-test."""
+    found: dict[str, Any] = read_json(Path(run) / "report.json")
+    if (path := Path(run) / FILE).exists():
+        with of_file(path):
+            found["validation"] = read_json(path)
+    return found
+
+
 def _effects(path: Path, labels: Mapping[str, str], mend: str = EFFECTS_MEND) -> Effects | None:
     """The answer of the command effects, if it has been asked."""
     if not path.exists():

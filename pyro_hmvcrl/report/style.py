@@ -16,8 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
+from pyro_hmvcrl.data.names import level_words
 from pyro_hmvcrl.inference.writing import printable
-from pyro_hmvcrl.queries.findings import level_words
 
 Array = NDArray[np.float64]
 Mechanisms = Mapping[str, Mapping[str, Any]]

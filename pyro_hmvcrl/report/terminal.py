@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from pyro_hmvcrl.data.files import read_json
-from pyro_hmvcrl.queries.findings import level_words
-from pyro_hmvcrl.queries.validation import FILE
+from pyro_hmvcrl.data.names import level_words
+from pyro_hmvcrl.report.reading import found_of
 from pyro_hmvcrl.report.style import (
     INTERVAL,
     PROBABILITIES,
@@ -105,15 +105,6 @@ def frontier_text(table: pd.DataFrame, level: float) -> str:
 def _believed(answer: Effects, run: str | Path) -> str:
     """Whether to believe an answer."""
     return believe(answer, found_of(run))[1]
-
-
-def found_of(run: str | Path) -> dict[str, Any]:
-    """What a run folder's report.json has, with the last back-test."""
-    found: dict[str, Any] = read_json(Path(run) / "report.json")
-    if (path := Path(run) / FILE).exists():
-        with of_file(path):
-            found["validation"] = read_json(path)
-    return found
 
 
 def _by_segment(answer: Effects) -> list[str]:

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pyro_hmvcrl.data.names import level_words
 from pyro_hmvcrl.evidence.observed import OF_CATEGORIES
 from pyro_hmvcrl.report.style import HUES, INK, INTERVAL, QUIET, RULE, curve_of, label, styled
 
@@ -84,7 +85,7 @@ def validation_text(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             found["sentences"][0] + " " + found["sentences"][1],
-            f"\nPercent, {100 * found['level']:.4g}% intervals ({found['kind']}; {found['users']:,} users)",
+            f"\nPercent, {level_words(found['level'])} intervals ({found['kind']}; {found['users']:,} users)",
             pd.DataFrame.from_dict(rows, "index", columns=columns).to_string(),
             "",
             *(f"- {sentence}" for sentence in found["sentences"][2:]),
@@ -115,7 +116,7 @@ def validation_figure(found: dict[str, Any]) -> Figure:
     handles = [
         Line2D([], [], color=QUIET, mfc="white", marker="o", ms=5, lw=0, label="before"),
         Line2D(
-            [], [], color=INK, lw=2.2, marker="|", label=f"predicted, {100 * found['level']:.4g}% interval"
+            [], [], color=INK, lw=2.2, marker="|", label=f"predicted, {level_words(found['level'])} interval"
         ),
         Line2D([], [], color=INK, marker="x", lw=0, label="observed"),
     ]

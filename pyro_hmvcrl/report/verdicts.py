@@ -198,11 +198,16 @@ def overall(checks: dict[str, tuple[str, str]]) -> tuple[str, str]:
     )
 
 
+def checks_of(effects: Effects, report: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """:func:`judge` of an answer, of which `report` is the run's, with the back-test if there was one."""
+    verdict, checks = report["identifiability"]["verdict"], report["predictive"]["checks"]
+    of_run = report["information"], report.get("validation"), report.get("pareto_k")
+    return judge(effects, verdict, checks, *of_run)
+
+
 def believe(effects: Effects, report: dict[str, Any]) -> tuple[str, str]:
     """Whether to believe an answer, of which `report` is the run's: see :func:`overall`."""
-    verdict, checks = report["identifiability"]["verdict"], report["predictive"]["checks"]
-    of_run = report.get("validation"), report.get("pareto_k")
-    return overall(judge(effects, verdict, checks, report["information"], *of_run))
+    return overall(checks_of(effects, report))
 
 
 def scored(distances: list[float]) -> str:

@@ -9,6 +9,9 @@ import pandas as pd
 from pyro_hmvcrl.inference.writing import whole_file
 from pyro_hmvcrl.run.files import RunError, check_out
 
+FORMULA = r"[=+\-@\t\r\n＝＋－＠]"  #: how text begins that a spreadsheet runs
+NUMBER = r"[+-]?[0-9]+(\.[0-9]+)?"
+
 
 def check_table(out: Path) -> None:
     """Say before the work that no table can be written there.
@@ -23,26 +26,24 @@ def check_table(out: Path) -> None:
     check_out(out)
 
 
-def check_formulas(folder: Path, values: pd.Series) -> None:
-    """Refuse to write a column of text that a spreadsheet would run.
+def check_text(table: pd.DataFrame, out: Path, source: Path) -> None:
+    """Refuse to write as CSV a table with text that a spreadsheet would run; `source` is where it comes from.
 
     Raises
     ------
     RunError
-        If a value, of this folder, is one.
+        If so.
     """
-    runs = values.str.match(r"[=+\-@\t\r\n＝＋－＠]") & ~values.str.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?")
-    if runs.any():
-        raise RunError(
-            f"{folder}: a spreadsheet would take {values.name} {values[runs].iloc[0]!r} for a formula; "
-            "write a .parquet file instead"
-        )
-
-
-def check_text(table: pd.DataFrame, folder: Path) -> None:
-    """:func:`check_formulas` of each column that is not numbers."""
+    if out.suffix != ".csv":
+        return
     for name in table.columns[[not pd.api.types.is_numeric_dtype(of) for of in table.dtypes]]:
-        check_formulas(folder, table[name].astype("str"))
+        values = table[name].astype("str")
+        runs = values.str.match(FORMULA) & ~values.str.fullmatch(NUMBER)
+        if runs.any():
+            raise RunError(
+                f"{source}: a spreadsheet would take {name} {values[runs].iloc[0]!r} for a formula; "
+                "write a .parquet file instead"
+            )
 
 
 def write_table(table: pd.DataFrame, out: Path) -> None:
@@ -60,8 +61,7 @@ def write_users(table: pd.DataFrame, out: Path, folder: Path) -> None:
     Raises
     ------
     RunError
-        As of :func:`check_formulas`, of a CSV file.
+        As of :func:`check_text`.
     """
-    if out.suffix == ".csv":
-        check_text(table, folder)
+    check_text(table, out, folder)
     write_table(table, out)

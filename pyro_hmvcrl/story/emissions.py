@@ -146,9 +146,8 @@ class EngagementEvents(EventCounts):
 
 def _inverted(uniform: Tensor, total: Tensor, p: Tensor) -> Tensor:
     """Quantiles of binomials, found by going through their probabilities."""
-    from_above = (
-        1 - p
-    ) ** total < VANISHES  # the others are counted then, and the uniform from its other end
+    # Where none is next to impossible, the others are counted, and the uniform from its other end.
+    from_above = (1 - p) ** total < VANISHES
     p, uniform = torch.where(from_above, 1 - p, p), torch.where(from_above, 1 - uniform, uniform)
     mass, upto, drawn = (1 - p) ** total, torch.zeros_like(p), torch.zeros_like(p)
     for k in range(int(total.max())):

@@ -77,21 +77,18 @@ def simulate(
     >>> (after.exposure_covariates - before.exposure_covariates).mean(0).round(6)
     array([1., 0., 0., 0., 0.])
     """
-    sim = _events(design, seed, world or draw_world(design, seed), shift or {}, events_seed)
+    chance = seed if events_seed is None else events_seed
+    sim = _events(design, seed, world or draw_world(design, seed), shift or {}, chance)
     if sim.world.liking is None:
         return sim
-    rng = np.random.default_rng(
-        [seed if events_seed is None else events_seed, 8]
-    )  # of its own: the logs are those of the world without `liked`
+    rng = np.random.default_rng([chance, 8])  # of its own: the logs are those of the world without `liked`
     p = sigmoid(sim.world.liked_logits(sim.factors, sim.exposure_covariates))
     by_period = p if sim.exposure.ndim == 2 else p[:, None]
     return replace(sim, liked=rng.binomial(sim.exposure.astype(np.int64), by_period).astype(float))
 
 
-def _events(
-    d: Design, seed: int, world: World, shift: Mapping[str, float], events_seed: int | None
-) -> Simulation:
-    """Users and their logs, but for further outcomes."""
+def _events(d: Design, seed: int, world: World, shift: Mapping[str, float], chance: int) -> Simulation:
+    """Users and their logs, but for further outcomes; `chance` is the seed of the events."""
     rng = np.random.default_rng([seed, 2])
     c_exposure = _covariates(rng, d, d.exposure_covariates)
     c_preference = _covariates(rng, d, d.preference_covariates)
@@ -104,19 +101,19 @@ def _events(
         d.recommendation_events[0], d.recommendation_events[1], size=d.users, endpoint=True
     )
     lacks = rng.random(d.users)
-    if events_seed is not None:
-        rng, seed = np.random.default_rng([events_seed, 10]), events_seed
+    if chance != seed:
+        rng = np.random.default_rng([chance, 10])
     n_search[lacks < d.missing_surface / 2] = 0
     n_shown[lacks > 1 - d.missing_surface / 2] = 0
     suggested = None
     if d.suggestion:
         n_suggested = rng.binomial(n_search, d.suggestion)
         n_search -= n_suggested
-        own = np.random.default_rng([seed, 9])  # a policy that moves them moves no other chance
+        own = np.random.default_rng([chance, 9])  # a policy that moves them moves no other chance
         suggested = own.multinomial(n_suggested, softmax(world.suggested_logits(z))).astype(float)
     if world.loop:
         in_periods = (rng.multinomial(n, np.full(d.periods, 1 / d.periods)) for n in (n_search, n_shown))
-        events = play(world, c_exposure, z, Numbers(*in_periods), (seed, 5))
+        events = play(world, c_exposure, z, Numbers(*in_periods), (chance, 5))
         suggested = None if suggested is None else _dealt_out(own, suggested, d.periods)
         return Simulation(world, c_exposure, c_preference, noise, z, *events, suggested=suggested)
     search = rng.multinomial(n_search, softmax(world.search.logits(z[:, world.preference]))).astype(float)

@@ -31,9 +31,9 @@ from pyro_hmvcrl.report.answer_figures import (
     policies_plane,
 )
 from pyro_hmvcrl.report.page import write_report
-from pyro_hmvcrl.report.reading import ReportError
+from pyro_hmvcrl.report.reading import ReportError, found_of
 from pyro_hmvcrl.report.style import HUES, INK, RULE, strongest
-from pyro_hmvcrl.report.terminal import effects_text, found_of
+from pyro_hmvcrl.report.terminal import effects_text
 from pyro_hmvcrl.report.verdicts import believe, doubts, judge, of_single_users, overall, scored, trust
 from pyro_hmvcrl.story.history import LOOKS_AT
 
