@@ -61,10 +61,11 @@ def check_names(run: Path, policies: Mapping[str, Policy | Sequence[Shift]], kin
             )
 
 
-def code_of(change: Policy | Sequence[Shift]) -> str | None:
+def code_of(change: Policy | Sequence[Shift], inside: tuple[object, ...] = ()) -> str | None:
     """A digest of what a function does and of the values that it takes from around it; None: it cannot be known.
 
-    Two of one name are told apart by it, on one version of Python.
+    Two of one name are told apart by it, on one version of Python.  Functions of its module that it calls are looked
+    into, but for those that it is looked at `inside` of; others go by their names.
     """
     if not isinstance(change, FunctionType):
         return None
@@ -77,10 +78,16 @@ def code_of(change: Policy | Sequence[Shift]) -> str | None:
             return set(value)
         return tuple(map(plain, value)) if isinstance(value, tuple) else value
 
+    def held(of: Any) -> Any:
+        if not callable(of):
+            return of
+        own = getattr(of, "__module__", "") == change.__module__ and of not in inside
+        return code_of(of, (*inside, change)) if own else getattr(of, "__qualname__", "")
+
     try:
         around = getclosurevars(change)
         taken = {**around.nonlocals, **around.globals}
-        holds = {name: code_of(of) if callable(of) else of for name, of in taken.items() if not ismodule(of)}
+        holds = {name: held(of) for name, of in taken.items() if not ismodule(of) and of is not change}
         return str(
             joblib.hash(
                 (sys.version_info[:2], plain(code), change.__defaults__, change.__kwdefaults__, holds)

@@ -152,3 +152,16 @@ def test_of_a_function_that_cannot_be_known_the_name_serves(tmp_path):
     path = file_of(tmp_path, "cap")
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "code"}))
     check_names(tmp_path, {"cap": partial(night_only)}, "interventional")  # kept by an earlier version
+
+
+def test_functions_that_call_one_another_are_looked_into_once():
+    def one(covariates, rng, n=3):
+        return other(covariates, rng, n - 1) if n else np.clip(covariates, 0, 1)
+
+    def other(covariates, rng, n):
+        return one(covariates, rng, n)
+
+    before = code_of(one)
+    assert before == code_of(one)
+    assert before is not None
+    assert code_of(other) not in (before, None)
